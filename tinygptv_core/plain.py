@@ -1,0 +1,204 @@
+"""Frozen dataclasses to plain JSON and back, their canonical bytes, and strict changes by dotted name.
+
+Everything that is computed is described by frozen dataclasses; this is the one way in which they
+become JSON (for keys and `RUN.json`) and come back, and the one way in which `--set` edits them.
+A field with `metadata={"identity": False}` does not bear on a result and is left out of keys.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
+
+
+class ConfigError(ValueError):
+    """A value or name in a configuration that a user can mend; the message says how."""
+
+
+def plain(value: object, *, identity: bool = False) -> Any:
+    """`value` as JSON types. With `identity`, without the fields that do not bear on a result.
+
+    Raises:
+        ConfigError: the value holds something without stable bytes (a function, a set, a NaN).
+    """
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float() if math.isfinite(value):  # 16.0 and 16 are one value, so they have one spelling
+            return int(value) if value.is_integer() else value
+        case Path():
+            return str(value)
+        case list() | tuple():
+            return [plain(item, identity=identity) for item in value]
+        case Mapping():
+            return {_name(name): plain(item, identity=identity) for name, item in value.items()}
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            kept = [f for f in fields(value) if not identity or f.metadata.get("identity", True)]
+            return {f.name: plain(getattr(value, f.name), identity=identity) for f in kept}
+    raise ConfigError(f"a config may not hold {type(value).__name__}: {value!r} has no stable bytes")
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ConfigError(f"a config's names are strings, not {type(name).__name__}: {name!r}")
+    return name
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of `value` that is hashed: identity fields only, sorted names, no white space."""
+    return json.dumps(plain(value, identity=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256_of(value: object) -> str:
+    """SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def leaves(value: object, prefix: str = "") -> dict[str, Any]:
+    """Every scalar of a plain JSON value by its dotted name: `{"schedule.peak": 3e-5}`."""
+    if isinstance(value, Mapping) and value:
+        return {k: v for name, item in value.items() for k, v in leaves(item, f"{prefix}{name}.").items()}
+    return {prefix.removesuffix("."): value}
+
+
+def from_plain(kind: type[T], value: Any, where: str = "") -> T:
+    """A `kind` (dataclass, scalar, tuple, frozenset, mapping, union) from JSON types, strictly.
+
+    Raises:
+        ConfigError: an unknown or missing name, or a value of another type; says where.
+    """
+    return _decode(kind, value, where)
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _decode_union(get_args(kind), value, where)
+    if is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if origin is Literal:
+        if value in get_args(kind):
+            return value
+        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(repr, get_args(kind)))}")
+    if origin is not None:
+        return _decode_group(origin, get_args(kind), value, where)
+    return _decode_scalar(kind, value, where)
+
+
+def _decode_group(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if issubclass(origin, tuple) and isinstance(value, (list, tuple)):
+        return tuple(_decode(args[0], item, _join(where, _item_name(item, i))) for i, item in enumerate(value))
+    if issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {name: _decode(args[1], item, _join(where, name)) for name, item in value.items()}
+    raise ConfigError(f"{where} is {value!r}; it must be {_describe(origin)}")
+
+
+def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and is_number:
+        return float(value)
+    if isinstance(value, kind) and (is_number or kind not in (int, float)):
+        return value
+    raise ConfigError(f"{where} is {value!r}; it must be {_describe(kind)}")
+
+
+def _decode_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    kinds = [kind for kind in args if kind is not type(None)]
+    return _decode(kinds[0], value, where)
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; it must be {_describe(kind)}")
+    hints, names = get_type_hints(kind), [f.name for f in fields(kind)]
+    for name in value:
+        if name not in names:
+            raise ConfigError(unknown(_join(where, ""), str(name), names))
+    for f in fields(kind):
+        if f.name not in value and f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(f"{_join(where, f.name)} is missing")
+    decoded = {name: _decode(hints[name], item, _join(where, name)) for name, item in value.items()}
+    try:
+        return kind(**decoded)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _item_name(item: Any, position: int) -> str:
+    return str(item["name"]) if isinstance(item, Mapping) and "name" in item else str(position)
+
+
+def _describe(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    if kind in words:
+        return words[kind]
+    if kind is tuple:
+        return "a list, as in [1, 2]"
+    return "a group of values: set one of those below it by its dotted name"
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """`Did you mean ...? ` when one of `names` is near, else nothing."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}? " if near else ""
+
+
+def unknown(prefix: str, name: str, names: list[str]) -> str:
+    """The message for a name that is not one of `names`."""
+    return f"there is no {prefix}{name}. {nearest(name, names)}There are: {', '.join(names) or 'none'}."
+
+
+def change(value: T, settings: Mapping[str, str]) -> T:
+    """`value` with each leaf that a dotted name of `settings` names set to its text, read as JSON or else as it is.
+
+    All are set before anything is checked, so that values which must fit each other can be changed together.
+
+    Raises:
+        ConfigError: no such name (says which there are, and the nearest), or a value of the wrong type or range.
+    """
+    tree = plain(value)
+    for dotted, text in settings.items():
+        *groups, leaf = dotted.split(".")
+        node, prefix = tree, ""
+        for name in groups:
+            node, prefix = _below(node, name, prefix), f"{prefix}{name}."
+        _below(node, leaf, prefix)
+        node[leaf] = _read(text)
+    return from_plain(type(value), tree, "")
+
+
+def _below(node: Any, name: str, prefix: str) -> Any:
+    """What `name` names below a plain value. Things in a list are named by their `name`."""
+    if isinstance(node, list) and all(isinstance(item, dict) and "name" in item for item in node):
+        node = {item["name"]: item for item in node}
+    if not isinstance(node, dict):
+        raise ConfigError(
+            f"{prefix.removesuffix('.')} is {node!r}, which holds no names, so there is no {prefix}{name}"
+        )
+    if name not in node:
+        raise ConfigError(unknown(prefix, name, list(node)))
+    return node[name]
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,172 @@
+"""Whole runs as data: backbones, data sets, stages and evaluations under one name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, unknown
+from tinygptv_core.stages import NANO_STAGES, Share, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbones:
+    """The frozen parts. `name` is a folder of `tinygptv_core/backbones`, `digest` what it must hold."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """How many scenes are drawn, and with which seed (`tinygptv_core/scenes`)."""
+
+    seed: int
+    pretraining_pictures: int
+    instruction_pictures: int
+    held_out_pictures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """What a row must be before anything is fetched for it."""
+
+    schemes: tuple[str, ...]
+    min_words: int
+    max_words: int
+    unique_urls: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """How pictures are got. `image_size` in pixels; None keeps each as it came.
+
+    `resize_mode` as in img2dataset: "border" keeps the ratio and pads with white.
+    """
+
+    image_size: int | None
+    resize_mode: Literal["border", "keep_ratio", "center_crop"]
+    timeout_seconds: int
+    total_seconds: int
+    max_bytes: int
+    samples_per_shard: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """What a fetched picture must be. Sides in pixels of the original; aspect = longer / shorter."""
+
+    min_side: int
+    max_aspect: float
+    unique_bytes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The settings of one data set; its form is in `data_recipes/<name>.py`."""
+
+    filter: Filter
+    fetch: Fetch
+    screen: Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A whole run. `data` has every data set that a stage draws from or an evaluation reads."""
+
+    name: str
+    scenes: Scenes | None
+    backbones: Backbones
+    data: Mapping[str, DataSettings]
+    stages: tuple[Stage, ...]
+    model_name: str = field(metadata=NOT_IDENTITY)
+
+
+PRETRAINING = DataSettings(
+    filter=Filter(schemes=("http", "https"), min_words=1, max_words=50, unique_urls=True),
+    fetch=Fetch(
+        image_size=224,
+        resize_mode="border",
+        timeout_seconds=10,
+        total_seconds=30,
+        max_bytes=20_000_000,
+        samples_per_shard=10_000,
+    ),
+    screen=Screen(min_side=32, max_aspect=3.0, unique_bytes=True),
+)
+# Annotations may repeat a picture, and its size is the annotator's business; only what cannot be read goes.
+INSTRUCTION = replace(
+    PRETRAINING,
+    filter=replace(PRETRAINING.filter, min_words=0, max_words=1_000_000, unique_urls=False),
+    fetch=replace(PRETRAINING.fetch, image_size=None),
+    screen=Screen(min_side=1, max_aspect=1_000_000.0, unique_bytes=False),
+)
+NANO_PRETRAINING = replace(
+    PRETRAINING,
+    fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=500),
+)
+
+NANO = Preset(
+    name="nano",
+    scenes=Scenes(seed=7, pretraining_pictures=4_000, instruction_pictures=4_000, held_out_pictures=500),
+    backbones=Backbones(name="nano", digest=""),
+    data={
+        "scenes_web": NANO_PRETRAINING,
+        "scenes_alt": NANO_PRETRAINING,
+        "scenes_detail": INSTRUCTION,
+        "scenes_vqa": INSTRUCTION,
+        "scenes_refer": INSTRUCTION,
+        "scenes_identify": INSTRUCTION,
+        "scenes_caption": INSTRUCTION,
+        "scenes_grounding": INSTRUCTION,
+        "scenes_conversation": INSTRUCTION,
+        "scenes_text": INSTRUCTION,
+        "scenes_test": INSTRUCTION,
+    },
+    stages=NANO_STAGES,
+    model_name="tinygptv",
+)
+PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO,)}
+
+
+def named(name: str) -> Preset:
+    """The preset called `name`.
+
+    Raises:
+        ConfigError: there is none; says which there are.
+    """
+    if name not in PRESETS:
+        raise ConfigError(unknown("preset ", name, list(PRESETS)))
+    return PRESETS[name]
+
+
+def changed(preset: Preset, settings: Sequence[str]) -> Preset:
+    """`preset` with every `dotted.name=value` of `settings` set. `stage3` is short for `stages.stage3`.
+
+    Raises:
+        ConfigError: a setting is not of that form, names nothing, or has a value of the wrong type or range.
+    """
+    stages = {stage.name for stage in preset.stages}
+    values: dict[str, str] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: it must read NAME=VALUE, as in stage3.schedule.peak=2e-5")
+        values[f"stages.{name}" if name.split(".")[0] in stages else name] = text
+    return change(preset, values)
+
+
+def with_list(preset: Preset) -> Preset:
+    """`preset` with the user's own list, as data set `list`, in place of its pre-training lists.
+
+    The pre-training lists are those of the stages that ask no question.
+    """
+    replaced = {name for stage in preset.stages if stage.prompt_template is None for name in stage.mix}
+    settings = next(preset.data[name] for name in preset.data if name in replaced)
+    stages = tuple(
+        replace(stage, mix={"list": Share(weight=1, batch=max(share.batch for share in stage.mix.values()))})
+        if set(stage.mix) & replaced
+        else stage
+        for stage in preset.stages
+    )
+    kept = {name: item for name, item in preset.data.items() if name not in replaced}
+    return replace(preset, data={"list": settings, **kept}, stages=stages)

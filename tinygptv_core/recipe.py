@@ -1,0 +1,79 @@
+"""The types in which `data_recipes/` describes a data set: where rows come from and what they say.
+
+A recipe states facts about a data set and holds no settings: limits, sizes and weights are in the
+preset, so that they can be changed without touching the data set.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tinygptv_core.plain import NOT_IDENTITY
+
+Row = Mapping[str, object]
+"""One record of a list or an annotation file, as its JSON has it."""
+
+MAX_CAPTION_WORDS = 50
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance of a sample: what the user asks, or what the model is to answer."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One data set.
+
+    Attributes:
+        version: raised when `turns` or another function of the recipe changes what it returns.
+        source: the list or annotation file, below the folder that the preset's source gives.
+        picture: the record's column with the picture's URL (`how="url"`), with its path below the
+            source's `images/` (`how="file"`); None for text without pictures.
+        turns: record -> what is said. Raises KeyError, TypeError or ValueError for a record that
+            does not have the data set's form; such a record is a counted drop.
+        prompts: the user's words around the text of a first user turn, `{}` in its place. One is
+            drawn per sample while training; they are applied by the loader, so changing them
+            rebuilds no shard.
+        split, group: columns that name a sample's split and its question type, for evaluations.
+    """
+
+    version: int
+    source: str
+    how: Literal["url", "file"]
+    licence: str
+    citation: str
+    picture: str | None
+    turns: Callable[[Row], tuple[Turn, ...]] = field(metadata=NOT_IDENTITY)
+    prompts: tuple[str, ...] = field(default=("{}",), metadata=NOT_IDENTITY)
+    split: str | None = None
+    group: str | None = None
+    expected_rows: int | None = None
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text in `column`.
+
+    Raises:
+        KeyError: there is no such column.
+        TypeError: it is not a text.
+    """
+    value = row[column]
+    if not isinstance(value, str):
+        raise TypeError(f"{column} is {type(value).__name__}, not a text")
+    return value
+
+
+def clean_caption(caption: str) -> str:
+    """A caption as stages 1 and 2 read it (SPEC: lower case, eleven marks to spaces, at most 50 words)."""
+    spaced = re.sub(r"\s+", " ", re.sub(r"[.!\"()*#:;~]", " ", caption.lower()))
+    return " ".join(spaced.strip().split(" ")[:MAX_CAPTION_WORDS])
+
+
+def caption_turns(row: Row) -> tuple[Turn, ...]:
+    """`{"caption": ...}` -> the one thing to say about the picture, cleaned."""
+    return (Turn("assistant", clean_caption(text_of(row, "caption"))),)

@@ -1,0 +1,77 @@
+"""What crosses the border to a training process: `RUN.json`, and nothing else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tinygptv_core.plain import from_plain, plain
+from tinygptv_core.stages import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how training runs. None of it bears on what is computed, but for the last bits.
+
+    Attributes:
+        processes: training processes; the batch is split among them.
+        threads: CPU threads of each.
+        loader_workers: processes that read ahead, for each training process; 0 reads in line.
+        micro_batch: the most samples of one forward pass in one process; None takes all at once.
+        save_every_steps: steps between the checkpoints that a killed run goes on from.
+    """
+
+    processes: int
+    threads: int
+    device: Literal["cpu", "cuda"]
+    loader_workers: int
+    micro_batch: int | None
+    log_every_steps: int
+    save_every_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolders:
+    """The two artifacts that a data set is read from."""
+
+    shards: Path
+    index: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training run.
+
+    Attributes:
+        prompts: data set -> the user's words, `{}` for the text (see `Recipe.prompts`).
+        data: every data set of the stage's mix -> its folders.
+        init: the folder of the checkpoint that the stage starts from; None starts from fresh projections.
+        out: where the finished checkpoint goes.
+        work: optimizer, random state and position, to go on from.
+        notes: metrics.jsonl and messages.
+    """
+
+    stage: Stage
+    prompts: Mapping[str, tuple[str, ...]]
+    data: Mapping[str, DataFolders]
+    backbones: Path
+    init: Path | None
+    options: RunOptions
+    out: Path
+    work: Path
+    notes: Path
+
+
+def write_spec(spec: RunSpec, path: Path) -> None:
+    """`spec` as JSON at `path`."""
+    path.write_text(json.dumps(plain(spec), indent=1))
+
+
+def read_spec(path: Path) -> RunSpec:
+    """The spec that `write_spec` wrote.
+
+    Raises:
+        ConfigError: a name is missing or unknown, or a value is of another type.
+    """
+    return from_plain(RunSpec, json.loads(path.read_text()), "RUN.json")

@@ -1,0 +1,160 @@
+"""The four stages as one table. What differs from stage to stage is what one reads here.
+
+TinyGPT-V, arXiv:2312.16862, section 3.2 and the configurations of its public repository.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A data set's part of a mix: drawn with probability weight / sum of weights, `batch` samples at once."""
+
+    weight: float
+    batch: int
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ConfigError(f"weight is {self.weight}; it must be above 0")
+        if self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}; it must be at least 1 (samples)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on the fused `query_key_value` and on `dense` of every attention block."""
+
+    rank: int
+    alpha: float
+    dropout: float
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"rank is {self.rank}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must lie in 0..1, 1 excluded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rates: linear from `start` to `peak`, then the cosine from `peak` to `end` over all `steps`.
+
+    As in the reference the cosine has no warm-up offset, so that the rate jumps down at the end of
+    the warm-up; unlike it, warm-up counts total steps and an end above the peak is refused.
+    """
+
+    start: float
+    peak: float
+    end: float
+    warmup_steps: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}; it must be at least 1")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigError(f"warmup_steps is {self.warmup_steps}; it must lie in 0..{self.steps} (steps)")
+        if min(self.start, self.peak, self.end) < 0:
+            raise ConfigError(f"start, peak and end are {self.start}, {self.peak} and {self.end}; none may be below 0")
+        if self.end > self.peak:
+            raise ConfigError(f"end is {self.end}, above the peak of {self.peak}: a rate that rises is refused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training: everything that its result depends on, data and backbones apart.
+
+    Attributes:
+        mix: data set -> its share. A whole batch is drawn from one data set.
+        image_size: side of the square that the tower sees, in pixels.
+        max_tokens: the most target tokens of one answer, its end symbol among them.
+        lora: the adapters; None trains without them.
+        prompt_template: what stands around a question, `{}` in its place; None: nothing is asked.
+        eval_template: the same for evaluating a stage that was trained without questions.
+        end_symbol: what ends an answer.
+        clip_norm: the largest norm of all gradients together; None does not clip, as the reference.
+        held_out_samples: of each data set, kept out of training to measure the loss before and after.
+        evals: files of `tinygptv_core/evals` to score the stage on. They do not bear on training.
+    """
+
+    name: str
+    mix: Mapping[str, Share]
+    image_size: int
+    max_tokens: int
+    precision: Literal["float32", "bfloat16", "float16"]
+    schedule: Schedule
+    lora: Lora | None
+    prompt_template: str | None
+    eval_template: str
+    end_symbol: str
+    weight_decay: float
+    clip_norm: float | None
+    held_out_samples: int
+    seed: int
+    evals: tuple[str, ...] = field(metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        for name, template in (("prompt_template", self.prompt_template), ("eval_template", self.eval_template)):
+            if template is not None and template.count("{}") != 1:
+                raise ConfigError(f"{name} is {template!r}; it must hold {{}} once, where the question goes")
+
+    @property
+    def asks(self) -> str:
+        """The template that a question is asked in: the stage's own, or that of its evaluation."""
+        return self.prompt_template if self.prompt_template is not None else self.eval_template
+
+
+# Phi-2's own form of a question, from its model card: what it knows before any stage taught it another.
+PHI_QUESTION = "Instruct: {}\nOutput:"
+
+NANO_EVALS = ("scenes_vqa", "scenes_vqa_unseen", "scenes_refer", "scenes_caption")
+
+NANO_STAGE1 = Stage(
+    name="stage1",
+    mix={"scenes_web": Share(weight=115, batch=32), "scenes_alt": Share(weight=14, batch=32)},
+    image_size=64,
+    max_tokens=32,
+    precision="float32",
+    schedule=Schedule(start=1e-5, peak=3e-3, end=1e-5, warmup_steps=20, steps=150),
+    # The paper adds LoRA in stage 2; the reference's published stage 1 has it by a default value,
+    # which its authors call a mistake.
+    lora=None,
+    prompt_template=None,
+    eval_template=PHI_QUESTION,
+    end_symbol="\n",
+    weight_decay=0.05,
+    clip_norm=1.0,
+    held_out_samples=64,
+    seed=42,
+    evals=NANO_EVALS,
+)
+NANO_STAGE2 = replace(NANO_STAGE1, name="stage2", lora=Lora(rank=8, alpha=16, dropout=0.05))
+NANO_STAGE3 = replace(
+    NANO_STAGE2,
+    name="stage3",
+    mix={"scenes_detail": Share(weight=1, batch=32)},
+    max_tokens=160,
+    schedule=replace(NANO_STAGE2.schedule, peak=2e-3),
+    prompt_template="###Human: {} ###Assistant: ",
+    end_symbol="###",
+)
+NANO_STAGE4 = replace(
+    NANO_STAGE3,
+    name="stage4",
+    mix={
+        "scenes_vqa": Share(weight=60, batch=32),
+        "scenes_refer": Share(weight=20, batch=32),
+        "scenes_identify": Share(weight=10, batch=32),
+        "scenes_caption": Share(weight=10, batch=32),
+        "scenes_grounding": Share(weight=10, batch=32),
+        "scenes_conversation": Share(weight=20, batch=16),
+        "scenes_text": Share(weight=10, batch=16),
+    },
+    schedule=replace(NANO_STAGE3.schedule, steps=300),
+    prompt_template="[INST] {} [/INST]",
+)
+NANO_STAGES = (NANO_STAGE1, NANO_STAGE2, NANO_STAGE3, NANO_STAGE4)
