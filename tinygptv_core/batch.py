@@ -1,0 +1,41 @@
+"""What the loader gives and the model takes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+# Shape letters of this file: B batch, T text positions (one of them the image's placeholder), H = W side in pixels.
+
+IGNORED = -100
+"""The label of a position that is no target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples of one data set, tokenized and padded.
+
+    Attributes:
+        images_B3HW: normalised pictures, float32; None for text alone.
+        ids_BT: token ids; at the slot stands a placeholder, at padding the pad id. int64.
+        labels_BT: the target at each position (not shifted), `IGNORED` where there is none. int64.
+        mask_BT: True where there is a token (the placeholder is one), False at padding.
+        slot_B: where the placeholder stands, 0 <= slot < T; None for text alone. int64.
+        keys: the samples' keys, in order.
+    """
+
+    images_B3HW: Tensor | None
+    ids_BT: Tensor
+    labels_BT: Tensor
+    mask_BT: Tensor
+    slot_B: Tensor | None
+    keys: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
