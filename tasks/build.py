@@ -1,10 +1,31 @@
 """Steps and the store: a request's key gives a digest, a digest gives a folder.
 
-The only place that decides whether something is built already. (DESIGN: identity.)
+The only place that decides whether something is built already. Two names for two questions: the
+*key* says what was asked for, the *digest* says what it is (docs/adr/0001-identity-by-content.md).
+
+    keys/<step>/<key>.json        which digest that request gave, and what is noted about it
+    <kind>/<digest[:12]>/         the sealed folder
+    work/<step>/<key>/            a build in progress, or what a killed one left
+    notes/<key>/                  what is kept and hashed nowhere
+    stamps/<kind>-<digest>.json   when each sealed file was last written, to spare hashing it again
+    leases/<key>                  who is building it now
 """
 
-from dataclasses import dataclass
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
+
+from tasks.lease import lease
+from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
+from tinygptv_core.plain import canonical_json, from_plain, leaves, plain, sha256_of
+
+MANIFEST = "manifest.json"
+SHORT = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +53,282 @@ class Site:
     out: Path
     scratch: Path
     notes: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One artifact that is wanted.
+
+    Attributes:
+        name: as people say it: `stage3/train`.
+        config: the part of the configuration that the step reads.
+        inputs: input name -> the name of the request that makes it, a user's file, or nothing.
+        work: makes it: inputs as artifacts, and where to write.
+        gone: what makes a built artifact useless all the same, in words (a registry that lost it).
+    """
+
+    name: str
+    step: Step
+    config: Any
+    inputs: Mapping[str, "str | Artifact | None"]
+    work: Callable[[Mapping[str, Artifact], Site], None] = field(repr=False)
+    gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the store says of a request: the artifact, if it can be served, and why or why not."""
+
+    key: str
+    artifact: Artifact | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What became of a request."""
+
+    name: str
+    key: str
+    action: Literal["build", "reuse"]
+    why: str
+    seconds: float
+    artifact: Artifact
+
+
+Inputs = Mapping[str, Artifact | None]
+
+
+class DamagedError(Exception):
+    """A sealed folder is not what was sealed."""
+
+
+class Store:
+    """Artifacts below one folder, shared by every run on that home."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def key(self, request: Request, inputs: Inputs) -> str:
+        """SHA-256 of what is asked for: step, version, config and the digests of the inputs."""
+        return sha256_of(_asked(request, inputs))
+
+    def notes(self, key: str) -> Path:
+        """Where what is kept beside the artifact of `key` lies."""
+        return self.root / "notes" / key
+
+    def look(self, request: Request, inputs: Inputs) -> Known:
+        """Whether the request can be answered from the store, and why or why not. Changes nothing."""
+        key = self.key(request, inputs)
+        record = _read(self._record_path(request.step, key))
+        if record is None:
+            return Known(key=key, artifact=None, why=self._difference(request, inputs))
+        artifact = self._artifact(request.step.kind, record["digest"])
+        damage = self._damage(artifact)
+        why = f"{artifact.path} is damaged: {damage}" if damage else request.gone(artifact)
+        if why:
+            return Known(key=key, artifact=None, why=why)
+        return Known(key=key, artifact=artifact, why=f"same request and inputs as in run {record['noted']['run']}")
+
+    def build(
+        self, request: Request, inputs: Inputs, *, noted: Mapping[str, Any], force: bool, waiting: Callable[[str], None]
+    ) -> Built:
+        """The request's artifact: served when it is known, else made, sealed and noted.
+
+        Args:
+            noted: what is written beside the digest (run, commit, versions ...); bears on nothing.
+            force: make it anew even if it is known; what comes out becomes the current digest.
+            waiting: told once when another process is building the same.
+
+        Raises:
+            DamagedError: an input's bytes are not what was sealed.
+        """
+        before = time.monotonic()
+        first = self.look(request, inputs)
+        if first.artifact and not force:
+            return _built(request, first, "reuse", before)
+        with lease(self.root / "leases" / first.key, waiting):
+            now = self.look(request, inputs)
+            if now.artifact and not force:
+                return _built(request, now, "reuse", before)
+            for artifact in inputs.values():
+                if artifact is not None:
+                    self._check_hashes(artifact)
+            artifact = self._make(request, inputs, now, noted, force, before)
+        why = "asked for with --from" if force else first.why
+        return _built(request, Known(key=first.key, artifact=artifact, why=why), "build", before)
+
+    def _make(
+        self, request: Request, inputs: Inputs, known: Known, noted: Mapping[str, Any], force: bool, before: float
+    ) -> Artifact:
+        work = self.root / "work" / request.step.name / known.key
+        if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
+            shutil.rmtree(work, ignore_errors=True)
+        site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key))
+        for folder in (site.out, site.scratch, site.notes):
+            folder.mkdir(parents=True, exist_ok=True)
+        if force:
+            (work / "forced").touch()
+        request.work({name: artifact for name, artifact in inputs.items() if artifact is not None}, site)
+        artifact = self._seal(site.out, request.step.kind)
+        artifact = self._note(
+            request, inputs, known.key, artifact, {**noted, "seconds": time.monotonic() - before}, force
+        )
+        shutil.rmtree(work)
+        return artifact
+
+    def _seal(self, folder: Path, kind: str) -> Artifact:
+        """Write the manifest last and rename the folder into place, unless the very same is there."""
+        (folder / MANIFEST).unlink(missing_ok=True)
+        members = members_of(folder)
+        if not members:
+            raise ValueError(f"the step wrote nothing into {folder}")
+        artifact = self._artifact(kind, digest_of(members))
+        if artifact.path.exists() and self._damage(artifact):
+            grave = self.root / "damaged" / f"{kind}-{artifact.digest[:SHORT]}-{time.time_ns()}"
+            grave.parent.mkdir(exist_ok=True)
+            artifact.path.rename(grave)
+        if not artifact.path.exists():
+            for member in members:
+                (folder / member.path).chmod(0o444)
+            _write_whole(folder / MANIFEST, canonical_json(members))  # so that its own SHA-256 is the digest
+            artifact.path.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(artifact.path)
+            self._stamp(artifact, members)
+        return artifact
+
+    def _note(
+        self, request: Request, inputs: Inputs, key: str, artifact: Artifact, noted: Mapping[str, Any], force: bool
+    ) -> Artifact:
+        """Write down which digest the key gave. The first one stands, unless it is forced or damaged."""
+        path = self._record_path(request.step, key)
+        old = _read(path)
+        digests = [artifact.digest]
+        if old:
+            first = self._artifact(request.step.kind, old["digest"])
+            keep_first = not force and self._damage(first) is None
+            artifact = first if keep_first else artifact
+            digests = list(dict.fromkeys([artifact.digest, *digests, old["digest"], *old["others"]]))
+        asked = _asked(request, inputs)
+        record = {"name": request.name, **asked, "digest": digests[0], "others": digests[1:], "noted": dict(noted)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+        return artifact
+
+    def _damage(self, artifact: Artifact) -> str | None:
+        """What is wrong with a sealed folder, or None. Files that were touched since are hashed anew."""
+        path = artifact.path / MANIFEST
+        if not path.is_file():
+            return "its manifest is missing" if artifact.path.exists() else "it is missing"
+        if sha256_of_file(path) != artifact.digest:
+            return "its manifest is not the one that was sealed"
+        members = from_plain(tuple[Member, ...], json.loads(path.read_text()))
+        stamps = _read(self._stamps_path(artifact)) or {}
+        damage = _unlike(artifact.path, members, stamps)
+        if damage is None and not stamps:
+            self._stamp(artifact, members)
+        return damage
+
+    def _stamp(self, artifact: Artifact, members: tuple[Member, ...]) -> None:
+        path = self._stamps_path(artifact)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {m.path: (artifact.path / m.path).stat().st_mtime_ns for m in members})
+
+    def _check_hashes(self, artifact: Artifact) -> None:
+        """Hash what a build is about to read."""
+        if artifact.path.is_file():
+            damage = None if sha256_of_file(artifact.path) == artifact.digest else "it was changed during the run"
+        else:
+            self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
+            damage = self._damage(artifact)
+        if damage:
+            raise DamagedError(f"{artifact.path}: {damage}. Run the same command again: what is damaged is built anew.")
+
+    def _stamps_path(self, artifact: Artifact) -> Path:
+        return self.root / "stamps" / f"{artifact.kind}-{artifact.digest[:SHORT]}.json"
+
+    def _artifact(self, kind: str, digest: str) -> Artifact:
+        return Artifact(kind=kind, digest=digest, path=self.root / kind / digest[:SHORT])
+
+    def _record_path(self, step: Step, key: str) -> Path:
+        return self.root / "keys" / step.name / f"{key}.json"
+
+    def _difference(self, request: Request, inputs: Inputs) -> str:
+        """In words, how the request differs from the most similar earlier one of that name."""
+        asked = leaves(_asked(request, inputs))
+        earlier = [record for path in self._records(request.step) if (record := _read(path))]
+        earlier = [record for record in earlier if record["name"] == request.name]
+        if not earlier:
+            return "never built on this home"
+        changes = [_changes(record, asked) for record in sorted(earlier, key=lambda r: -r["noted"]["time"])]
+        return "; ".join(min(changes, key=len))
+
+    def _records(self, step: Step) -> list[Path]:
+        return list((self.root / "keys" / step.name).glob("*.json"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as JSON at `path`, whole or not at all."""
+    _write_whole(path, json.dumps(value, indent=1, sort_keys=True))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _asked(request: Request, inputs: Inputs) -> dict[str, Any]:
+    digests = {name: artifact.digest if artifact else None for name, artifact in inputs.items()}
+    step = request.step
+    return {
+        "step": step.name,
+        "version": step.version,
+        "config": plain(request.config, identity=True),
+        "inputs": digests,
+    }
+
+
+def _built(request: Request, known: Known, action: Literal["build", "reuse"], before: float) -> Built:
+    assert known.artifact is not None
+    seconds = time.monotonic() - before
+    return Built(
+        name=request.name, key=known.key, action=action, why=known.why, seconds=seconds, artifact=known.artifact
+    )
+
+
+def _changes(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Each leaf that differs, as `schedule.peak 0.002 -> 2e-05`; digests are shortened."""
+    old = leaves({name: record[name] for name in ("step", "version", "config", "inputs")})
+    changed = [name for name in {**old, **asked} if old.get(name) != asked.get(name)]
+    return [f"{name} {_short(name, old.get(name))} -> {_short(name, asked.get(name))}" for name in changed]
+
+
+def _short(name: str, value: object) -> str:
+    return str(value)[:SHORT] if name.startswith("inputs.") else str(value)
+
+
+def _unlike(folder: Path, members: tuple[Member, ...], stamps: Mapping[str, int]) -> str | None:
+    """The first thing in which `folder` is not what `members` say, in words."""
+    for member in members:
+        path = folder / member.path
+        if not path.is_file():
+            return f"{member.path} is missing"
+        status = path.stat()
+        if status.st_size != member.bytes:
+            return f"{member.path} has {status.st_size} bytes, not {member.bytes}"
+        if status.st_mtime_ns != stamps.get(member.path) and sha256_of_file(path) != member.sha256:
+            return f"{member.path} was changed"
+    there = {Path(base, name).relative_to(folder).as_posix() for base, _, names in os.walk(folder) for name in names}
+    extra = there - {member.path for member in members} - {MANIFEST}
+    return f"{min(extra)} was added" if extra else None

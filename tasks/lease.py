@@ -1,0 +1,123 @@
+"""A lock that is a lease: it names its holder, and a dead holder's is taken over.
+
+It only saves work. Two builds of one key at once would both be right, and the first to be noted wins.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HEARTBEAT_SECONDS = 10.0
+SILENT_SECONDS = 60.0
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a lease: host, that host's boot, process, and when the process started (clock ticks)."""
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def myself() -> Holder:
+    """This process as a holder."""
+    pid = os.getpid()
+    return Holder(host=socket.gethostname(), boot=_boot(), pid=pid, started=_started(pid) or 0)
+
+
+@contextmanager
+def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lease at `path`; while another holds it, wait, after saying so once to `waiting`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = False
+    while not _take(path):
+        if not told:
+            waiting(f"waits for {_holder(path) or 'another run'}, which is building the same")
+            told = True
+        time.sleep(POLL_SECONDS)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        path.unlink(missing_ok=True)
+
+
+def _take(path: Path) -> bool:
+    """Write the lease if nobody has it; a dead holder's is removed first."""
+    mine = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    mine.write_text(json.dumps(asdict(myself())))
+    try:
+        os.link(mine, path)  # fails when the lease exists; what it holds is never half written
+    except FileExistsError:
+        _bury(path)
+        return False
+    finally:
+        mine.unlink()
+    return True
+
+
+def _bury(path: Path) -> None:
+    """Remove the lease of a holder that is dead."""
+    dead = _holder(path)
+    if dead is None or not _is_dead(dead, path):
+        return
+    grave = path.with_name(f"{path.name}.dead.{os.getpid()}")
+    try:
+        os.rename(path, grave)
+    except FileNotFoundError:
+        return
+    if _holder(grave) != dead and not path.exists():  # another took it over meanwhile: give it back
+        os.link(grave, path)
+    grave.unlink()
+
+
+def _is_dead(holder: Holder, path: Path) -> bool:
+    me = myself()
+    if (holder.host, holder.boot) == (me.host, me.boot):
+        return _started(holder.pid) != holder.started
+    try:
+        return time.time() - path.stat().st_mtime > SILENT_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> Holder | None:
+    try:
+        return Holder(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        os.utime(path)
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _started(pid: int) -> int | None:
+    """When `pid` started, in clock ticks since boot; None when there is no such process (or it is a zombie)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])

@@ -1,0 +1,222 @@
+"""The store: keys, digests, sealing, damage, forcing, leases."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tasks.build import DamagedError, Request, Step, Store
+from tasks.lease import lease
+
+COUNT = Step(name="count", kind="number", version=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    to: int
+
+
+def counting(to, runs, *, text=None, name="a/count"):
+    def work(inputs, site):
+        runs.append(to)
+        (site.out / "deep").mkdir(exist_ok=True)
+        (site.out / "deep" / "number.txt").write_text(text or str(to))
+
+    return Request(name=name, step=COUNT, config=Config(to=to), inputs={}, work=work)
+
+
+def build(store, request, inputs=None, *, force=False, time=1.0):
+    noted = {"run": f"run-{time}", "time": time}
+    return store.build(request, inputs or {}, noted=noted, force=force, waiting=lambda text: None)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def test_what_was_asked_before_is_served(store):
+    runs = []
+    first, second = build(store, counting(3, runs)), build(store, counting(3, runs))
+    assert (first.action, second.action, runs) == ("build", "reuse", [3])
+    assert second.artifact == first.artifact and second.why == "same request and inputs as in run run-1.0"
+
+
+def test_the_digest_is_the_sha256_of_the_manifest_and_names_the_folder(store):
+    artifact = build(store, counting(3, [])).artifact
+    manifest = (artifact.path / "manifest.json").read_bytes()
+    assert hashlib.sha256(manifest).hexdigest() == artifact.digest
+    assert artifact.path == store.root / "number" / artifact.digest[:12]
+    sha256_of_3 = hashlib.sha256(b"3").hexdigest()
+    assert json.loads(manifest) == [{"path": "deep/number.txt", "bytes": 1, "sha256": sha256_of_3}]
+
+
+def test_two_requests_that_give_the_same_bytes_share_a_folder(store):
+    one, two = build(store, counting(1, [], text="x")), build(store, counting(2, [], text="x"))
+    assert one.key != two.key and one.artifact == two.artifact
+
+
+@pytest.mark.parametrize("changed", ["config", "version", "input"])
+def test_the_key_depends_on(store, changed):
+    request, inputs = counting(1, []), {"from": build(store, counting(8, [])).artifact}
+    before = store.key(request, inputs)
+    if changed == "config":
+        request = replace(request, config=Config(to=2))
+    elif changed == "version":
+        request = replace(request, step=replace(COUNT, version=2))
+    else:
+        inputs = {"from": build(store, counting(9, [])).artifact}
+    assert store.key(request, inputs) != before
+
+
+def test_the_key_does_not_depend_on_the_name_that_people_use(store):
+    assert store.key(counting(1, []), {}) == store.key(counting(1, [], name="b/count"), {})
+
+
+def test_what_differs_is_said_in_words(store):
+    build(store, counting(3, []))
+    assert store.look(counting(4, []), {}).why == "config.to 3 -> 4"
+    assert store.look(counting(4, [], name="b/count"), {}).why == "never built on this home"
+
+
+def touch(artifact):
+    path = artifact.path / "deep" / "number.txt"
+    path.chmod(0o644)
+    path.write_text("4")
+
+
+def remove(artifact):
+    (artifact.path / "deep" / "number.txt").unlink()
+
+
+def lengthen(artifact):
+    path = artifact.path / "deep" / "number.txt"
+    path.chmod(0o644)
+    path.write_text("33")
+
+
+def add(artifact):
+    (artifact.path / "more.txt").write_text("more")
+
+
+def lose_manifest(artifact):
+    (artifact.path / "manifest.json").unlink()
+
+
+def forge_manifest(artifact):
+    (artifact.path / "manifest.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (touch, "deep/number.txt was changed"),
+        (remove, "deep/number.txt is missing"),
+        (lengthen, "deep/number.txt has 2 bytes, not 1"),
+        (add, "more.txt was added"),
+        (lose_manifest, "its manifest is missing"),
+        (forge_manifest, "its manifest is not the one that was sealed"),
+    ],
+)
+def test_a_damaged_folder_is_not_served_but_built_anew(store, harm, said):
+    runs = []
+    artifact = build(store, counting(3, runs)).artifact
+    harm(artifact)
+    again = build(store, counting(3, runs))
+    assert again.action == "build" and said in again.why and runs == [3, 3]
+    assert again.artifact == artifact and (artifact.path / "deep" / "number.txt").read_text() == "3"
+    assert build(store, counting(3, runs)).action == "reuse"
+
+
+def test_a_change_that_hides_behind_its_time_stamp_is_found_before_it_is_read(store):
+    artifact = build(store, counting(3, [])).artifact
+    path = artifact.path / "deep" / "number.txt"
+    stamp = path.stat().st_mtime_ns
+    touch(artifact)
+    os.utime(path, ns=(stamp, stamp))
+    with pytest.raises(DamagedError, match="was changed"):
+        build(store, counting(4, []), {"from": artifact})
+    assert build(store, counting(3, [])).action == "build"
+
+
+def test_a_failed_build_leaves_its_work_and_no_artifact(store):
+    def fail(inputs, site):
+        (site.scratch / "half").write_text("half")
+        raise RuntimeError("no")
+
+    request = replace(counting(3, []), work=fail)
+    with pytest.raises(RuntimeError):
+        build(store, request)
+    assert store.look(request, {}).artifact is None
+
+    def go_on(inputs, site):
+        (site.out / "number.txt").write_text((site.scratch / "half").read_text())
+
+    built = build(store, replace(request, work=go_on))
+    assert (built.artifact.path / "number.txt").read_text() == "half"
+    assert not list((store.root / "work" / "count").iterdir())
+
+
+def test_the_first_digest_stands_unless_another_is_forced(store):
+    first = build(store, counting(3, [])).artifact
+    other = counting(3, [], text="other")
+    assert build(store, other).artifact == first
+    forced = build(store, other, force=True).artifact
+    assert forced != first and build(store, other).artifact == forced
+    record = json.loads(next((store.root / "keys" / "count").iterdir()).read_text())
+    assert record["digest"] == forced.digest and record["others"] == [first.digest] and first.path.exists()
+
+
+def test_what_is_gone_elsewhere_is_built_anew(store):
+    runs = []
+    request = counting(3, runs)
+    build(store, request)
+    assert build(store, replace(request, gone=lambda artifact: "the registry lost it")).why == "the registry lost it"
+    assert runs == [3, 3]
+
+
+def test_a_step_that_writes_nothing_or_a_link_is_refused(store):
+    with pytest.raises(ValueError, match="wrote nothing"):
+        build(store, replace(counting(3, []), work=lambda inputs, site: None))
+    with pytest.raises(ValueError, match="neither a plain file nor a folder"):
+        build(store, replace(counting(3, []), work=lambda inputs, site: (site.out / "x").symlink_to("/dev/null")))
+
+
+def test_two_builds_of_one_key_make_it_once_and_the_second_says_for_whom_it_waits(store):
+    runs, told, entered, go_on = [], [], threading.Event(), threading.Event()
+
+    def slow(inputs, site):
+        runs.append(1)
+        entered.set()
+        assert go_on.wait(20)
+        (site.out / "x").write_text("x")
+
+    request = replace(counting(3, []), work=slow)
+    first = threading.Thread(target=build, args=(store, request))
+    first.start()
+    assert entered.wait(20)
+
+    def wait_and_see(text):
+        told.append(text)
+        go_on.set()
+
+    built = store.build(request, {}, noted={"run": "2", "time": 2.0}, force=False, waiting=wait_and_see)
+    first.join()
+    assert built.action == "reuse" and runs == [1]
+    assert told == [f"waits for process {os.getpid()} on {os.uname().nodename}, which is building the same"]
+
+
+def test_a_dead_holders_lease_is_taken_over(tmp_path):
+    path = tmp_path / "lease"
+    holding = f"import sys, os; from pathlib import Path; from tasks.lease import _take; _take(Path({str(path)!r}))"
+    subprocess.run([sys.executable, "-c", holding], check=True)
+    assert path.exists()
+    told = []
+    with lease(path, told.append):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
