@@ -25,6 +25,7 @@ from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha2
 from tinygptv_core.plain import canonical_json, from_plain, leaves, plain, sha256_of
 
 MANIFEST = "manifest.json"
+FORCED = "asked for with --from"
 SHORT = 12
 
 
@@ -155,7 +156,7 @@ class Store:
                 if artifact is not None:
                     self._check_hashes(artifact)
             artifact = self._make(request, inputs, now, noted, force, before)
-        why = "asked for with --from" if force else first.why
+        why = FORCED if force else first.why
         return _built(request, Known(key=first.key, artifact=artifact, why=why), "build", before)
 
     def _make(

@@ -1,0 +1,134 @@
+"""What would be built, what reused, and why. Builds nothing and imports nothing heavy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.build import FORCED, Inputs, Request, Store
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import ConfigError, unknown
+
+TO_BE_BUILT = "its input {} is still to be built; if that gives the same bytes, this is reused after all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One step of a plan. `artifact` is what would be reused."""
+
+    step: str
+    action: Literal["build", "reuse"]
+    why: str
+    artifact: Artifact | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which steps are walked, which of them only if the store has them, and which are made anew."""
+
+    walked: tuple[Request, ...]
+    must_exist: frozenset[str]
+    forced: frozenset[str]
+
+
+def named(requests: Sequence[Request], step: str) -> frozenset[str]:
+    """The steps that `step` means: one by its name, or all below `stage3`, `laion`.
+
+    Raises:
+        ConfigError: there is no such step; says which there are, and the nearest.
+    """
+    names = [request.name for request in requests]
+    found = frozenset(name for name in names if name == step or name.startswith(f"{step}/"))
+    if not found:
+        groups = list(dict.fromkeys(name.split("/")[0] for name in names))
+        near = names if "/" in step else groups
+        raise ConfigError(unknown("step ", step, near))
+    return found
+
+
+def upstream(requests: Sequence[Request], names: frozenset[str]) -> frozenset[str]:
+    """`names` and everything that they are made from."""
+    wanted = set(names)
+    for request in reversed(requests):
+        if request.name in wanted:
+            wanted.update(source for source in request.inputs.values() if isinstance(source, str))
+    return frozenset(wanted)
+
+
+def downstream(requests: Sequence[Request], names: frozenset[str]) -> frozenset[str]:
+    """`names` and everything that is made from them."""
+    reached = set(names)
+    for request in requests:
+        if any(source in reached for source in request.inputs.values() if isinstance(source, str)):
+            reached.add(request.name)
+    return frozenset(reached)
+
+
+def select(requests: tuple[Request, ...], *, only: str | None, start_from: str | None, until: str | None) -> Selection:
+    """The steps of a run.
+
+    Args:
+        only: walk this step alone; what it is made from must be there.
+        start_from: make this step and all that follows from it anew.
+        until: walk this step and what it is made from, nothing after it.
+
+    Raises:
+        ConfigError: a name that is no step, or more than one of the three.
+    """
+    if sum(value is not None for value in (only, start_from, until)) > 1:
+        raise ConfigError("--only and --from exclude each other: name one step with one of them")
+    forced = downstream(requests, named(requests, start_from)) if start_from else frozenset[str]()
+    target = only or until
+    if target is None:
+        return Selection(walked=requests, must_exist=frozenset(), forced=forced)
+    targets = named(requests, target)
+    needed = upstream(requests, targets)
+    walked = tuple(request for request in requests if request.name in needed)
+    return Selection(walked=walked, must_exist=needed - targets if only else frozenset(), forced=forced)
+
+
+def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
+    """What a run of `selection` would do, step by step. Changes nothing."""
+    planned: dict[str, Planned] = {}
+    for request in selection.walked:
+        planned[request.name] = _planned(store, request, planned, request.name in selection.forced)
+    return tuple(planned.values())
+
+
+def _planned(store: Store, request: Request, before: dict[str, Planned], forced: bool) -> Planned:
+    if forced:
+        return Planned(step=request.name, action="build", why=FORCED, artifact=None)
+    missing = [s for s in request.inputs.values() if isinstance(s, str) and before[s].artifact is None]
+    if missing:
+        return Planned(step=request.name, action="build", why=TO_BE_BUILT.format(missing[0]), artifact=None)
+    inputs = resolve(request, {name: item.artifact for name, item in before.items()})
+    known = store.look(request, inputs)
+    action = "reuse" if known.artifact else "build"
+    return Planned(step=request.name, action=action, why=known.why, artifact=known.artifact)
+
+
+def resolve(request: Request, artifacts: "dict[str, Artifact | None]") -> Inputs:
+    """The request's inputs as artifacts, from those of the steps before it."""
+    return {name: artifacts[source] if isinstance(source, str) else source for name, source in request.inputs.items()}
+
+
+def check_present(selection: Selection, planned: Sequence[Planned]) -> None:
+    """Refuse a run with `--only` when something that comes before is not there.
+
+    Raises:
+        ConfigError: names what is missing and the command that builds it.
+    """
+    for item in planned:
+        if item.step in selection.must_exist and item.action == "build":
+            target = next(request.name for request in selection.walked if request.name not in selection.must_exist)
+            raise ConfigError(
+                f"{target} is to be built alone, but {item.step} before it is not in the store ({item.why}).\n"
+                f"  to build it  {_command(item.step)}"
+            )
+
+
+def _command(step: str) -> str:
+    """The command that builds `step` and what it is made from."""
+    group, _, work = step.partition("/")
+    if work in ("rows", "filter", "fetch", "screen"):
+        return f"tinygptv data {group}"
+    return f"tinygptv train {group}" if work == "train" else "tinygptv run"

@@ -1,0 +1,69 @@
+"""What a run prints: a line per step, and for long ones how far it is and how long it will take."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from tasks.build import Built
+
+LINE_SECONDS = 5.0
+"""Between two lines of progress where there is no terminal to draw a bar on."""
+
+
+@dataclass(kw_only=True)
+class Terminal:
+    """Prints to standard error, so that standard output holds the result alone."""
+
+    steps: int = field(default=0, init=False)
+    finished: int = field(default=0, init=False)
+    bar: "tqdm[object] | None" = field(default=None, init=False)
+
+    def progress(self, name: str) -> Callable[[int, int, str], None]:
+        """What a step tells how far it is: a bar on a terminal, else a line now and then."""
+        return self._bar(name) if sys.stderr.isatty() else _lines(name)
+
+    def _bar(self, name: str) -> Callable[[int, int, str], None]:
+        def tell(done: int, total: int, text: str) -> None:
+            if self.bar is None:
+                self.bar = tqdm(total=total, desc=f"  {name}", leave=False, mininterval=0.2, dynamic_ncols=True)
+            self.bar.total = total
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(done - self.bar.n)
+
+        return tell
+
+    def done(self, built: Built) -> None:
+        """One line for a finished step."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        self.finished += 1
+        word = "built " if built.action == "build" else "reused"
+        seconds = f"{built.seconds:6.1f} s" if built.action == "build" else " " * 8
+        say(f"[{self.finished:2d}/{self.steps}] {word} {built.name:28s} {seconds}  {built.artifact.digest[:12]}")
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _lines(name: str) -> Callable[[int, int, str], None]:
+    began = last = time.monotonic()
+    first: int | None = None
+
+    def tell(done: int, total: int, text: str) -> None:
+        nonlocal last, first
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - last < LINE_SECONDS:
+            return
+        last = now
+        left = f", {(now - began) / (done - first) * (total - done):.0f} s left" if done > first else ""
+        say(f"        {name}: {done} of {total}{left}{f', {text}' if text else ''}")
+
+    return tell

@@ -1,0 +1,120 @@
+"""Walking the steps as one Prefect flow: Prefect shows what happens, the store decides what is built."""
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
+
+from flows.choice import Choice, Prepared, prepare
+from flows.plan import Planned, resolve
+from flows.summary import report_on
+from tasks.build import Built, Inputs, Request
+
+PACKAGES = ("torch", "transformers", "peft", "webdataset", "ray", "prefect", "mlflow", "img2dataset", "pyarrow")
+SETTLE_SECONDS = 10.0
+
+
+@flow(name="tinygptv", validate_parameters=False, persist_result=False)
+def run(choice: Choice) -> Path:
+    """From lists of URLs to a registered model; what the store already has is reused.
+
+    Returns:
+        The path of the run's report.json.
+    """
+    prepared = prepare(choice, writes=True)
+    create_markdown_artifact(
+        _table(prepared.planned), key="plan", description="What this run builds and reuses, and why"
+    )
+    with prepared.place.opened:
+        built = _walk(prepared)
+    _settle(flow_run.get_id())
+    return report_on(prepared, built)
+
+
+def _walk(prepared: Prepared) -> dict[str, Built]:
+    """Every selected step in its order, each answered from the store or built."""
+    prepared.terminal.steps = len(prepared.selection.walked)
+    noted = _noted(prepared)
+    built: dict[str, Built] = {}
+    for request in prepared.selection.walked:
+        inputs = resolve(request, {name: item.artifact for name, item in built.items()})
+        built[request.name] = _step(prepared, request, inputs, noted)
+        prepared.terminal.done(built[request.name])
+    return built
+
+
+def _step(prepared: Prepared, request: Request, inputs: Inputs, noted: Mapping[str, Any]) -> Built:
+    """One step as a Prefect task, which ends as *Reused* when the store had it."""
+    force = request.name in prepared.selection.forced
+
+    @task(name=request.step.name, task_run_name=request.name, cache_policy=NO_CACHE, persist_result=False)
+    def step() -> State[Built]:
+        logger = get_run_logger()
+        built = prepared.place.store.build(request, inputs, noted=noted, force=force, waiting=logger.warning)
+        logger.info("%s: %s; %s", built.action, built.why, built.artifact.path)
+        name = "Reused" if built.action == "reuse" else "Completed"
+        return Completed(name=name, message=built.why, data=built)
+
+    return step(return_state=True).result()
+
+
+def _settle(flow_run_id: str | None) -> None:
+    """Wait until the server has written down how every task ended: an ephemeral server ends with us."""
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    end = time.monotonic() + SETTLE_SECONDS
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < end:
+            states = [item.state for item in client.read_task_runs(flow_run_filter=mine)]
+            if all(state is not None and state.is_final() for state in states):
+                return
+            time.sleep(0.2)
+
+
+def _noted(prepared: Prepared) -> dict[str, Any]:
+    """What is written beside every digest that this run makes. It bears on nothing."""
+    return {
+        "run": prepared.place.run,
+        "time": time.time(),
+        "host": platform.node(),
+        "argv": sys.argv[1:],
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "engine": "ddp",
+        "world_size": prepared.place.options.processes,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, with a `+` when files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+" if changes.strip() else "")
+
+
+def _table(planned: tuple[Planned, ...]) -> str:
+    rows = [f"| {item.step} | {item.action} | {item.why.replace('|', '/')} |" for item in planned]
+    return "\n".join(["| step | action | why |", "| --- | --- | --- |", *rows])

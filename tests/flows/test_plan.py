@@ -1,0 +1,114 @@
+"""What a change builds, on a toy graph with a real store."""
+
+import pytest
+
+from flows.plan import check_present, plan, select
+from tasks.build import Request, Step, Store
+from tinygptv_core.plain import ConfigError
+
+ADD = Step(name="add", kind="number", version=1)
+
+
+def adding(name, value, *inputs):
+    def work(artifacts, site):
+        total = value + sum(int((artifact.path / "n").read_text()) for artifact in artifacts.values())
+        (site.out / "n").write_text(str(total))
+
+    return Request(name=name, step=ADD, config={"add": value}, inputs=dict(zip("abc", inputs, strict=False)), work=work)
+
+
+def graph(a=1, b=2):
+    return (
+        adding("x/rows", a),
+        adding("y/rows", b),
+        adding("stage1/train", 10, "x/rows"),
+        adding("stage2/train", 20, "stage1/train", "y/rows"),
+        adding("stage2/evaluate", 0, "stage2/train"),
+    )
+
+
+def everything(requests, **options):
+    return select(requests, **{"only": None, "start_from": None, "until": None, **options})
+
+
+def run(store, requests, **options):
+    artifacts = {}
+    built = []
+    selection = everything(requests, **options)
+    for request in selection.walked:
+        inputs = {n: artifacts[s] for n, s in request.inputs.items()}
+        noted = {"run": "r", "time": 1.0}
+        force = request.name in selection.forced
+        one = store.build(request, inputs, noted=noted, force=force, waiting=lambda text: None)
+        artifacts[request.name] = one.artifact
+        built += [request.name] if one.action == "build" else []
+    return built
+
+
+def to_build(store, requests, **options):
+    return [item.step for item in plan(store, everything(requests, **options)) if item.action == "build"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path)
+    run(store, graph())
+    return store
+
+
+def test_a_fresh_home_builds_everything_and_builds_nothing_by_planning(tmp_path):
+    assert len(to_build(Store(tmp_path / "none"), graph())) == 5
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_changed_builds_nothing(store):
+    assert to_build(store, graph()) == [] and run(store, graph()) == []
+
+
+def test_a_change_builds_its_step_and_those_after_it(store):
+    assert to_build(store, graph(b=3)) == ["y/rows", "stage2/train", "stage2/evaluate"]
+    assert run(store, graph(b=3)) == ["y/rows", "stage2/train", "stage2/evaluate"]
+
+
+def test_the_reason_is_in_words(store):
+    why = {item.step: item.why for item in plan(store, everything(graph(b=3)))}
+    assert why["y/rows"] == "config.add 2 -> 3"
+    assert why["stage2/train"].startswith("its input y/rows is still to be built")
+    assert why["x/rows"] == "same request and inputs as in run r"
+
+
+def test_a_change_that_alters_no_byte_stops_there(store):
+    """The sum 1 + 2 = 2 + 1: what is made of both is not made again."""
+    both = (adding("one", 1), adding("two", 2), adding("sum", 0, "one", "two"))
+    assert run(store, both) == ["sum"]  # "one" and "two" ask for the same as x/rows and y/rows did
+    same = (*both[:1], adding("two", 1, "one"), both[2])
+    assert to_build(store, same) == ["two", "sum"] and run(store, same) == ["two"]
+
+
+def test_from_builds_a_step_and_what_follows_from_it_anew(store):
+    assert to_build(store, graph(), start_from="y") == ["y/rows", "stage2/train", "stage2/evaluate"]
+    assert run(store, graph(), start_from="stage2/train") == ["stage2/train", "stage2/evaluate"]
+
+
+def test_until_walks_to_a_step_and_no_further(tmp_path):
+    assert run(Store(tmp_path), graph(), until="stage1") == ["x/rows", "stage1/train"]
+
+
+def test_only_builds_one_step_and_refuses_without_what_comes_before_it(store, tmp_path):
+    requests = graph()[:4] + (adding("stage2/evaluate", 7, "stage2/train"),)
+    assert run(store, requests, only="stage2/evaluate") == ["stage2/evaluate"]
+    empty = Store(tmp_path / "empty")
+    selection = everything(requests, only="stage2/train")
+    with pytest.raises(ConfigError, match=r"stage2/train is to be built alone, but x/rows .*\n .*tinygptv data x"):
+        check_present(selection, plan(empty, selection))
+
+
+@pytest.mark.parametrize(("step", "said"), [("stge2", "Did you mean stage2"), ("stage2/trian", "mean stage2/train")])
+def test_an_unknown_step_is_refused_with_the_nearest_name(step, said):
+    with pytest.raises(ConfigError, match=said):
+        everything(graph(), only=step)
+
+
+def test_only_and_from_exclude_each_other():
+    with pytest.raises(ConfigError, match="exclude each other"):
+        everything(graph(), only="stage1", start_from="stage2")
