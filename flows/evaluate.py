@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
 from tasks.build import Request, Site
-from tasks.evaluate import EVALUATE, evaluate_checkpoint
+from tasks.evaluate import EVALUATE, EvaluationOptions, EvaluationSpec, evaluate_checkpoint
 from tasks.register import REGISTER, register_model, registered
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
@@ -23,15 +23,15 @@ def evaluate_step(stage: Stage, trained: str | None, place: Place) -> Request:
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         checkpoint = inputs.get("checkpoint")
-        evaluate_checkpoint(
-            stage,
-            stage.evals,
-            inputs["backbones"].path,
-            checkpoint.path if checkpoint else None,
-            data_folders(inputs),
-            site,
-            place.progress(name),
+        spec = EvaluationSpec(
+            stage=stage,
+            evals=stage.evals,
+            backbones=inputs["backbones"].path,
+            checkpoint=checkpoint.path if checkpoint else None,
+            data=data_folders(inputs),
         )
+        options = EvaluationOptions(device=place.options.device, threads=place.options.processes)
+        evaluate_checkpoint(spec, options, site, place.progress(name))
 
     return Request(
         name=name,

@@ -1,0 +1,60 @@
+"""What a person gets wrong: exit status 2, one message that names the way out, nothing built."""
+
+import json
+
+import pytest
+
+RECORD = {"url": "http://127.0.0.1/1.jpg", "caption": "a dog"}
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+LISTS = {
+    "missing.json": (None, "missing.json"),
+    "empty.json": ("", "empty"),
+    "none.json": ("[]", "no record"),
+    "object.json": (json.dumps(RECORD), "not a list"),
+    "cut.json": (json.dumps([RECORD] * 3)[:-20], "byte"),
+    "columns.json": (json.dumps([{"link": "x", "text": "y"}]), "link"),
+    "columns.csv": ("link,text\nx,y\n", "link, text"),
+    "list.docx": ("x", "docx"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
+    text, said = LISTS[name]
+    path = write(tmp_path, name, text) if text is not None else str(tmp_path / name)
+    out, errors = fresh_home.run("run", "--list", path, status=2)
+    assert out == "" and said in errors and "Traceback" not in errors
+    assert not (fresh_home.path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--preset", "nanno"], "Did you mean nano"),
+        (["--preset", "mine.py:MINE"], "there is no file"),
+        (["--only", "stage9"], "There are:"),
+        (["--from", "stage3/trian"], "Did you mean stage3/train"),
+        (["--only", "stage3/train"], "tinygptv"),
+        (["--set", "stage3.schedule.peek=1"], "Did you mean peak"),
+        (["--set", "stage3.schedule.peak"], "NAME=VALUE"),
+        (["--set", "stage3.schedule.steps=many"], "a whole number"),
+        (["--set", "stage3.schedule.peak=1e-9"], "above the peak"),
+        (["--only", "stage1", "--from", "stage1"], "exclude each other"),
+        (["--home", "/proc/nothing"], "--home DIR"),
+    ],
+)
+def test_a_wrong_option_is_refused(fresh_home, arguments, said):
+    out, errors = fresh_home.run("run", *arguments, status=2)
+    assert out == "" and said in errors and "Traceback" not in errors
+    assert not (fresh_home.path / "store").exists()
+
+
+def test_help_teaches(fresh_home):
+    out, _ = fresh_home.run("--help")
+    assert "examples:" in out and "tinygptv plan --set stage3.schedule.peak=2e-5" in out

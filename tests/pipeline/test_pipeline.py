@@ -1,0 +1,141 @@
+"""The promise of the project on its smallest preset: from URLs to a registered model, and again."""
+
+import ipaddress
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import kill_all
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+CONTRACT = {"run", "preset", "world_size", "steps", "data", "stages", "scores", "model"}
+
+
+def actions(report):
+    return {step["step"]: step["action"] for step in report["steps"]}
+
+
+def artifacts(report):
+    return {step["step"]: step["artifact"] for step in report["steps"]}
+
+
+def margin(scores, name, metric):
+    score = scores[name][metric]
+    return score["value"] - score["control"]["value"]
+
+
+def test_the_report_has_what_is_promised(report):
+    assert set(report) >= CONTRACT and set(report["stages"]) == set(STAGES)
+    assert report["world_size"] == 2 and report["preset"] == "nano"
+    assert set(actions(report).values()) == {"build"}
+
+
+def test_every_row_is_kept_or_dropped_with_a_reason(report):
+    for counts in report["data"].values():
+        assert counts["rows"] == counts["kept"] + sum(counts["dropped"].values()) > 0
+    assert report["data"]["scenes_web"]["dropped"]["http_404"] > 0
+
+
+def test_it_has_learned_to_see(report):
+    scores = report["scores"]
+    vqa = scores["scenes_vqa"]["accuracy"]
+    assert margin(scores, "scenes_vqa", "accuracy") >= 0.30 and vqa["low"] > vqa["control"]["high"]
+    assert margin(scores, "scenes_refer", "iou50") >= 0.25
+    assert margin(scores, "scenes_vqa_unseen", "accuracy") >= 0.25
+    assert scores == report["stages"]["stage4"]["scores"]
+
+
+def test_before_stage_1_it_saw_nothing(report):
+    assert abs(margin(report["fresh"]["scores"], "scenes_vqa", "accuracy")) <= 0.05
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ends_at_a_lower_loss(report, stage):
+    assert report["stages"][stage]["loss_last"] < report["stages"][stage]["loss_first"]
+
+
+def test_the_same_command_again_reuses_everything(home, report):
+    began = time.monotonic()
+    again = home.report()
+    assert set(actions(again).values()) == {"reuse"} and artifacts(again) == artifacts(report)
+    assert again["model"] == report["model"] and again["scores"] == report["scores"]
+    assert time.monotonic() - began < 60  # it takes about 10 s; a training would take longer than this
+
+
+def test_reused_steps_are_visibly_reused_in_prefect(home, report):
+    database = sqlite3.connect(home.path / "prefect" / "prefect.db")
+    states = dict(database.execute("SELECT state_name, count(*) FROM task_run GROUP BY state_name"))
+    assert states["Completed"] >= len(report["steps"]) and set(states) <= {"Completed", "Reused"}
+
+
+def test_a_plan_says_what_another_rate_builds_and_why(home, report):
+    plan = home.plan("--set", "stage3.schedule.peak=2e-5")
+    builds = [step for step, item in plan.items() if item["action"] == "build"]
+    assert builds == ["stage3/train", "stage3/evaluate", "stage4/train", "stage4/evaluate", "register"]
+    assert plan["stage3/train"]["why"] == "config.stage.schedule.peak 0.002 -> 2e-05"
+
+
+def test_the_registered_model_answers_in_a_fresh_process(home, report):
+    picture = next((home.path / "store" / "source").glob("*/images/*.jpg"))
+    code = (
+        "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); "
+        "model = mlflow.pyfunc.load_model('models:/tinygptv@challenger'); "
+        "print(model.predict([{'image': sys.argv[2], 'question': 'how many shapes are there?'}]))"
+    )
+    uri = f"sqlite:///{home.path}/mlflow/mlflow.db"
+    done = subprocess.run(
+        [sys.executable, "-c", code, uri, str(picture)], env=home.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
+    answer, _ = home.run("ask", "models:/tinygptv@challenger", str(picture), "how many shapes are there?")
+    assert answer.strip() in {"one", "two", "three", "four", "1", "2", "3", "4"}
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_digests(fresh_home, report):
+    """Everything is killed in the middle of stage 2; the same command, on a home of its own, ends the same."""
+    process = fresh_home.start("run")
+    notes = fresh_home.path / "store" / "notes"
+    began = time.monotonic()
+    while _steps_of_stage2(fresh_home.path / "store") < 60:
+        assert process.poll() is None, process.stderr.read()[-2000:]
+        assert time.monotonic() - began < 600
+        time.sleep(0.2)
+    kill_all(process)
+    process.communicate()
+    again = fresh_home.report()
+    assert actions(again)["stage1/train"] == "reuse" and actions(again)["stage2/train"] == "build"
+    summaries = [json.loads(path.read_text()) for path in notes.glob("*/summary.json")]
+    assert [s["resumed_from_step"] for s in summaries if s["resumed_from_step"]] != []
+    same = {step: digest for step, digest in artifacts(report).items()}
+    assert artifacts(again) == same
+
+
+def _steps_of_stage2(store):
+    """The last step that the metrics of stage 2 tell of; 0 before."""
+    work = [path.name for path in (store / "work" / "train").glob("*")] if (store / "work" / "train").exists() else []
+    done = len(list((store / "keys" / "train").glob("*.json"))) if (store / "keys" / "train").exists() else 0
+    if done != 1 or not work:
+        return 0
+    metrics = store / "notes" / work[0] / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def test_nothing_left_loopback(home, report):
+    for event, target in home.connections():
+        if event != "socket.connect" or not isinstance(target, tuple):
+            continue
+        assert ipaddress.ip_address(target[0]).is_loopback, target
+
+
+def test_a_sealed_artifact_holds_what_its_digest_says(home, report):
+    import hashlib
+
+    for step in report["steps"]:
+        found = [p for p in (home.path / "store").glob(f"*/{step['artifact'][:12]}/manifest.json")]
+        assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] == [step["artifact"]]
+        assert Path(found[0]).stat().st_size > 2
