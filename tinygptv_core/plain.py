@@ -12,6 +12,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -123,7 +124,7 @@ def _decode_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} is {value!r}; it must be {_describe(kind)}")
-    hints, names = get_type_hints(kind), [f.name for f in fields(kind)]
+    hints, names = _hints(kind), [f.name for f in fields(kind)]
     for name in value:
         if name not in names:
             raise ConfigError(unknown(_join(where, ""), str(name), names))
@@ -135,6 +136,11 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
         return kind(**decoded)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _join(where: str, name: str) -> str:

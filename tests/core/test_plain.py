@@ -1,0 +1,106 @@
+"""Plain JSON and back, canonical bytes, and strict changes by dotted name."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError, canonical_json, change, from_plain, leaves, plain, sha256_of
+from tinygptv_core.presets import NANO, changed, named, with_list
+from tinygptv_core.run import DataFolders
+from tinygptv_core.stages import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    name: str
+    rate: float
+    note: str = field(default="", metadata=NOT_IDENTITY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    leaves: tuple[Leaf, ...]
+    sizes: Mapping[str, int]
+    maybe: Leaf | None
+
+
+TREE = Tree(leaves=(Leaf(name="a", rate=0.5), Leaf(name="b", rate=2)), sizes={"z": 1, "y": 2}, maybe=None)
+
+
+def test_there_and_back_is_the_same():
+    assert from_plain(Tree, plain(TREE)) == TREE and from_plain(type(NANO), plain(NANO)) == NANO
+
+
+def test_the_canonical_spelling_is_sorted_and_leaves_out_what_does_not_bear_on_a_result():
+    noted = replace(TREE.leaves[0], note="seen")
+    assert canonical_json(noted) == '{"name":"a","rate":0.5}'
+    assert canonical_json({"b": 1, "a": (2, 3)}) == '{"a":[2,3],"b":1}'
+    assert sha256_of(noted) == sha256_of(TREE.leaves[0])
+
+
+def test_a_whole_float_and_an_int_have_one_spelling():
+    assert canonical_json(Leaf(name="a", rate=16.0)) == canonical_json(Leaf(name="a", rate=16))
+
+
+@pytest.mark.parametrize("value", [print, {1, 2}, math.nan, math.inf, {1: "x"}, b"x"])
+def test_what_has_no_stable_bytes_is_refused(value):
+    with pytest.raises(ConfigError, match="may not hold|names are strings"):
+        canonical_json({"x": value})
+
+
+def test_leaves_are_named_by_their_way():
+    assert leaves({"a": {"b": 1, "c": [2]}, "d": {}}) == {"a.b": 1, "a.c": [2], "d": {}}
+
+
+def test_a_leaf_is_changed_by_its_dotted_name():
+    changed_tree = change(TREE, {"leaves.b.rate": "3", "sizes.y": "7"})
+    assert changed_tree.leaves[1].rate == 3.0 and changed_tree.sizes == {"z": 1, "y": 7}
+    assert changed_tree.leaves[0] == TREE.leaves[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("leafs.b.rate", "3", "there is no leafs. Did you mean leaves"),
+        ("leaves.c.rate", "3", "there is no leaves.c. There are: a, b"),
+        ("leaves.a.rate", "fast", "leaves.a.rate is 'fast'; it must be a number"),
+        ("leaves.a.rate", "true", "leaves.a.rate is True; it must be a number"),
+        ("leaves.a.rate.x", "1", "leaves.a.rate is 0.5, which holds no names"),
+        ("sizes.y", "1.5", "sizes.y is 1.5; it must be a whole number"),
+        ("leaves", "1", "leaves is 1; it must be a list"),
+    ],
+)
+def test_a_wrong_change_says_what_there_is(name, text, said):
+    with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
+        change(TREE, {name: text})
+
+
+def test_values_that_must_fit_each_other_are_changed_together():
+    settings = ["stage1.schedule.steps=10", "stage1.schedule.warmup_steps=5"]
+    assert changed(NANO, settings).stages[0].schedule.steps == 10
+    with pytest.raises(ConfigError, match=r"stages\.stage1\.schedule: warmup_steps is 20; it must lie in 0\.\.10"):
+        changed(NANO, settings[:1])
+
+
+def test_a_rate_that_rises_is_refused():
+    with pytest.raises(ConfigError, match="a rate that rises is refused"):
+        Schedule(start=0, peak=1e-5, end=8e-5, warmup_steps=1, steps=2)
+
+
+def test_a_users_list_takes_the_place_of_the_pretraining_lists():
+    preset = with_list(NANO)
+    assert [list(stage.mix) for stage in preset.stages[:2]] == [["list"], ["list"]]
+    assert preset.stages[2:] == NANO.stages[2:]
+    assert "scenes_web" not in preset.data and "scenes_vqa" in preset.data
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match="there is no preset nanoo. Did you mean nano"):
+        named("nanoo")
+
+
+def test_a_missing_name_is_said():
+    with pytest.raises(ConfigError, match="index is missing"):
+        from_plain(DataFolders, {"shards": "x"})
