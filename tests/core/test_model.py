@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.core import reference, tiny
+from tests.core.reference_weights import trainable_tensors
+from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.stages import Lora
+from tinygptv_core.trainable import trainable_parameters
+
+LORA = Lora(rank=2, alpha=4, dropout=0.0)
+
+
+@pytest.fixture
+def model() -> TinyGPTV:
+    return TinyGPTV.from_backbones(tiny.backbones(seed=1), None, seed=2).eval()
+
+
+def text_batch() -> Batch:
+    return replace(tiny.batch(), images_B3HW=None, slot_B=None)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_loss_and_gradients_are_the_references(stage):
+    """Stage 1 without adapters, stage 2 with them."""
+    case, told = f"cases/stage{stage}_caption", reference.told(f"cases/stage{stage}_caption")
+    model = reference.model(stage)
+    loss_sum, num_targets = model(reference.caption_batch(case))
+    (loss_sum / num_targets).backward()
+    assert num_targets.item() == told["n_target_tokens"]
+    assert (loss_sum / num_targets).item() == pytest.approx(told["loss"], abs=1e-5)
+    expected = trainable_tensors(reference.golden(f"{case}.grads"))
+    found = {name: parameter.grad for name, parameter in trainable_parameters(model).items()}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=2e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_queries_picture_tokens_mask_and_logits_are_the_references(stage):
+    name = f"cases/stage{stage}_caption"
+    model, batch, case = reference.model(stage), reference.caption_batch(name), reference.golden(name)
+    queries_BQE = model.encode_images(batch.images_B3HW)
+    image_BQD = model.project(queries_BQE)
+    embeds_BSD, mask_BS = model.embed(batch, image_BQD)
+    assert torch.equal(mask_BS.long(), case["attention_mask"])
+    logits_BSV = model.llm(inputs_embeds=embeds_BSD, attention_mask=mask_BS.long()).logits
+    is_target_BS = case["labels"][:, 1:] != IGNORED
+    torch.testing.assert_close(queries_BQE, case["qformer"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(image_BQD, case["image_tokens"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits_BSV[:, :-1][is_target_BS], case["target_logits"], atol=2e-5, rtol=0)
+
+
+def test_the_loss_is_a_sum_so_the_parts_of_a_batch_add_up(model):
+    batch = tiny.batch()
+    rows = [Batch(**{name: value[row : row + 1] for name, value in vars(batch).items()}) for row in range(2)]
+    losses, counts = zip(*(model(row) for row in rows), strict=True)
+    loss_sum, num_targets = model(batch)
+    assert [count.item() for count in counts] == [3, 1]
+    assert num_targets.item() == 4
+    assert loss_sum.item() == pytest.approx(sum(losses).item(), abs=1e-5)
+
+
+def test_queries_that_are_known_stand_for_the_pictures(model):
+    batch = tiny.batch()
+    queries_BQE = model.encode_images(batch.images_B3HW)
+    assert torch.equal(model(replace(batch, images_B3HW=None), queries_BQE)[0], model(batch)[0])
+
+
+def test_the_picture_bears_on_the_loss(model):
+    batch = tiny.batch()
+    other = replace(batch, images_B3HW=batch.images_B3HW.flip(0))
+    assert abs(model(other)[0].item() - model(batch)[0].item()) > 1e-3
+
+
+def test_text_alone_is_plain_language_modelling(model):
+    """Three targets in one row and one in the other; the loss is the LLM's own."""
+    batch = text_batch()
+    loss_sum, num_targets = model(batch)
+    own = model.llm(input_ids=batch.ids_BT, attention_mask=batch.mask_BT.long(), labels=batch.labels_BT).loss
+    assert num_targets.item() == 4
+    assert loss_sum.item() / 4 == pytest.approx(own.item(), abs=1e-5)
+
+
+def test_a_batch_without_targets_has_a_loss_of_nothing(model):
+    batch = tiny.batch()
+    loss_sum, num_targets = model(replace(batch, labels_BT=torch.full_like(batch.labels_BT, IGNORED)))
+    assert (loss_sum.item(), num_targets.item()) == (0.0, 0)
+
+
+def test_pictures_without_slots_and_slots_without_pictures_are_refused(model):
+    with pytest.raises(ValueError, match=r"000000000.* has pictures only"):
+        model(replace(tiny.batch(), slot_B=None))
+    with pytest.raises(ValueError, match=r"000000000.* has slots only"):
+        model(replace(tiny.batch(), images_B3HW=None))
+
+
+def test_fresh_projections_depend_on_the_seed_alone():
+    def projections(lora: Lora | None, seed: int, torch_seed: int) -> torch.Tensor:
+        torch.manual_seed(torch_seed)
+        made = TinyGPTV.from_backbones(tiny.backbones(seed=1), lora, seed)
+        return torch.cat([parameter.flatten() for parameter in made.projections.parameters()])
+
+    first = projections(None, seed=2, torch_seed=0)
+    assert torch.equal(first, projections(LORA, seed=2, torch_seed=1))
+    assert not torch.equal(first, projections(None, seed=3, torch_seed=0))
+    assert first.abs().max() <= 8**-0.5
+
+
+def test_fresh_adapters_change_nothing_and_depend_on_the_seed_alone():
+    batch = tiny.batch()
+    plain = TinyGPTV.from_backbones(tiny.backbones(seed=1), None, seed=2).eval()
+    made = [TinyGPTV.from_backbones(tiny.backbones(seed=1), LORA, seed=2).eval() for _ in range(2)]
+    torch.testing.assert_close(made[0](batch)[0], plain(batch)[0])
+    for name, parameter in trainable_parameters(made[0]).items():
+        assert torch.equal(parameter, trainable_parameters(made[1])[name]), name
+
+
+def test_adapters_are_on_attention_blocks_of_the_llm_alone():
+    made = TinyGPTV.from_backbones(tiny.backbones(seed=1), LORA, seed=2)
+    wrapped = {name.rpartition(".lora_A")[0] for name, _ in made.named_modules() if name.endswith(".lora_A")}
+    assert wrapped == {
+        f"llm.model.layers.{layer}.self_attn.{linear}" for layer in (0, 1) for linear in ("query_key_value", "dense")
+    }
+
+
+def test_adapters_of_a_16_bit_llm_are_float32_and_the_model_works_under_autocast():
+    backbones = tiny.backbones(seed=1)
+    backbones.llm.to(torch.bfloat16)
+    made = TinyGPTV.from_backbones(backbones, LORA, seed=2)
+    adapters = [item for name, item in trainable_parameters(made).items() if ".lora_" in name]
+    assert {item.dtype for item in adapters} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss_sum, _ = made(tiny.batch())
+    assert loss_sum.dtype == torch.float32
+    assert loss_sum.isfinite()

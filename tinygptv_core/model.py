@@ -1,0 +1,149 @@
+"""The whole model: picture -> tower -> Q-Former -> projections -> splice -> Phi -> loss."""
+
+from collections import OrderedDict
+from itertools import pairwise
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.phi import FusedAttention, TinyPhi
+from tinygptv_core.qformer import QFormer
+from tinygptv_core.splice import splice_image, splice_labels, splice_mask
+from tinygptv_core.stages import Lora
+from tinygptv_core.trainable import lora_parameters, require_gradients
+from tinygptv_core.vision import VisionTower
+from tinygptv_core.weights import Backbones
+
+# Shape letters of this file: B batch, H = W side in pixels, Q image queries, E width of the Q-Former, D of the LLM,
+# T text positions, S positions with the picture in place (T - 1 + Q, or T for text alone), K targets, V vocabulary.
+
+
+class TinyGPTV(nn.Module):
+    """TinyGPT-V at any size. Source: arXiv:2312.16862."""
+
+    def __init__(self, vision: VisionTower, qformer: QFormer, projections: nn.Sequential, llm: TinyPhi) -> None:
+        super().__init__()
+        self.vision = vision
+        self.qformer = qformer
+        self.projections = projections
+        self.llm = llm
+        require_gradients(self)
+
+    @classmethod
+    def from_backbones(cls, backbones: Backbones, lora: Lora | None, seed: int) -> "TinyGPTV":
+        """A model with fresh projections, and fresh adapters if there is `lora`.
+
+        It takes the backbones' modules as its own and puts the adapters into them: load them anew for
+        another model. The projections are the same with and without `lora`.
+
+        Args:
+            seed: what the projections and then the adapters are drawn from, whatever torch's own seed is.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        projections = _new_projections(backbones.projection_widths, generator)
+        if lora is not None:
+            _add_adapters(backbones.llm, lora, generator)
+        return cls(backbones.vision, backbones.qformer, projections, backbones.llm)
+
+    @torch.no_grad()
+    def encode_images(self, images_B3HW: Tensor) -> Tensor:
+        """queries_BQE: what no stage changes, a pure function of the picture and its size. Without gradients."""
+        return self.qformer(self.vision(images_B3HW))
+
+    def project(self, queries_BQE: Tensor) -> Tensor:
+        """image_BQD: the queries in the LLM's width."""
+        return self.projections(queries_BQE)
+
+    def embed(self, batch: Batch, image_BQD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the LLM reads: (embeds_BSD, mask_BS), the picture's tokens in the place of the placeholder.
+
+        Args:
+            image_BQD: the projected pictures; None for text alone.
+
+        Raises:
+            ValueError: there are pictures and no slots, or slots and no pictures.
+        """
+        text_BTD = self.llm.get_input_embeddings()(batch.ids_BT)
+        if image_BQD is None and batch.slot_B is None:
+            return text_BTD, batch.mask_BT
+        if image_BQD is None or batch.slot_B is None:
+            raise ValueError(f"the batch of {batch.keys[:3]} has {'slots' if image_BQD is None else 'pictures'} only")
+        embeds_BSD = splice_image(text_BTD, image_BQD.to(text_BTD.dtype), batch.slot_B)
+        return embeds_BSD, splice_mask(batch.mask_BT, batch.slot_B, image_BQD.shape[1])
+
+    def images(self, batch: Batch, queries_BQE: Tensor | None) -> Tensor | None:
+        """image_BQD from the queries where they are known, else from the pictures; None for text alone."""
+        if queries_BQE is None and batch.images_B3HW is not None:
+            queries_BQE = self.encode_images(batch.images_B3HW)
+        return None if queries_BQE is None else self.project(queries_BQE)
+
+    def forward(self, batch: Batch, queries_BQE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The loss, as a sum: it is divided by the number of targets of all ranks, not of this batch.
+
+        Args:
+            batch: padded on the right.
+            queries_BQE: what `encode_images` gave for the batch's pictures, which then need not be in it.
+
+        Returns:
+            (loss_sum, num_targets): the cross-entropy summed over the batch's target tokens, in nats,
+            float32; and how many they are, int64.
+
+        Raises:
+            ValueError: there are pictures and no slots, or slots and no pictures.
+        """
+        image_BQD = self.images(batch, queries_BQE)
+        embeds_BSD, mask_BS = self.embed(batch, image_BQD)
+        labels_BS = batch.labels_BT
+        if image_BQD is not None and batch.slot_B is not None:
+            labels_BS = splice_labels(labels_BS, batch.slot_B, image_BQD.shape[1])
+        # Positions count from the left even where the mask has holes: the reference trains so.
+        hidden_BSD = self.llm.model(
+            inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False
+        ).last_hidden_state
+        return self._loss(hidden_BSD, labels_BS)
+
+    def _loss(self, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Each position predicts the label after it. Logits are computed for targets alone: V is wide, K is small."""
+        is_target_BS = labels_BS[:, 1:] != IGNORED
+        logits_KV = self.llm.lm_head(hidden_BSD[:, :-1][is_target_BS])
+        labels_K = labels_BS[:, 1:][is_target_BS]
+        return functional.cross_entropy(logits_KV.float(), labels_K, reduction="sum"), is_target_BS.sum()
+
+
+def _new_projections(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+    """`llama_proj`, `llama_proj2`, ...: a Linear from each width to the next, nothing between them."""
+    chain: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (come, go) in enumerate(pairwise(widths), start=1):
+        linear = nn.Linear(come, go, device="meta").to_empty(device="cpu")
+        _draw(linear.weight, come, generator)
+        _draw(linear.bias, come, generator)
+        chain["llama_proj" if number == 1 else f"llama_proj{number}"] = linear
+    return nn.Sequential(chain)
+
+
+def _draw(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
+    """Uniform in +-1/sqrt(fan_in), as torch begins a Linear and peft an adapter; drawn on the CPU for every device."""
+    bound = fan_in**-0.5
+    values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+    with torch.no_grad():
+        parameter.copy_(values)
+
+
+def _add_adapters(llm: TinyPhi, lora: Lora, generator: torch.Generator) -> None:
+    """Put LoRA on both Linears of every attention block: found by what the block is, since others have a `dense`."""
+    blocks = [name for name, module in llm.named_modules() if isinstance(module, FusedAttention)]
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] -- peft only divides it by the rank
+        lora_dropout=lora.dropout,
+        target_modules=[f"{block}.{linear}" for block in blocks for linear in ("query_key_value", "dense")],
+    )
+    with torch.random.fork_rng(devices=[]):
+        inject_adapter_in_model(config, llm)
+    for name, parameter in lora_parameters(llm).items():
+        parameter.data = parameter.data.float()  # 16 bit adapters lose what a small rate changes
+        if ".lora_A." in name:
+            _draw(parameter, parameter.shape[1], generator)

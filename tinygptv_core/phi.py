@@ -1,0 +1,133 @@
+"""Phi with TinyGPT-V's three changes: norms on queries and keys, a norm after attention, one fused projection.
+
+Everything but the attention block and the layer around it is transformers' own Phi.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PhiConfig, PhiForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.phi.modeling_phi import (
+    PhiAttention,
+    PhiDecoderLayer,
+    PhiRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+# Shape letters of this file: B batch, S positions, D model width, N heads, H width of a head, R rotated part of H.
+
+POST_NORM_EPS = 1e-6
+
+
+class PostRMSNorm(nn.Module):
+    """Root-mean-square norm with a weight and no bias, computed in float32.
+
+    transformers sets the weight to one because the class's name ends in RMSNorm; under another name it is left
+    uninitialised.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden_BSD: Tensor) -> Tensor:
+        """The same shape, in the wider of the input's and the weight's dtype."""
+        wide_BSD = hidden_BSD.float()
+        scale_BS1 = torch.rsqrt(wide_BSD.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide_BSD * scale_BS1).to(hidden_BSD.dtype)
+
+
+class FusedAttention(PhiAttention):
+    """Phi's attention with one projection for queries, keys and values.
+
+    The rows of `query_key_value` are interleaved per head: [head][query, key, value][H]. It has to be
+    one Linear because LoRA sits on it: three with a share each would give the same output but other
+    gradients, since here all three read one low-rank A.
+    """
+
+    def __init__(self, config: PhiConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        if not config.qk_layernorm or config.num_key_value_heads != config.num_attention_heads:
+            raise ValueError(
+                f"qk_layernorm is {config.qk_layernorm} and there are {config.num_key_value_heads} key heads for "
+                f"{config.num_attention_heads} heads; TinyGPT-V's Phi norms queries and keys, and has a key per head"
+            )
+        del self.q_proj, self.k_proj, self.v_proj
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.num_attention_heads * self.head_dim)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `PhiAttention.forward`: (attended_BSD, weights or None)."""
+        B, S, _ = hidden_states.shape
+        fused_BSN3H = self.query_key_value(hidden_states).view(B, S, -1, 3, self.head_dim)
+        query_BNSH, key_BNSH, value_BNSH = (part.transpose(1, 2) for part in fused_BSN3H.unbind(3))
+        query_BNSH, key_BNSH = self._rotate(
+            self.q_layernorm(query_BNSH), self.k_layernorm(key_BNSH), *position_embeddings
+        )
+        if past_key_values is not None:
+            key_BNSH, value_BNSH = past_key_values.update(key_BNSH, value_BNSH, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
+        attended_BSNH, weights = attend(
+            self,
+            query_BNSH,
+            key_BNSH,
+            value_BNSH,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.dense(attended_BSNH.reshape(B, S, -1)), weights
+
+    def _implementation(self) -> str:
+        return self.config._attn_implementation or "eager"
+
+    def _rotate(self, query_BNSH: Tensor, key_BNSH: Tensor, cos_BSR: Tensor, sin_BSR: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi turns only the first R of each head's H values by their position."""
+        R = self.rotary_ndims
+        turned = apply_rotary_pos_emb(query_BNSH[..., :R], key_BNSH[..., :R], cos_BSR, sin_BSR)
+        return (
+            torch.cat((turned[0], query_BNSH[..., R:]), dim=-1),
+            torch.cat((turned[1], key_BNSH[..., R:]), dim=-1),
+        )
+
+
+class FusedLayer(PhiDecoderLayer):
+    """Phi's layer (attention and MLP side by side) with a norm on what attention gives."""
+
+    def __init__(self, config: PhiConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.self_attn = FusedAttention(config, layer_idx)
+        self.post_layernorm = PostRMSNorm(config.hidden_size, POST_NORM_EPS)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] -- what attention takes is its own affair
+        self, hidden_states: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """As `PhiDecoderLayer.forward`: hidden_BSD -> hidden_BSD. The MLP reads the input's norm, not attention."""
+        normed_BSD = self.input_layernorm(hidden_states)
+        attended_BSD = self.post_layernorm(self.self_attn(hidden_states=normed_BSD, **kwargs)[0])
+        return self.resid_dropout(attended_BSD) + self.resid_dropout(self.mlp(normed_BSD)) + hidden_states
+
+
+class TinyPhi(PhiForCausalLM):
+    """`PhiForCausalLM` whose layers are `FusedLayer`s. Source: TinyGPT-V, arXiv:2312.16862, section 3.1."""
+
+    def __init__(self, config: PhiConfig) -> None:
+        super().__init__(config)
+        layers = (FusedLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.model.layers = nn.ModuleList(layers)
+        self.post_init()
+
+    def rebuild_rotary(self) -> None:
+        """Compute the rotary frequencies anew: they are in no file, so a model built on `meta` lacks them."""
+        self.model.rotary_emb = PhiRotaryEmbedding(self.config)

@@ -1,0 +1,58 @@
+"""The picture's encoder: a frozen ViT whose every token, the class token among them, goes to the Q-Former."""
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2VisionConfig, Blip2VisionModel
+
+# Shape letters of this file: B batch, H = W side in pixels, N tokens of the tower (patches + 1), D its width.
+
+LAST_NORM_EPS = 1e-5
+"""BLIP-2's norm after the tower is torch's own LayerNorm; transformers gives it the tower's eps, 1e-6."""
+
+
+class VisionTower(nn.Module):
+    """EVA-CLIP's ViT as transformers builds it, and BLIP-2's `ln_vision` as its last norm. Never trained."""
+
+    def __init__(self, config: Blip2VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = _side("image_size", config.image_size)
+        self.patch_size = _side("patch_size", config.patch_size)
+        self.tower = Blip2VisionModel(config)
+        self.tower.post_layernorm.eps = LAST_NORM_EPS
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "VisionTower":
+        """Stays in eval mode whatever the model around it does: the tower is frozen and has no dropout to switch."""
+        return super().train(False)
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        """All tokens of the last layer after its norm.
+
+        Args:
+            images_B3HW: normalised pictures (`image.preprocess`), square. At a side other than the
+                config's, the position embeddings are interpolated bicubically.
+
+        Returns:
+            vision_BND, N = (H / patch)^2 + 1, the class token first.
+
+        Raises:
+            ValueError: the pictures are not square, or their side is no multiple of the patch.
+        """
+        height, width = images_B3HW.shape[-2:]
+        if height != width or height % self.patch_size:
+            raise ValueError(
+                f"the pictures are {height} x {width} px; the tower takes squares "
+                f"whose side is a multiple of {self.patch_size} px"
+            )
+        # Without the flag a smaller picture would be given the first rows of the embeddings, without a word.
+        interpolate = height != self.image_size
+        out = self.tower(pixel_values=images_B3HW, interpolate_pos_encoding=interpolate)
+        return torch.as_tensor(out.last_hidden_state)
+
+
+def _side(name: str, value: object) -> int:
+    """A config's length in pixels, which transformers lets be a pair as well."""
+    if not isinstance(value, int):
+        raise ValueError(f"{name} of the tower is {value!r}; it must be one number, the side of a square in pixels")
+    return value

@@ -1,0 +1,236 @@
+"""The frozen parts on disk: the **backbones** artifact (`docs/map.md`) read and written, tensor by tensor.
+
+Only safetensors are read, and every tensor is accounted for: one too few or too many is an error.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
+
+from tinygptv_core.phi import PostRMSNorm, TinyPhi
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.qformer import QFormer
+from tinygptv_core.vision import VisionTower
+
+Module = TypeVar("Module", bound=nn.Module)
+Config = TypeVar("Config", Blip2VisionConfig, Blip2QFormerConfig, PhiConfig)
+
+NORMS = (nn.LayerNorm, PostRMSNorm)
+LISTED_NAMES = 5
+
+UNTOLD = ("transformers_version", "dtype", "architectures")
+"""What a config of transformers says beside what the part is: these would differ between two honest runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The sizes of everything.
+
+    Attributes:
+        num_queries: how many learned queries the Q-Former has: the tokens that a picture takes.
+        projection_widths: of the chain of projections, from the Q-Former's width to the LLM's: (768, 4096, 2560).
+    """
+
+    vision: Blip2VisionConfig
+    qformer: Blip2QFormerConfig
+    num_queries: int
+    llm: PhiConfig
+    projection_widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        widths, ends = self.projection_widths, (self.qformer.hidden_size, self.llm.hidden_size)
+        if len(widths) < 2 or (widths[0], widths[-1]) != ends:
+            raise ValueError(f"projection_widths is {widths}; it must go from {ends[0]} (Q-Former) to {ends[1]} (LLM)")
+        if self.qformer.encoder_hidden_size != self.vision.hidden_size:
+            raise ValueError(
+                f"the Q-Former reads tokens of width {self.qformer.encoder_hidden_size}, "
+                f"but the tower's have {self.vision.hidden_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbones:
+    """The parts that no stage trains (but for the LLM's norms), the tokenizer, and how wide the projections are."""
+
+    vision: VisionTower
+    qformer: QFormer
+    llm: TinyPhi
+    tokenizer: PreTrainedTokenizerFast
+    projection_widths: tuple[int, ...]
+
+
+def new_backbones(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> Backbones:
+    """Backbones with random weights, drawn as transformers draws them, from `seed` alone; float32.
+
+    Blip2VisionConfig's own `initializer_range` is 1e-10: give one to learn from (0.02).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(architecture, tokenizer)
+
+
+def _build(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> Backbones:
+    return Backbones(
+        vision=VisionTower(architecture.vision),
+        qformer=QFormer(architecture.qformer, architecture.num_queries),
+        llm=TinyPhi(architecture.llm),
+        tokenizer=tokenizer,
+        projection_widths=architecture.projection_widths,
+    )
+
+
+def save_backbones(backbones: Backbones, folder: Path, dtype: torch.dtype, note: Mapping[str, Any]) -> None:
+    """Write the **backbones** artifact into `folder`: the same bytes for the same weights.
+
+    Args:
+        dtype: of the tensors on disk. Loading may widen it again.
+        note: what `backbones.json` says about where they come from, beside the projections' widths.
+    """
+    _save_part(folder / "vision", backbones.vision.config, backbones.vision.tower, dtype)
+    _save_part(folder / "qformer", backbones.qformer.config, backbones.qformer, dtype)
+    _save_part(folder / "llm", backbones.llm.config, backbones.llm, dtype)
+    _save_tokenizer(folder / "tokenizer", backbones.tokenizer)
+    _write_json(folder / "backbones.json", {"projection_widths": list(backbones.projection_widths), **note})
+
+
+def _save_part(
+    folder: Path, config: Blip2VisionConfig | Blip2QFormerConfig | PhiConfig, module: nn.Module, dtype: torch.dtype
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {name: value for name, value in config.to_diff_dict().items() if name not in UNTOLD}
+    _write_json(folder / "config.json", told)
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in sorted(module.state_dict().items())}
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True))
+    _write_json(folder / "tokenizer_config.json", tokenizer.special_tokens_map)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def load_backbones(folder: Path, dtype: torch.dtype) -> Backbones:
+    """The backbones of a **backbones** artifact, on the CPU.
+
+    Args:
+        dtype: of the tower and the LLM. Norms and the Q-Former stay float32, so that with a 16 bit
+            dtype the model has to run under autocast.
+
+    Raises:
+        ConfigError: a file is missing.
+        ValueError: a tensor is missing, unexpected or of another shape; says which.
+    """
+    told = _read_json(folder / "backbones.json")
+    qformer_tensors = _read_tensors(folder / "qformer")
+    architecture = Architecture(
+        vision=_read_config(Blip2VisionConfig, folder / "vision"),
+        qformer=_read_config(Blip2QFormerConfig, folder / "qformer"),
+        num_queries=_num_queries(qformer_tensors, folder / "qformer"),
+        llm=_read_config(PhiConfig, folder / "llm"),
+        projection_widths=tuple(told["projection_widths"]),
+    )
+    vision = _on_meta(lambda: VisionTower(architecture.vision))
+    qformer = _on_meta(lambda: QFormer(architecture.qformer, architecture.num_queries))
+    llm = _on_meta(lambda: TinyPhi(architecture.llm))
+    fill(vision.tower, _read_tensors(folder / "vision"), dtype, str(folder / "vision"))
+    fill(qformer, qformer_tensors, torch.float32, str(folder / "qformer"))
+    fill(llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"))
+    llm.rebuild_rotary()
+    return Backbones(
+        vision=vision,
+        qformer=qformer,
+        llm=llm,
+        tokenizer=_read_tokenizer(folder / "tokenizer"),
+        projection_widths=architecture.projection_widths,
+    )
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> None:
+    """Give `module` these tensors as its own, in `dtype`, its norms in float32.
+
+    Raises:
+        ValueError: `tensors` lacks one, has one too many, or one has another shape; `where` says which file.
+    """
+    account({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, part in module.named_modules()
+        if isinstance(part, NORMS)
+        for name, _ in part.named_parameters()
+    }
+    cast = {name: tensor.to(torch.float32 if name in norms else dtype) for name, tensor in tensors.items()}
+    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    module.load_state_dict(cast, assign=True)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(trained[name])
+
+
+def account(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], where: str) -> None:
+    """Check that `found` has exactly the `wanted` tensors, in their shapes.
+
+    Raises:
+        ValueError: it has not; names what is missing, unexpected and misshapen.
+    """
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} instead of {tuple(shape)}"
+            for name, shape in sorted(wanted.items())
+            if name in found and found[name].shape != shape
+        ],
+    }
+    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    if told:
+        raise ValueError(f"{where} does not hold the {len(wanted)} tensors that are wanted. " + "; ".join(told))
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
+    return ", ".join(names[:LISTED_NAMES]) + rest
+
+
+def _on_meta(make: Callable[[], Module]) -> Module:
+    """The module without memory for its weights, so that none are drawn only to be replaced."""
+    with torch.device("meta"):
+        return make()
+
+
+def _num_queries(tensors: Mapping[str, Tensor], folder: Path) -> int:
+    if "query_tokens" not in tensors:
+        raise ValueError(f"{folder / 'model.safetensors'} has no query_tokens")
+    return tensors["query_tokens"].shape[1]
+
+
+def _read_config(kind: type[Config], folder: Path) -> Config:
+    return kind.from_dict(_read_json(folder / "config.json"))
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(_present(folder / "model.safetensors"))
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(_present(path).read_text())
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    special = _read_json(folder / "tokenizer_config.json")
+    return PreTrainedTokenizerFast(tokenizer_file=str(_present(folder / "tokenizer.json")), **special)
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing; a backbones folder has it (docs/map.md)")
+    return path
