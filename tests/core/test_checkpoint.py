@@ -1,0 +1,95 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.core.tiny_run import STAGE
+from tinygptv_core.checkpoint import Position, State, load_state, read_checkpoint, save_state, write_checkpoint
+from tinygptv_core.plain import ConfigError
+
+TENSORS = {"b": torch.arange(4.0), "a": torch.ones(2, 3).T}
+
+
+def position(step: int) -> Position:
+    return Position(run="r" * 64, step=step, seconds=1.5, loss_first=0.1 + 0.2)
+
+
+def state(step: int) -> State:
+    return State(position=position(step), tensors={"parameter/a": torch.full((3,), float(step))})
+
+
+def test_a_checkpoint_reads_back_as_it_was_written(tmp_path):
+    write_checkpoint(tmp_path, TENSORS, STAGE)
+    read = read_checkpoint(tmp_path)
+    assert (read.form.name, read.form.image_size, read.form.lora, read.form.asks) == (
+        "tiny",
+        8,
+        STAGE.lora,
+        "Q: {} A: ",
+    )
+    assert {name: tensor.tolist() for name, tensor in read.tensors.items()} == {
+        "a": [[1, 1], [1, 1], [1, 1]],
+        "b": [0, 1, 2, 3],
+    }
+
+
+def test_a_checkpoint_holds_nothing_that_altered_no_weight(tmp_path):
+    """Another order of the tensors, and another rate that gave the same weights: the same bytes."""
+    write_checkpoint(tmp_path / "one", TENSORS, STAGE)
+    hotter = replace(STAGE, schedule=replace(STAGE.schedule, peak=0.5), clip_norm=None)
+    write_checkpoint(tmp_path / "two", dict(reversed(TENSORS.items())), hotter)
+    for name in ("trainable.safetensors", "stage.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_folder_without_a_checkpoint_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no checkpoint: there is no stage\.json"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    write_checkpoint(tmp_path, TENSORS, STAGE)
+    weights = tmp_path / "trainable.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_state_reads_back_to_the_last_bit(tmp_path):
+    save_state(tmp_path, state(7))
+    read = load_state(tmp_path, "r" * 64)
+    assert read is not None
+    assert read.position == position(7)
+    assert read.tensors["parameter/a"].tolist() == [7, 7, 7]
+
+
+def test_without_a_state_there_is_none(tmp_path):
+    assert load_state(tmp_path / "nothing", "r" * 64) is None
+
+
+def test_the_last_two_states_are_kept_and_nothing_else(tmp_path):
+    (tmp_path / "writing-1").write_text("what a killed run left")
+    for step in (1, 2, 3):
+        save_state(tmp_path, state(step))
+    assert sorted(path.name[:15] for path in tmp_path.iterdir()) == ["state-000000002", "state-000000003"]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"\xff", lambda data: b""])
+def test_a_damaged_newest_state_falls_back_to_the_one_before_and_says_so(tmp_path, damage):
+    for step in (1, 2):
+        save_state(tmp_path, state(step))
+    newest = next(tmp_path.glob("state-000000002-*"))
+    newest.write_bytes(damage(newest.read_bytes()))
+    notices: list[str] = []
+    read = load_state(tmp_path, "r" * 64, notices.append)
+    assert read is not None
+    assert read.position.step == 1
+    assert len(notices) == 1
+    assert "state-000000002" in notices[0]
+    assert "is damaged" in notices[0]
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    save_state(tmp_path, state(1))
+    with pytest.raises(ConfigError, match="holds the state of another run"):
+        load_state(tmp_path, "s" * 64)

@@ -1,0 +1,188 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.core.tiny_run import OPTIONS, tiny_spec
+from tinygptv_core.batch import IGNORED
+from tinygptv_core.engine import DDPEngine, NotFiniteError, micro_batches
+from tinygptv_core.loader import Steps
+from tinygptv_core.train import parameters_of, starting_model
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return tiny_spec(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def batch_of(spec):
+    """The first batch that each data set gives."""
+    steps = Steps(spec, starting_model(spec)[1], rank=0, world_size=1)
+    return {steps.order.dataset_at(step): steps[step] for step in reversed(range(len(steps)))}
+
+
+def engine_for(spec, *, stage=None, options=OPTIONS):
+    spec = replace(spec, stage=stage or spec.stage)
+    return DDPEngine(starting_model(spec)[0], spec.stage, options, rank=0, world_size=1)
+
+
+def gap(one, other):
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_the_loss_is_the_mean_over_all_target_tokens(spec, batch_of):
+    batch = batch_of["shapes"]
+    model = starting_model(spec)[0].eval()
+    with torch.no_grad():
+        loss_sum, num_targets = model(batch)
+    assert int(num_targets) == int((batch.labels_BT != IGNORED).sum())
+    result = engine_for(spec).step(batch, step=0, rate=0.0, dataset="shapes")
+    assert result.loss == pytest.approx(float(loss_sum) / int(num_targets), rel=1e-6)
+
+
+def test_micro_batches_have_every_sample_once(batch_of):
+    parts = micro_batches(batch_of["shapes"], 2)
+    assert [len(part.keys) for part in parts] == [2, 2, 1]
+    assert sum((part.keys for part in parts), ()) == batch_of["shapes"].keys
+    assert torch.equal(torch.cat([part.ids_BT for part in parts]), batch_of["shapes"].ids_BT)
+
+
+@pytest.mark.parametrize("dataset", ["shapes", "words"])
+def test_micro_batches_give_the_step_of_the_whole_batch(spec, batch_of, dataset):
+    results = []
+    for most in (None, 2, 1):
+        engine = engine_for(spec, options=replace(OPTIONS, micro_batch=most))
+        step = engine.step(batch_of[dataset], step=0, rate=1e-2, dataset=dataset)
+        results.append((step, parameters_of(engine)))
+    whole, weights = results[0]
+    for step, others in results[1:]:
+        assert step.loss == pytest.approx(whole.loss, abs=1e-5)
+        assert step.gradient_norm == pytest.approx(whole.gradient_norm, abs=1e-5)
+        assert gap(weights, others) < 1e-5
+
+
+def test_a_batch_of_text_leaves_the_projections_alone(spec, batch_of):
+    engine = engine_for(spec)
+    before = {name: tensor.clone() for name, tensor in parameters_of(engine).items()}
+    engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
+    middle = {name: tensor.clone() for name, tensor in parameters_of(engine).items()}
+    engine.step(batch_of["words"], step=1, rate=1e-2, dataset="words")
+    after = parameters_of(engine)
+    name = "projections.llama_proj.weight"
+    assert not torch.equal(before[name], middle[name])
+    assert torch.equal(middle[name], after[name])
+    norm = "llm.model.final_layernorm.weight"
+    assert not torch.equal(middle[norm], after[norm])
+
+
+def test_the_first_step_of_adamw_is_the_rate_and_the_decay(spec, batch_of):
+    """Adam's first step is the sign of the gradient times the rate; a matrix decays by rate * 0.05 besides."""
+    engine = engine_for(spec)
+    before = {name: tensor.clone() for name, tensor in parameters_of(engine).items()}
+    engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
+    after = parameters_of(engine)
+    moved = (after["llm.model.final_layernorm.weight"] - before["llm.model.final_layernorm.weight"]).abs()
+    assert moved.tolist() == pytest.approx([1e-2] * 16, rel=1e-2)
+    name = "projections.llama_proj2.weight"
+    moved = (after[name] - before[name] * (1 - 1e-2 * 0.05)).abs()
+    assert moved.median().item() == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_gradients_are_clipped_to_the_stages_norm(spec, batch_of):
+    """After clipping to 1e-9 Adam's epsilon outweighs the gradients, so that almost nothing moves."""
+    engine = engine_for(spec, stage=replace(spec.stage, clip_norm=1e-9, weight_decay=0.0))
+    before = {name: tensor.clone() for name, tensor in parameters_of(engine).items()}
+    result = engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
+    assert result.gradient_norm is not None
+    assert result.gradient_norm > 0.1  # as it was before clipping
+    assert 0 < gap(before, parameters_of(engine)) < 1e-3
+
+
+def test_a_loss_that_is_no_number_stops_before_the_optimizer_and_names_the_layer(spec, batch_of):
+    engine = engine_for(spec)
+    parameter = engine.state()["parameter/llm.model.layers.0.input_layernorm.weight"]
+    with torch.no_grad():
+        parameter[0] = float("nan")
+    before = {name: tensor.clone() for name, tensor in engine.state().items()}
+    message = r"the loss is nan at step 5 of tiny, on shapes; .* is llm\.model\.layers\.0\.input_layernorm, .*0000000"
+    with pytest.raises(NotFiniteError, match=message):
+        engine.step(batch_of["shapes"], step=4, rate=1e-2, dataset="shapes")
+    after = engine.state()
+    assert before.keys() == after.keys()  # no moments either
+    assert all(torch.equal(before[name].nan_to_num(), after[name].nan_to_num()) for name in before)
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_optimizer_and_is_named(spec, batch_of):
+    model = starting_model(spec)[0]
+    engine = DDPEngine(model, spec.stage, OPTIONS, rank=0, world_size=1)
+    projection = model.projections[0]
+    hook = projection.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = projection.weight.detach().clone()
+    with pytest.raises(NotFiniteError, match=r"gradients of 1 of \d+ tensors .* projections\.llama_proj\.weight"):
+        engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
+    hook.remove()
+    assert torch.equal(projection.weight, before)
+
+
+def test_a_state_restores_the_next_step_to_the_last_bit(spec, batch_of):
+    ran = engine_for(spec)
+    ran.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
+    state = {name: tensor.clone() for name, tensor in ran.state().items()}
+    ran.step(batch_of["shapes"], step=1, rate=1e-2, dataset="shapes")
+    anew = engine_for(spec)
+    anew.load_state(state)
+    anew.step(batch_of["shapes"], step=1, rate=1e-2, dataset="shapes")
+    assert gap(ran.state(), anew.state()) == 0
+
+
+def test_the_state_of_other_parameters_is_refused(spec):
+    state = engine_for(spec).state()
+    del state["parameter/projections.llama_proj.bias"]
+    with pytest.raises(ValueError, match=r"other parameters: \['projections\.llama_proj\.bias'\]"):
+        engine_for(spec).load_state(state)
+
+
+def test_dropout_is_drawn_from_the_step_and_nothing_else(tmp_path):
+    spec = tiny_spec(tmp_path, dropout=0.5)
+    steps = Steps(spec, starting_model(spec)[1], rank=0, world_size=1)
+    engine = engine_for(spec)
+    losses = [engine.step(steps[0], step=step, rate=0.0, dataset="shapes").loss for step in (3, 4, 3)]
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1]
+
+
+def test_bfloat16_is_near_float32(spec, batch_of):
+    exact = engine_for(spec).step(batch_of["shapes"], step=0, rate=0.0, dataset="shapes")
+    rough = engine_for(spec, stage=replace(spec.stage, precision="bfloat16"))
+    assert rough.step(batch_of["shapes"], step=0, rate=0.0, dataset="shapes").loss == pytest.approx(
+        exact.loss, rel=2e-2
+    )
+
+
+def test_float16_skips_steps_until_its_scale_fits_then_goes_on_and_is_restored(spec, batch_of):
+    stage = replace(spec.stage, precision="float16")
+    engine = engine_for(spec, stage=stage)
+    scale, growth = engine.state()["scaler"].tolist()
+    assert (scale, growth) == (65_536, 0)
+    engine.load_state(engine.state() | {"scaler": torch.tensor([2.0**40, 0.0], dtype=torch.float64)})
+    before = {name: tensor.clone() for name, tensor in parameters_of(engine).items()}
+    skipped = engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
+    assert skipped.gradient_norm is None
+    assert gap(before, parameters_of(engine)) == 0
+    assert engine.state()["scaler"].tolist() == [2.0**39, 0]
+    engine.load_state(engine.state() | {"scaler": torch.tensor([256.0, 0.0], dtype=torch.float64)})
+    stepped = engine.step(batch_of["shapes"], step=1, rate=1e-2, dataset="shapes")
+    exact = engine_for(spec).step(batch_of["shapes"], step=1, rate=0.0, dataset="shapes")
+    assert stepped.gradient_norm == pytest.approx(exact.gradient_norm, rel=5e-2)
+    assert engine.state()["scaler"].tolist() == [256, 1]
+
+
+def test_the_mean_loss_is_weighted_by_tokens_and_changes_nothing(spec, batch_of):
+    engine = engine_for(spec)
+    model = starting_model(spec)[0].eval()
+    with torch.no_grad():
+        sums = [model(batch_of[name]) for name in ("shapes", "words")]
+    expected = sum(float(loss) for loss, _ in sums) / sum(int(number) for _, number in sums)
+    assert engine.mean_loss([batch_of["shapes"], batch_of["words"]]) == pytest.approx(expected, rel=1e-6)
+    assert engine.mean_loss([]) is None

@@ -1,0 +1,166 @@
+import pickle
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.core.tiny_run import PROMPTS, STAGE, picture, shape_samples, tiny_spec, tiny_tokenizer, write_dataset
+from tinygptv_core.batch import IGNORED
+from tinygptv_core.loader import Order, ShardSet, Shuffled, Steps, batches, prompt_for
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.recipe import Turn
+from tinygptv_core.stages import Share
+
+TOKENIZER = tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return tiny_spec(tmp_path_factory.mktemp("run"))
+
+
+def steps_of(spec, rank=0, world_size=1):
+    return Steps(spec, TOKENIZER, rank=rank, world_size=world_size)
+
+
+def order_of(spec, **changes):
+    data = {name: ShardSet(folders) for name, folders in spec.data.items()}
+    return Order(replace(spec.stage, **changes), data)
+
+
+def all_draws(order, steps=8):
+    return [order.batch_at(step) for step in range(steps)]
+
+
+def test_a_sample_is_read_as_it_was_written(spec):
+    shapes = ShardSet(spec.data["shapes"])
+    assert len(shapes) == 23
+    sample = shapes[21]
+    assert (sample.key, sample.picture) == ("000000021", picture(21))
+    assert sample.turns == (Turn("user", "thing 21"), Turn("assistant", "it is 21"))
+    assert ShardSet(spec.data["words"])[3].picture is None
+
+
+def test_a_shard_that_ends_within_a_sample_is_told(tmp_path):
+    folders = write_dataset(tmp_path, shape_samples(2), per_shard=2)
+    shard = folders.shards / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[:600])
+    with pytest.raises(ValueError, match=r"00000\.tar ends within a sample"):
+        ShardSet(folders)[1]
+
+
+def test_the_same_step_sees_the_same_samples_whatever_was_asked_before(spec):
+    forwards = all_draws(order_of(spec))
+    backwards = order_of(spec)
+    assert [backwards.batch_at(step) for step in reversed(range(8))] == forwards[::-1]
+
+
+def test_neither_more_steps_nor_another_order_of_the_mix_change_what_a_step_sees(spec):
+    longer = order_of(spec, schedule=replace(STAGE.schedule, steps=50), mix=dict(reversed(STAGE.mix.items())))
+    assert all_draws(longer) == all_draws(order_of(spec))
+
+
+def test_another_seed_sees_other_samples(spec):
+    assert all_draws(order_of(spec, seed=12)) != all_draws(order_of(spec))
+
+
+def test_an_epoch_has_every_sample_once_and_the_next_one_in_another_order():
+    shuffled = Shuffled(np.repeat([0, 1, 2], 4), name="d", seed=1, held_out=0)
+    first, second = shuffled.take(0, 12), shuffled.take(12, 12)
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert shuffled.take(10, 4) == first[10:] + second[:2]
+
+
+def test_a_batch_larger_than_its_data_set_repeats_it():
+    shuffled = Shuffled(np.array([0, 0, 1]), name="d", seed=1, held_out=0)
+    assert Counter(shuffled.take(0, 9)) == {0: 3, 1: 3, 2: 3}
+
+
+def test_windows_keep_reading_near(monkeypatch):
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 4)
+    shard_N = np.repeat([0, 1, 2], 4)
+    order = Shuffled(shard_N, name="d", seed=1, held_out=0).take(0, 12)
+    assert [len(set(shard_N[list(order[start : start + 4])])) for start in (0, 4, 8)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("samples", "asked", "kept_out"), [(100, 5, 5), (100, 64, 10), (5, 64, 1), (1, 64, 0)])
+def test_held_out_samples_are_few_and_never_trained_on(samples, asked, kept_out):
+    shuffled = Shuffled(np.zeros(samples, dtype=int), name="d", seed=1, held_out=asked)
+    trained = set(shuffled.take(0, 2 * samples))
+    assert len(shuffled.held_out) == kept_out
+    assert trained == set(range(samples)) - set(shuffled.held_out)
+
+
+def test_an_empty_data_set_is_named():
+    with pytest.raises(ConfigError, match="the data set nothing has no samples left"):
+        Shuffled(np.zeros(0, dtype=int), name="nothing", seed=1, held_out=2)
+
+
+def test_a_missing_index_is_named(tmp_path):
+    folders = write_dataset(tmp_path, shape_samples(2), per_shard=2)
+    (folders.index / "samples.npy").unlink()
+    with pytest.raises(ConfigError, match=r"samples\.npy is missing"):
+        ShardSet(folders)
+
+
+def test_data_sets_are_drawn_by_weight(spec):
+    mix = {"shapes": Share(weight=3, batch=1), "words": Share(weight=1, batch=1)}
+    order = order_of(spec, mix=mix, schedule=replace(STAGE.schedule, steps=2_000))
+    drawn = Counter(order.dataset_at(step) for step in range(2_000))
+    assert drawn["shapes"] == pytest.approx(1_500, abs=60)  # three standard deviations: 3 * sqrt(2000 * 3/4 * 1/4)
+
+
+def test_the_slices_of_the_ranks_add_up_to_the_whole_batch(spec):
+    whole = steps_of(spec)
+    for step in range(8):
+        slices = [steps_of(spec, rank, 2)[step] for rank in range(2)]
+        assert slices[0].keys + slices[1].keys == whole[step].keys
+        assert sum(int((part.labels_BT != IGNORED).sum()) for part in slices) == int(
+            (whole[step].labels_BT != IGNORED).sum()
+        )
+
+
+def test_a_rank_without_samples_gets_one_without_targets(spec):
+    step = next(step for step in range(8) if steps_of(spec).order.dataset_at(step) == "words")
+    last = steps_of(spec, rank=3, world_size=4)[step]
+    assert len(last.keys) == 1
+    assert (last.labels_BT == IGNORED).all()
+
+
+def test_prompts_are_drawn_by_row_and_are_the_same_for_every_rank(spec):
+    drawn = Counter(prompt_for(PROMPTS["shapes"], 11, 0, row) for row in range(200))
+    assert set(drawn) == set(PROMPTS["shapes"])
+    assert min(drawn.values()) > 70
+
+
+def test_the_loader_gives_the_same_batches_from_any_step_with_and_without_workers(spec):
+    steps = steps_of(spec)
+    for workers in (0, 1):
+        for step, batch in enumerate(batches(steps, 5, workers), start=5):
+            assert batch.keys == steps[step].keys
+            assert torch.equal(batch.ids_BT, steps[step].ids_BT)
+        assert step == 7
+
+
+def test_steps_can_be_sent_to_another_process(spec):
+    sent = pickle.loads(pickle.dumps(steps_of(spec, 1, 2)))
+    assert sent[3].keys == steps_of(spec, 1, 2)[3].keys
+
+
+def test_held_out_batches_have_one_for_each_data_set(spec):
+    shapes, words = steps_of(spec).held_out()
+    assert len(shapes.keys) == 2
+    assert shapes.images_B3HW is not None
+    assert len(words.keys) == 1  # a tenth of twelve
+    assert words.images_B3HW is None
+
+
+def test_a_broken_picture_is_named(tmp_path, spec):
+    samples = [sample | {"picture": b"no picture"} for sample in shape_samples(4)]
+    broken = replace(spec, data={**spec.data, "shapes": write_dataset(tmp_path, samples, per_shard=4)})
+    step = next(step for step in range(8) if steps_of(broken).order.dataset_at(step) == "shapes")
+    with pytest.raises(ValueError, match=r"shapes, sample 00000000\d: 10 bytes that are no picture"):
+        steps_of(broken)[step]

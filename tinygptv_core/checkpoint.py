@@ -1,0 +1,166 @@
+"""What training leaves on disk: the finished checkpoint, and the states that a killed run goes on from.
+
+Both are safetensors and JSON: reading one runs no code of its writer.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tinygptv_core.artifact import sha256_of_file
+from tinygptv_core.plain import ConfigError, canonical_json, from_plain, plain
+from tinygptv_core.stages import Lora, Stage
+
+LOGGER = logging.getLogger(__name__)
+
+KEPT_STATES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointForm:
+    """What one must know to read and to ask a checkpoint: the part of its stage that bears on that.
+
+    The rest of the stage (rates, steps, mix) is in the key under which the checkpoint was made, so
+    that a change of it which altered no weight ends here.
+    """
+
+    name: str
+    image_size: int
+    lora: Lora | None
+    prompt_template: str | None
+    eval_template: str
+    end_symbol: str
+
+    @property
+    def asks(self) -> str:
+        """The template that a question is asked in (as `Stage.asks`)."""
+        return self.prompt_template if self.prompt_template is not None else self.eval_template
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A finished checkpoint: the trained tensors by their stable names (`trainable.py`), and their form."""
+
+    form: CheckpointForm
+    tensors: Mapping[str, Tensor]
+
+
+def form_of(stage: Stage) -> CheckpointForm:
+    """The part of `stage` that its checkpoint carries."""
+    return CheckpointForm(
+        name=stage.name,
+        image_size=stage.image_size,
+        lora=stage.lora,
+        prompt_template=stage.prompt_template,
+        eval_template=stage.eval_template,
+        end_symbol=stage.end_symbol,
+    )
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], stage: Stage) -> None:
+    """`trainable.safetensors` and `stage.json` in `folder`, with the same bytes for the same values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_storable(tensors), folder / "trainable.safetensors")
+    (folder / "stage.json").write_text(canonical_json(form_of(stage)) + "\n")
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """What `write_checkpoint` wrote.
+
+    Raises:
+        ConfigError: there is no checkpoint in `folder`, or it is damaged.
+    """
+    try:
+        form = json.loads((folder / "stage.json").read_text())
+        tensors = load_file(folder / "trainable.safetensors")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} holds no checkpoint: there is no {Path(str(error.filename)).name}") from error
+    except (ValueError, SafetensorError) as error:
+        raise ConfigError(f"the checkpoint in {folder} is damaged: {error}") from error
+    return Checkpoint(form=from_plain(CheckpointForm, form, f"{folder}/stage.json"), tensors=tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands.
+
+    Attributes:
+        run: SHA-256 of what is computed; a state serves that run alone.
+        step: finished steps.
+        seconds: spent in training so far, in this process and those before it.
+        loss_first: the mean loss on held-out samples before the first step; None when none are held out.
+    """
+
+    run: str
+    step: int
+    seconds: float
+    loss_first: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """All that a killed run needs to go on to the same bits; `tensors` is `Engine.state`'s."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write `state` durably, whole or not at all, and drop all but the newest `KEPT_STATES`.
+
+    The name carries the step and the SHA-256 of the bytes, so that a rename is the only commit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"writing-{os.getpid()}"
+    save_file(_storable(state.tensors), written, metadata={"position": json.dumps(plain(state.position))})
+    _sync(written)
+    written.rename(folder / f"state-{state.position.step:09d}-{sha256_of_file(written)}.safetensors")
+    _sync(folder)
+    for old in _states(folder)[KEPT_STATES:]:
+        old.unlink()
+    for leftover in folder.glob("writing-*"):
+        leftover.unlink()
+
+
+def load_state(folder: Path, run: str, notice: Callable[[str], None] = LOGGER.warning) -> State | None:
+    """The newest undamaged state in `folder`; None when there is none. A damaged one is told to `notice`.
+
+    Raises:
+        ConfigError: the folder holds the states of another run.
+    """
+    for path in _states(folder):
+        if sha256_of_file(path) != path.stem.split("-")[2]:
+            notice(f"{path} is damaged: its bytes are not those its name says. Going on from the one before it.")
+            continue
+        with safe_open(path, framework="pt") as file:
+            position = from_plain(Position, json.loads(file.metadata()["position"]), str(path))
+            if position.run != run:
+                raise ConfigError(
+                    f"{folder} holds the state of another run ({position.run[:12]}, this is {run[:12]}). "
+                    "Give this run a work folder of its own, or remove that one."
+                )
+            return State(position=position, tensors={name: file.get_tensor(name) for name in file.keys()})
+    return None
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("state-*.safetensors"), reverse=True)
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

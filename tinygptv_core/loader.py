@@ -1,0 +1,272 @@
+"""Shards and indexes -> the batch of any step.
+
+Which samples a step sees is a pure function of (seed, mix, step). It does not depend on how many processes
+train or read ahead, nor on the micro-batch, so that the step number alone is the position to resume from.
+Everything random comes from `_random`, whose bits are the same with every version of numpy.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.image import preprocess
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
+from tinygptv_core.recipe import Turn
+from tinygptv_core.run import DataFolders, RunSpec
+from tinygptv_core.stages import Stage
+
+WINDOW_SAMPLES = 10_000
+"""Samples are shuffled within windows of so many, so that reading stays near in its shards."""
+
+HELD_OUT_SHARE = 10
+"""At most one sample in so many is held out of a small data set."""
+
+INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample as the shards hold it.
+
+    Attributes:
+        picture: the bytes of an encoded picture; None for text alone.
+        split, group: what an evaluation chooses and groups by.
+    """
+
+    key: str
+    picture: bytes | None
+    turns: tuple[Turn, ...]
+    split: str | None
+    group: str | None
+
+
+class ShardSet:
+    """The kept samples of one data set, in the order of its index; read from the tars when asked for.
+
+    Raises:
+        ConfigError: a file of the index or of the shards is missing.
+        ValueError: the index does not have its columns.
+    """
+
+    def __init__(self, folders: DataFolders):
+        try:
+            names = json.loads((folders.index / "shards.json").read_text())
+            self.records = np.load(folders.index / "samples.npy", mmap_mode="r")
+        except FileNotFoundError as error:
+            raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
+        if self.records.dtype.names != INDEX_COLUMNS:
+            raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
+        self.shards = tuple(folders.shards / name for name in names)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, position: int) -> Sample:
+        """The sample at `position`, 0 <= position < len.
+
+        Raises:
+            ValueError: the shard is shorter than its index says.
+        """
+        shard, image, image_bytes, text, text_bytes = self.records[position].item()
+        descriptor = os.open(self.shards[shard], os.O_RDONLY)
+        try:
+            told = json.loads(_read(descriptor, text, text_bytes, self.shards[shard]))
+            picture = _read(descriptor, image, image_bytes, self.shards[shard]) if image_bytes else None
+        finally:
+            os.close(descriptor)
+        turns = tuple(Turn(role, words) for role, words in told["turns"])
+        return Sample(key=told["key"], picture=picture, turns=turns, split=told["split"], group=told["group"])
+
+
+def _read(descriptor: int, offset: int, size: int, path: Path) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size:
+        raise ValueError(f"{path} ends within a sample: {size} bytes wanted at {offset}, {len(data)} there")
+    return data
+
+
+def _random(count: int, *seed: object) -> np.ndarray:
+    """`count` random 64 bit numbers for this seed; those for a smaller count are the first of them."""
+    digest = hashlib.sha256(json.dumps(seed).encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16])).random_raw(count)
+
+
+def _permutation(count: int, *seed: object) -> np.ndarray:
+    return np.argsort(_random(count, *seed), kind="stable")
+
+
+class Shuffled:
+    """One data set for one stage: its held-out samples, and an endless order of the others.
+
+    Args:
+        shard_N: which shard each sample of the index is in, ascending.
+        held_out: how many samples to keep out, but at most one in `HELD_OUT_SHARE` (one, of two or more).
+    """
+
+    def __init__(self, shard_N: np.ndarray, *, name: str, seed: int, held_out: int):
+        if not len(shard_N):
+            raise ConfigError(f"the data set {name} has no samples left; see the reasons in its dropped.parquet")
+        self._name, self._seed = name, seed
+        most = max(len(shard_N) // HELD_OUT_SHARE, int(len(shard_N) > 1))
+        chosen = _permutation(len(shard_N), seed, name, "held out")[: min(held_out, most)]
+        self.held_out = tuple(int(position) for position in chosen)
+        kept = np.delete(np.arange(len(shard_N)), chosen)
+        self._shards = np.split(kept, np.flatnonzero(np.diff(shard_N[kept])) + 1)
+        self.epoch_samples = len(kept)
+        self._epoch = lru_cache(maxsize=2)(self._new_epoch)
+
+    def _new_epoch(self, epoch: int) -> np.ndarray:
+        """All samples but the held-out ones: shards permuted, then samples within windows."""
+        shards = _permutation(len(self._shards), self._seed, self._name, epoch, "shards")
+        order = np.concatenate([self._shards[shard] for shard in shards])
+        windows = range(0, len(order), WINDOW_SAMPLES)
+        return np.concatenate(
+            [
+                part[_permutation(len(part), self._seed, self._name, epoch, "window", start)]
+                for start in windows
+                if len(part := order[start : start + WINDOW_SAMPLES])
+            ]
+        )
+
+    def take(self, start: int, count: int) -> tuple[int, ...]:
+        """`count` positions from the `start`-th of the endless order, going on from epoch to epoch."""
+        places = range(start, start + count)
+        return tuple(int(self._epoch(place // self.epoch_samples)[place % self.epoch_samples]) for place in places)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What one step sees: positions in the index of one data set, for all processes together."""
+
+    dataset: str
+    positions: tuple[int, ...]
+
+
+class Order:
+    """The samples of every step of a stage."""
+
+    def __init__(self, stage: Stage, data: Mapping[str, ShardSet]):
+        self._stage = stage
+        self._names = sorted(stage.mix)  # not the mix's own order, which is no part of the stage's identity
+        self._shuffled = {
+            name: Shuffled(
+                np.asarray(data[name].records["shard"]), name=name, seed=stage.seed, held_out=stage.held_out_samples
+            )
+            for name in self._names
+        }
+
+    @cached_property
+    def _choices(self) -> np.ndarray:
+        """For every step the place of its data set in `_names`, drawn with probability weight / sum."""
+        bounds = np.cumsum([self._stage.mix[name].weight for name in self._names])
+        drawn = _random(self._stage.schedule.steps, self._stage.seed, "mix") / 2.0**64 * bounds[-1]
+        return np.minimum(np.searchsorted(bounds, drawn, side="right"), len(bounds) - 1)
+
+    def dataset_at(self, step: int) -> str:
+        """The data set that step 0, 1, ... draws from."""
+        return self._names[self._choices[step]]
+
+    def batch_at(self, step: int) -> Draw:
+        """What step 0, 1, ... sees."""
+        name = self.dataset_at(step)
+        earlier = int(np.count_nonzero(self._choices[:step] == self._choices[step]))
+        batch = self._stage.mix[name].batch
+        return Draw(dataset=name, positions=self._shuffled[name].take(earlier * batch, batch))
+
+    def held_out(self) -> tuple[Draw, ...]:
+        """One fixed batch of held-out samples for each data set that has some."""
+        parts = {name: self._shuffled[name].held_out[: self._stage.mix[name].batch] for name in self._names}
+        return tuple(Draw(dataset=name, positions=positions) for name, positions in parts.items() if positions)
+
+
+def prompt_for(prompts: tuple[str, ...], seed: int, step: int, row: int) -> str:
+    """One of `prompts`, for this row of the step's whole batch. Held-out batches have step -1."""
+    return prompts[int(_random(1, seed, "prompt", step, row)[0] % len(prompts))]
+
+
+class Steps(Dataset[Batch]):
+    """Indexed by step: the part of that step's batch which one process trains on.
+
+    Every process gets a batch at every step. One for which no sample is left gets the first sample
+    without targets, so that it takes part in the step and adds nothing to it.
+    """
+
+    def __init__(self, spec: RunSpec, tokenizer: Tokenizer, *, rank: int, world_size: int):
+        self._spec, self._tokenizer, self._rank, self._world_size = spec, tokenizer, rank, world_size
+        self._data = {name: ShardSet(spec.data[name]) for name in spec.stage.mix}
+        self.order = Order(spec.stage, self._data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process that reads ahead opens the indexes itself instead of being sent them.
+        return _open_steps, (self._spec, self._tokenizer, self._rank, self._world_size)
+
+    def __len__(self) -> int:
+        return self._spec.stage.schedule.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._batch(self.order.batch_at(step), step)
+
+    def held_out(self) -> tuple[Batch, ...]:
+        """This process's part of the fixed held-out batches, in the order of their data sets' names."""
+        return tuple(self._batch(draw, -1) for draw in self.order.held_out())
+
+    def _batch(self, draw: Draw, step: int) -> Batch:
+        rows = np.array_split(np.arange(len(draw.positions)), self._world_size)[self._rank]
+        samples = [self._sample(draw, step, int(row)) for row in rows]
+        if not samples:
+            sample, encoded, image = self._sample(draw, step, 0)
+            samples = [(sample, replace(encoded, labels=(IGNORED,) * len(encoded.ids)), image)]
+        images = [image for _, _, image in samples if image is not None]
+        try:
+            return collate(
+                [encoded for _, encoded, _ in samples],
+                images or None,
+                keys=[sample.key for sample, _, _ in samples],
+                pad_id=self._tokenizer.pad_token_id,
+                side="right",
+            )
+        except ValueError as error:
+            raise ValueError(f"{draw.dataset}, step {step}: {error}") from error
+
+    def _sample(self, draw: Draw, step: int, row: int) -> tuple[Sample, Encoded, np.ndarray | None]:
+        stage, sample = self._spec.stage, self._data[draw.dataset][draw.positions[row]]
+        prompt = prompt_for(self._spec.prompts[draw.dataset], stage.seed, step, row)
+        try:
+            image = None if sample.picture is None else preprocess(sample.picture, stage.image_size)
+            encoded = encode_training(
+                self._tokenizer, sample.turns, prompt=prompt, stage=stage, has_image=image is not None
+            )
+        except ValueError as error:
+            raise ValueError(f"{draw.dataset}, sample {sample.key}: {error}") from error
+        return sample, encoded, image
+
+
+def _open_steps(spec: RunSpec, tokenizer: Tokenizer, rank: int, world_size: int) -> Steps:
+    return Steps(spec, tokenizer, rank=rank, world_size=world_size)
+
+
+def batches(steps: Steps, start: int, workers: int) -> DataLoader[Batch]:
+    """The batches of the steps from `start` on, read ahead by `workers` processes (0: in line)."""
+    return DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, len(steps)),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        # A fork of a process that has threads (torch's, a cluster's) may hang.
+        multiprocessing_context="spawn" if workers else None,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

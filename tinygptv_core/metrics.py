@@ -1,0 +1,71 @@
+"""`metrics.jsonl`, which training writes and others follow while it grows: a line a logged step."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Line = Mapping[str, Any]
+"""{"step", "loss", "rate", "gradient_norm", "samples_per_second", "memory_bytes", "seconds"}, as in docs/map.md."""
+
+
+class Metrics:
+    """Writes the file, each step once.
+
+    Args:
+        after_step: of what a killed run left, lines beyond this step are dropped: they will come again.
+    """
+
+    def __init__(self, path: Path, *, after_step: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A line without its end is one that a kill cut off.
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        replace_text(
+            path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= after_step)
+        )
+        self._path = path
+
+    def write(self, line: Line) -> None:
+        """Append one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Tail:
+    """Follows the file: `read` gives the lines that have come since, each step once, whoever writes it again.
+
+    Of a step that a resumed run does again the first line stands; both say the same.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._inode, self._offset, self._step = path, 0, 0, 0
+
+    def read(self) -> list[Line]:
+        """The whole lines beyond the last step that was read; none while there is no file."""
+        try:
+            with self._path.open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                file.seek(self._offset if inode == self._inode else 0)
+                data = file.read()
+                end = data.rfind(b"\n") + 1
+                self._inode, self._offset = inode, file.tell() - len(data) + end
+        except FileNotFoundError:
+            return []
+        lines = [line for line in map(json.loads, data[:end].splitlines()) if line["step"] > self._step]
+        self._step = lines[-1]["step"] if lines else self._step
+        return lines
+
+
+def words(line: Line, total: int) -> str:
+    """What a person wants to know of a line, the time that is left among it; `total` is all steps."""
+    left_seconds = int(line["seconds"] / line["step"] * (total - line["step"]))
+    left = f"{left_seconds // 60}:{left_seconds % 60:02d}"
+    return f"loss {line['loss']:.3f}, {line['samples_per_second']:.0f} samples/s, {left} left"
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Make `text` the file at `path` as a whole, so that who follows it sees the one or the other."""
+    written = path.with_name(f"{path.name}-{os.getpid()}")
+    written.write_text(text)
+    written.rename(path)

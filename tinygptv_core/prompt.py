@@ -1,0 +1,179 @@
+"""What the model reads: one builder of token sequences for training and for evaluation.
+
+    [BOS] [question, with the picture's slot in it | the slot alone] [answer, end symbol]
+    and for each later turn [BOS] [question] [answer, end symbol]
+
+Answers and end symbols are targets; BOS, questions and the picture are not. Each part is tokenized by
+itself, so that a question has the same ids whether or not an answer follows it.
+
+TinyGPT-V, arXiv:2312.16862. The reference masks the BOS of later turns out of the attention, because its
+BOS is its padding; here every token is attended to, and only padding is not.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.recipe import Turn
+from tinygptv_core.stages import Stage
+
+IMAGE_MARK = "<ImageHere>"
+IMAGE_SLOT = f"<Img>{IMAGE_MARK}</Img> "
+PLACEHOLDER_ID = 0
+"""Stands at the slot until the picture's embeddings take its place. Any id of the vocabulary would do."""
+
+Tokenizer = Any
+"""A transformers tokenizer: called on a text it gives `input_ids`; it has `bos_token_id`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One sample as tokens.
+
+    Attributes:
+        ids: token ids, `PLACEHOLDER_ID` at the slot.
+        labels: the target at each position (not shifted), `IGNORED` where there is none.
+        slot: where the placeholder stands, 0 <= slot < len(ids); None for text alone.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    slot: int | None
+
+
+def question(text: str, prompt: str, template: str, has_image: bool) -> str:
+    """What the user says, as the model reads it.
+
+    Args:
+        text: the sample's own words; nothing for a caption, which the prompt itself asks for.
+        prompt: the words around `text`, which takes the place of its `{}`.
+        template: the words around all of it, `{}` in the place. One of `Stage`'s.
+        has_image: puts the picture's slot in front.
+    """
+    before, _, after = template.partition("{}")
+    return f"{before}{IMAGE_SLOT if has_image else ''}{_filled(prompt, text)}{after}"
+
+
+def _filled(prompt: str, text: str) -> str:
+    before, _, after = prompt.partition("{}")
+    return f"{before}{text}{after}" if "{}" in prompt else prompt
+
+
+def encode_question(tokenizer: Tokenizer, asked: str, *, has_image: bool) -> Encoded:
+    """`[BOS] [asked]` for the model to go on from; `asked` is what `question` returned."""
+    ids, slot = _with_slot(tokenizer, asked) if has_image else (_ids(tokenizer, asked), None)
+    ids = [tokenizer.bos_token_id, *ids]
+    return Encoded(ids=tuple(ids), labels=(IGNORED,) * len(ids), slot=None if slot is None else slot + 1)
+
+
+def encode_training(
+    tokenizer: Tokenizer, turns: Sequence[Turn], *, prompt: str, stage: Stage, has_image: bool
+) -> Encoded:
+    """A sample to learn from, as the head of this file shows it.
+
+    Args:
+        turns: questions and answers in turn; a first answer without a question is asked for by `prompt`.
+        prompt: goes around the first question. Later ones stand in the stage's template alone.
+        stage: gives the template (None: nothing is asked, a picture stands alone), the end symbol,
+            and `max_tokens`, at which each answer's targets are cut on the right, end symbol and all.
+
+    Raises:
+        ValueError: the turns do not alternate, end with a question, or ask where the stage has no template.
+    """
+    ids: list[int] = []
+    labels: list[int] = []
+    slot: int | None = None
+    for position, (asked, answer) in enumerate(_exchanges(turns)):
+        shows_image = has_image and position == 0
+        first_prompt = prompt if position == 0 else "{}"
+        before = _before_answer(tokenizer, _asked(asked, first_prompt, stage, shows_image), shows_image)
+        slot = before.slot if position == 0 else slot
+        target = _ids(tokenizer, answer + stage.end_symbol)[: stage.max_tokens]
+        ids += [*before.ids, *target]
+        labels += [*before.labels, *target]
+    return Encoded(ids=tuple(ids), labels=tuple(labels), slot=slot)
+
+
+def _exchanges(turns: Sequence[Turn]) -> Iterator[tuple[str | None, str]]:
+    """(question, answer) pairs; the first question may be missing."""
+    roles = [turn.role for turn in turns]
+    first = roles[:1] == ["assistant"]
+    padded = ([None] if first else []) + [turn.text for turn in turns]
+    if roles[first:] != ["user", "assistant"] * (len(roles[first:]) // 2) or not roles:
+        raise ValueError(f"turns are {', '.join(roles) or 'none'}; questions and answers must alternate")
+    for asked, answer in zip(padded[::2], padded[1::2], strict=True):
+        yield asked, str(answer)
+
+
+def _asked(text: str | None, prompt: str, stage: Stage, has_image: bool) -> str | None:
+    if stage.prompt_template is not None:
+        return question(text or "", prompt, stage.prompt_template, has_image)
+    if text is None:
+        return None
+    raise ValueError(f"{stage.name} has no prompt_template, so it cannot ask {text!r}; train it on captions")
+
+
+def _before_answer(tokenizer: Tokenizer, asked: str | None, has_image: bool) -> Encoded:
+    if asked is not None:
+        return encode_question(tokenizer, asked, has_image=has_image)
+    ids = (tokenizer.bos_token_id, *([PLACEHOLDER_ID] if has_image else []))
+    return Encoded(ids=ids, labels=(IGNORED,) * len(ids), slot=1 if has_image else None)
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _with_slot(tokenizer: Tokenizer, asked: str) -> tuple[list[int], int]:
+    """Token ids with the placeholder where the first mark is; a later one is the user's own words."""
+    before, mark, after = asked.partition(IMAGE_MARK)
+    if not mark:
+        raise ValueError(f"{asked!r} has no {IMAGE_MARK} for the picture")
+    left = _ids(tokenizer, before)
+    return [*left, PLACEHOLDER_ID, *_ids(tokenizer, after)], len(left)
+
+
+def collate(
+    encoded: Sequence[Encoded],
+    images: Sequence[np.ndarray] | None,
+    *,
+    keys: Sequence[str],
+    pad_id: int,
+    side: Literal["left", "right"],
+) -> Batch:
+    """One batch of samples, padded with `pad_id` on `side` to the longest of them.
+
+    Args:
+        encoded: at least one sample.
+        images: each sample's picture, float32 of shape (3, H, W) (`image.preprocess`); None for text alone.
+
+    Raises:
+        ValueError: some samples have a slot and some do not, or the pictures are not one for each slot.
+    """
+    slots = [sample.slot for sample in encoded]
+    if len({slot is None for slot in slots}) != 1 or (slots[0] is None) != (images is None):
+        raise ValueError(
+            f"{sum(slot is not None for slot in slots)} of {len(slots)} samples have a slot and there are "
+            f"{'no' if images is None else len(images)} pictures; a batch has one for each sample or none"
+        )
+    length = max(len(sample.ids) for sample in encoded)
+    starts = [length - len(sample.ids) if side == "left" else 0 for sample in encoded]
+    ids_BT = np.full((len(encoded), length), pad_id, dtype=np.int64)
+    labels_BT = np.full((len(encoded), length), IGNORED, dtype=np.int64)
+    mask_BT = np.zeros((len(encoded), length), dtype=bool)
+    for row, (sample, start) in enumerate(zip(encoded, starts, strict=True)):
+        here = slice(start, start + len(sample.ids))
+        ids_BT[row, here], labels_BT[row, here], mask_BT[row, here] = sample.ids, sample.labels, True
+    slot_B = [slot + start for slot, start in zip(slots, starts, strict=True) if slot is not None]
+    return Batch(
+        images_B3HW=None if images is None else torch.from_numpy(np.stack(images)),
+        ids_BT=torch.from_numpy(ids_BT),
+        labels_BT=torch.from_numpy(labels_BT),
+        mask_BT=torch.from_numpy(mask_BT),
+        slot_B=torch.tensor(slot_B) if slot_B else None,
+        keys=tuple(keys),
+    )
