@@ -1,0 +1,111 @@
+"""Read what img2dataset wrote: for each row of one of its shards what became of it, and where its picture lies."""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROW_COLUMN = "row"
+"""The column that carries a row's key through img2dataset, which has a `key` of its own."""
+
+KEPT = "ok"
+LOST = "lost"
+RETRIED = re.compile(r"http_(5\d\d|408|429)|timeout|incomplete_body|lost")
+"""The reasons that may have gone by a little later; a 404 has not."""
+
+_NO_AI_MESSAGE = "X-Robots-Tag"
+_REASON_AND_DETAIL = re.compile(r"([a-z][a-z0-9_]*): (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where bytes lie: `size` of them from `offset` on in `file`."""
+
+    file: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes."""
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one row: `fate` is `KEPT` or the reason of the drop; the rest as in the ledger."""
+
+    fate: str
+    detail: str
+    sha256: str | None
+    width: int | None
+    height: int | None
+    picture: Place | None
+
+
+def lost() -> Outcome:
+    """The outcome of a row that img2dataset says nothing of."""
+    detail = "img2dataset wrote nothing about it"
+    return Outcome(fate=LOST, detail=detail, sha256=None, width=None, height=None, picture=None)
+
+
+def finished_shards(folder: Path) -> dict[int, int]:
+    """The shards that are finished, and how many rows each has."""
+    found: dict[int, int] = {}
+    for path in sorted(folder.glob("*_stats.json")):
+        try:
+            found[int(path.name.split("_")[0])] = json.loads(path.read_text())["count"]
+        except json.JSONDecodeError:  # being written, or left so by a kill
+            continue
+    return found
+
+
+def outcomes_of(folder: Path, shard: int) -> dict[str, Outcome]:
+    """The outcomes of one finished shard, by row key."""
+    import pyarrow.parquet as pq
+
+    path = next(folder.glob(f"*{shard:05d}.parquet"))
+    places = _places(path.with_suffix(".tar"))
+    columns = [ROW_COLUMN, "key", "status", "error_message", "sha256", "original_width", "original_height"]
+    table = pq.read_table(path, columns=columns).to_pydict()
+    found: dict[str, Outcome] = {}
+    for row, key, status, message, sha256, width, height in zip(*(table[name] for name in columns), strict=True):
+        if status == "success":
+            found[row] = Outcome(fate=KEPT, detail="", sha256=sha256, width=width, height=height, picture=places[key])
+        else:
+            fate, detail = _reason(status, message or "")
+            found[row] = Outcome(fate=fate, detail=detail, sha256=None, width=None, height=None, picture=None)
+    return found
+
+
+def _places(tar: Path) -> dict[str, Place]:
+    """Where each picture lies in one of img2dataset's tars, by img2dataset's key."""
+    with tarfile.open(tar) as archive:
+        return {
+            member.name.removesuffix(".jpg"): Place(file=tar, offset=member.offset_data, size=member.size)
+            for member in archive
+            if member.name.endswith(".jpg")
+        }
+
+
+def _reason(status: str, message: str) -> tuple[str, str]:
+    """The reason and detail in a message: ours read `reason: detail`, others are img2dataset's or its resizer's."""
+    if match := _REASON_AND_DETAIL.fullmatch(message):
+        return match[1], match[2]
+    if _NO_AI_MESSAGE in message:
+        return "disallowed_by_site", message
+    return ("undecodable" if status == "failed_to_resize" else "download_failed"), message
+
+
+def to_retry(folder: Path, rows: Iterator[tuple[str, str]], samples_per_shard: int) -> Iterator[tuple[str, str]]:
+    """Of `rows` (key, url), those whose failure may have gone by, in order."""
+    shard, found = -1, dict[str, Outcome]()
+    for position, (row, url) in enumerate(rows):
+        if position // samples_per_shard != shard:
+            shard = position // samples_per_shard
+            found = outcomes_of(folder, shard) if shard in finished_shards(folder) else {}
+        if RETRIED.fullmatch(found.get(row, lost()).fate):
+            yield row, url

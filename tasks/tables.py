@@ -1,0 +1,211 @@
+"""The tables that the data steps hand on: their rows as types, parquet files without wall clock, and counts.
+
+Whatever goes into a step comes out as a row that is kept or as a drop with a reason; the counts say so.
+"""
+
+import hashlib
+import json
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from tinygptv_core.plain import ConfigError
+
+ROWS_FILE = "rows.parquet"
+DROPPED_FILE = "dropped.parquet"
+LEDGER_FILE = "ledger.parquet"
+COUNTS_FILE = "counts.json"
+
+GROUP_ROWS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One sample to be: where its picture is (`url`, `file`, or neither for text) and what is said, as JSON."""
+
+    key: str
+    url: str | None
+    file: str | None
+    turns: str
+    split: str | None
+    group: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """One row that goes no further, and why: `reason` is counted, `detail` is for people."""
+
+    key: str
+    url: str | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerRow:
+    """What became of one row in fetch: `fate` is "ok" or the reason of the drop.
+
+    `sha256` is of the bytes as fetched; `width` and `height` are the picture's as fetched, in pixels.
+    All three are None where there is no picture.
+    """
+
+    key: str
+    url: str | None
+    fate: str
+    detail: str
+    sha256: str | None
+    width: int | None
+    height: int | None
+
+
+R = TypeVar("R", TableRow, Drop, LedgerRow)
+
+
+class TableWriter(Generic[R]):
+    """Rows of one type into one parquet file, equal bytes for equal rows."""
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {str: pa.string(), str | None: pa.string(), int | None: pa.int32()}
+        self.names = [f.name for f in fields(kind)]
+        self.schema = pa.schema([(name, types[hint]) for name, hint in get_type_hints(kind).items()])
+        self.file = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self.waiting: list[R] = []
+
+    def write(self, row: R) -> None:
+        """Add `row` at the end."""
+        self.waiting.append(row)
+        if len(self.waiting) == GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        columns = {name: [getattr(row, name) for row in self.waiting] for name in self.names}
+        self.file.write_table(pa.table(columns, schema=self.schema))
+        self.waiting = []
+
+    def __enter__(self) -> "TableWriter[R]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.waiting and error is None:
+            self._flush()
+        self.file.close()
+
+
+def read_table(path: Path, kind: type[R]) -> Iterator[R]:
+    """The rows of a parquet file that `TableWriter` wrote, a group at a time."""
+    import pyarrow.parquet as pq
+
+    names = [f.name for f in fields(kind)]
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
+            columns = [batch.column(name).to_pylist() for name in names]
+            for values in zip(*columns, strict=True):
+                yield kind(**dict(zip(names, values, strict=True)))
+
+
+def num_rows(path: Path) -> int:
+    """How many rows a parquet file holds."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path).num_rows
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Counts what a step keeps and drops."""
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def write(self, folder: Path, rows: int) -> None:
+        """`counts.json` of a step that was given `rows` rows.
+
+        Raises:
+            ConfigError: nothing is left.
+            AssertionError: a row is neither kept nor dropped, or counted twice.
+        """
+        assert rows == self.kept + self.dropped.total(), f"{rows} rows in, but {self.kept} kept, {self.dropped} dropped"
+        if not self.kept:
+            raise ConfigError(f"of {rows} rows none is left. Why they were dropped: {self.reasons()}")
+        counts = {"rows": rows, "kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
+        (folder / COUNTS_FILE).write_text(json.dumps(counts, indent=1) + "\n")
+
+    def reasons(self) -> str:
+        """The drops in words, the most frequent first."""
+        ordered = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{reason} {count}" for reason, count in ordered) or "there was none"
+
+
+def read_counts(folder: Path) -> dict[str, Any]:
+    """`counts.json` of an artifact."""
+    return json.loads((folder / COUNTS_FILE).read_text())
+
+
+def data_counts(rows: Path, filtered: Path, fetched: Path, screened: Path) -> Mapping[str, Any]:
+    """What became of a data set's records in its four artifacts together: `{"rows", "kept", "dropped"}`.
+
+    Raises:
+        AssertionError: the artifacts are not of one chain, or a row is missing.
+    """
+    counts = [read_counts(folder) for folder in (rows, filtered, fetched, screened)]
+    for before, after in pairwise(counts):
+        assert before["kept"] == after["rows"], f"{before['kept']} rows went on, {after['rows']} came in"
+    dropped: Counter[str] = Counter()
+    for count in counts:
+        dropped.update(count["dropped"])
+    first, last = counts[0]["rows"], counts[-1]["kept"]
+    assert first == last + dropped.total(), f"{first} rows in, but {last} kept and {dropped.total()} dropped"
+    return {"rows": first, "kept": last, "dropped": dict(sorted(dropped.items()))}
+
+
+def repeated_hashes(texts: Iterable[str]) -> frozenset[int]:
+    """The 64-bit hashes that more than one of `texts` has, in eight bytes a text.
+
+    A text whose hash is not among them is unique; of the others the caller compares the texts themselves.
+    """
+    import numpy as np
+
+    hashes = np.sort(np.array(array("Q", (short_hash(text) for text in texts)), dtype=np.uint64))
+    return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+
+
+def short_hash(text: str) -> int:
+    """64 bits that are the same for the same text, in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class FirstOf:
+    """Tells the first of equal texts from the later ones, remembering only texts that can be repeated."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.repeated = repeated_hashes(texts)
+        self.seen: dict[str, str] = {}
+
+    def holder(self, text: str, key: str) -> str | None:
+        """The key that `text` was first given with, or None if that is now."""
+        if short_hash(text) not in self.repeated:
+            return None
+        first = self.seen.setdefault(text, key)
+        return None if first == key else first
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed build left in `folder`; a step that is quickly done starts afresh."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,90 @@
+import pytest
+
+from tasks.ask import ask
+from tasks.register import register_version
+from tests.core.tiny_run import picture
+from tests.tasks.registered import new_home
+from tinygptv_core.plain import ConfigError
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with one registered model, and a picture."""
+    home = new_home(tmp_path_factory.mktemp("home"))
+    checkpoint = home.checkpoint(1)
+    register_version(home.model(checkpoint), home.registration(checkpoint, home.uri))
+    (home.root / "shown.png").write_bytes(picture(1))
+    return home
+
+
+def test_a_model_has_many_names_and_one_answer(home):
+    shown = home.root / "shown.png"
+    checkpoint = home.checkpoint(1)
+    folder = home.model(checkpoint).path
+    names = ["models:/tinygptv@challenger", "tinygptv@champion", "tinygptv@tiny", "tinygptv/1", str(folder)]
+    assert len({ask(name, shown, "what?", home.uri) for name in names}) == 1
+    # A checkpoint's questions get no words around them, and its answers are longer.
+    worded = "[vqa] Based on the image, respond to this question with a short answer: what?"
+    said = ask(str(checkpoint.path), shown, worded, home.uri)
+    assert said.startswith(ask(str(folder), shown, "what?", home.uri))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("tinygpt@challenger", r"has no tinygpt\. Did you mean tinygptv\? There are: tinygptv\."),
+        ("/no/such/folder", r"is neither a folder nor a registered model"),
+        ("tinygptv", r"does not say which version of tinygptv is meant.*tinygptv@champion.*tinygptv/1"),
+        ("tinygptv/2", r"the model tinygptv has no version 2\. There are: .*tinygptv/1\."),
+        ("models:/tinygptv@best", r"the model tinygptv has no alias best\. There are: tinygptv@challenger, "),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_with_those_that_are(home, model, message):
+    with pytest.raises(ConfigError, match=message):
+        ask(model, home.root / "shown.png", "what?", home.uri)
+
+
+def test_an_empty_registry_says_what_fills_it(home, tmp_path):
+    with pytest.raises(ConfigError, match="It holds no model yet; tinygptv run registers one"):
+        ask("tinygptv@champion", home.root / "shown.png", "what?", f"sqlite:///{tmp_path}/none.db")
+
+
+def test_a_picture_that_cannot_be_read_is_refused(home, tmp_path):
+    broken, text = tmp_path / "broken.png", tmp_path / "text.png"
+    broken.write_bytes(picture(1)[:45])
+    text.write_text("no picture at all")
+    for path, message in [
+        (tmp_path / "gone.png", "is missing"),
+        (tmp_path, "is a folder, not a picture"),
+        (broken, "or it is cut off"),
+        (text, "is no picture which can be read"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            ask("tinygptv@champion", path, "what?", home.uri)
+
+
+@pytest.mark.parametrize("question", ["", "  "])
+def test_an_empty_question_is_refused(home, question):
+    with pytest.raises(ConfigError, match="the question is empty"):
+        ask("tinygptv@champion", home.root / "shown.png", question, home.uri)
+
+
+def test_folders_that_cannot_answer_say_what_they_lack(home, tmp_path):
+    shown = home.root / "shown.png"
+    with pytest.raises(ConfigError, match=r"holds neither a model nor a checkpoint"):
+        ask(str(tmp_path), shown, "what?", home.uri)
+    for path in home.checkpoint(1).path.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match=r"is a checkpoint, but no store around it says on which backbones"):
+        ask(str(tmp_path), shown, "what?", home.uri)
+
+
+def test_a_model_whose_backbones_are_gone_says_where_it_looked(home):
+    away = home.backbones.path.rename(home.root / "away")
+    try:
+        with pytest.raises(
+            ConfigError, match=rf"the backbones tiny .* are missing(.|\n)*{home.backbones.path}: no such"
+        ):
+            ask("tinygptv@champion", home.root / "shown.png", "what?", home.uri)
+    finally:
+        away.rename(home.backbones.path)

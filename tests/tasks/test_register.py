@@ -1,0 +1,212 @@
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pandas
+import pytest
+
+from tasks.ask import ask
+from tasks.register import metrics_of, register_version
+from tasks.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
+from tests.core.tiny_run import picture
+from tests.tasks.registered import SCORES, new_home
+from tinygptv_core.plain import ConfigError
+
+QUIET = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
+
+FRESH = """
+import base64, json, sys
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/tinygptv@challenger")
+shown = sys.argv[2]
+data = open(shown, "rb").read()
+images = [shown, data, base64.b64encode(data).decode()]
+answers = [model.predict([{"image": image, "question": "what?"}])["answer"].tolist() for image in images]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return new_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def first(home):
+    """The first version, made from checkpoint 1."""
+    checkpoint = home.checkpoint(1)
+    return register_version(home.model(checkpoint), home.registration(checkpoint, home.uri))
+
+
+def test_the_model_artifact_has_the_same_digest_in_every_home(home, first, tmp_path):
+    other = new_home(tmp_path)
+    assert other.model(other.checkpoint(1)).digest == first.tags[MODEL_TAG]
+
+
+def test_a_version_has_aliases_and_the_digests_of_what_it_came_from(home, first):
+    checkpoint = home.checkpoint(1)
+    assert (first.version, first.aliases) == ("1", ("challenger", "champion", "tiny"))
+    assert first.tags[CHECKPOINT_TAG] == first.tags["tinygptv.tiny/train"] == checkpoint.digest
+    assert registered(home.uri, "tinygptv", checkpoint.digest) == first
+    assert registered(home.uri, "tinygptv", home.model(checkpoint).digest) == first
+
+
+def test_it_answers_in_a_fresh_process_and_is_no_pickle(home, first, tmp_path):
+    (tmp_path / "shown.png").write_bytes(picture(1))
+    command = [sys.executable, "-c", FRESH, home.uri, str(tmp_path / "shown.png")]
+    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=tmp_path, env=QUIET).stdout
+    by_path, by_bytes, by_text = json.loads(out.splitlines()[-1])
+    assert by_path == by_bytes == by_text
+    assert len(by_path) == 1 and isinstance(by_path[0], str)
+    assert not list((home.root / "mlflow").rglob("*.pkl"))
+
+
+def test_its_metrics_and_its_example_are_there(home, first):
+    import mlflow
+
+    client = mlflow.MlflowClient(home.uri, home.uri)
+    version = client.get_model_version("tinygptv", first.version)
+    assert client.get_run(version.run_id).data.metrics == metrics_of(SCORES)
+    assert {
+        m.key: m.value for m in client.get_logged_model(version.source.removeprefix("models:/")).metrics
+    } == metrics_of(SCORES)
+    (example,) = (home.root / "mlflow" / "artifacts").rglob("serving_input_example.json")
+    (shown,) = json.loads(example.read_text())["inputs"]
+    assert (base64.b64decode(shown["image"]), shown["question"]) == (picture(0), "what is 0?")
+
+
+def test_the_same_model_is_not_registered_twice(home, first):
+    checkpoint = home.checkpoint(1)
+    registration = home.registration(checkpoint, home.uri)
+    assert register_version(home.model(checkpoint), registration) == first
+    more = replace(registration, sources={**registration.sources, "tiny/evaluate": "e" * 64})
+    again = register_version(home.model(checkpoint), more)
+    assert (again.version, again.tags["tinygptv.tiny/evaluate"]) == ("1", "e" * 64)
+    assert len(versions(home.uri, "tinygptv")) == 1
+
+
+def test_another_model_is_the_challenger_and_the_champion_stays(tmp_path):
+    home = new_home(tmp_path)
+    for seed in (1, 2):
+        checkpoint = home.checkpoint(seed)
+        register_version(home.model(checkpoint), home.registration(checkpoint, home.uri))
+    old, new = versions(home.uri, "tinygptv")
+    assert (old.aliases, new.aliases) == (("champion",), ("challenger", "tiny"))
+    assert find(home.uri, "models:/tinygptv@challenger") == find(home.uri, "tinygptv/2") == new
+    delete_version(home.uri, "2")
+    assert registered(home.uri, "tinygptv", home.checkpoint(2).digest) is None
+    assert versions(home.uri, "tinygptv") == (old,)
+
+
+def delete_version(uri, number):
+    import mlflow
+
+    mlflow.MlflowClient(uri, uri).delete_model_version("tinygptv", number)
+
+
+def test_a_registry_that_is_not_there_yet_holds_nothing(tmp_path):
+    uri = f"sqlite:///{tmp_path}/none.db"
+    assert registered(uri, "tinygptv", "0" * 64) is None
+    assert names(uri) == ()
+    (tmp_path / "none.db").write_bytes(b"this is not a database, though it is a file")
+    with pytest.raises(ConfigError, match="cannot be read: file is not a database"):
+        registered(uri, "tinygptv", "0" * 64)
+    with pytest.raises(ConfigError, match="must begin with sqlite"):
+        registered("postgresql://host/db", "tinygptv", "0" * 64)
+
+
+def test_looking_into_the_registry_imports_nothing_heavy(home, first):
+    code = (
+        "import sys; from tasks import ask, evaluate, register, registry; "
+        f"assert registry.registered({home.uri!r}, 'tinygptv', {first.tags[MODEL_TAG]!r}).version == '1'; "
+        "print(sorted({'mlflow', 'torch', 'PIL', 'numpy', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
+    assert out.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def served(home, first):
+    from mlflow.pyfunc.model import PythonModelContext
+
+    from tasks.served_model import ServedModel
+
+    checkpoint = home.checkpoint(1)
+    artifacts = {"model": str(home.model(checkpoint).path)}
+    context = PythonModelContext(artifacts=artifacts, model_config={"backbones": str(home.backbones.path)})
+    model = ServedModel()
+    model.load_context(context)
+    return lambda rows: model.predict(context, rows)
+
+
+def test_a_table_is_answered_row_by_row(served):
+    rows = [{"image": picture(number), "question": f"what is {number}?"} for number in range(3)]
+    answers = served(pandas.DataFrame(rows))["answer"].tolist()
+    assert answers == [served([row])["answer"].item() for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("what?", "the input is str; it must be a table or a list of records"),
+        ([{"image": b"x"}], "row 0 has no column question; its columns are image"),
+        ([{"image": 7, "question": "what?"}], "row 0: image is int; it must be"),
+        ([{"image": b"x", "question": "what?"}], "row 0: image is no picture: 1 bytes"),
+        ([{"image": "not there.png", "question": "what?"}], "row 0: image is 'not there.png', neither base64 nor"),
+        ([{"image": picture(1)[:45], "question": "what?"}], "row 0: image is no picture"),
+        ([{"image": picture(1), "question": " "}], "row 0: question is ' '; it must be a text that is not empty"),
+    ],
+)
+def test_wrong_input_is_refused_with_what_was_found(served, rows, message):
+    with pytest.raises(ValueError, match=message):
+        served(rows)
+
+
+@contextmanager
+def mlflow_server(root):
+    """An MLflow server on loopback that keeps everything below `root`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{root}/server.db", "--artifacts-destination", str(root / "served")]
+    with (root / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=QUIET, cwd=root, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def answers_at(uri):
+    for _ in range(600):
+        try:
+            return names(uri)
+        except ConfigError:
+            time.sleep(0.2)
+    raise TimeoutError(uri)
+
+
+def test_a_server_is_a_registry_too(home, tmp_path):
+    checkpoint = home.checkpoint(1)
+    model = home.model(checkpoint)
+    with mlflow_server(tmp_path) as uri:
+        assert answers_at(uri) == ()
+        assert registered(uri, "tinygptv", model.digest) is None
+        made = register_version(model, home.registration(checkpoint, uri))
+        assert (made.version, made.aliases) == ("1", ("challenger", "champion", "tiny"))
+        assert registered(uri, "tinygptv", checkpoint.digest) == made
+        (tmp_path / "shown.png").write_bytes(picture(1))
+        said = ask("tinygptv@champion", tmp_path / "shown.png", "what?", uri)
+    assert said == ask(str(model.path), tmp_path / "shown.png", "what?", uri)
+    with pytest.raises(ConfigError, match="does not answer as one"):
+        registered(uri, "tinygptv", checkpoint.digest)

@@ -1,0 +1,245 @@
+"""The report: what its file says, and what its page shows and never does."""
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
+from tasks.report_page import Box, Metric, boxes_in, duration, gain, metrics_of, render, size
+from tinygptv_core.run import DataFolders
+
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+
+
+def score(value: float, control: float, margin: float = 0.03) -> ScoreReport:
+    other = IntervalReport(value=control, low=control - margin, high=control + margin)
+    return ScoreReport(value=value, low=value - margin, high=value + margin, n=800, control=other)
+
+
+def report_of(*accuracies: float) -> Report:
+    """A run whose VQA accuracy goes through `accuracies`, the first before stage 1; the control stays at 0.27."""
+    scores = [{"scenes_vqa": {"accuracy": score(accuracy, 0.27)}} for accuracy in accuracies]
+    return {
+        "run": "bold-finch",
+        "preset": "nano",
+        "world_size": 2,
+        "steps": [
+            {"step": "list/fetch", "action": "reuse", "why": "built before", "seconds": 0.01, "artifact": "ab" * 32},
+            {"step": "stage1/train", "action": "build", "why": "not built yet", "seconds": 75.0, "artifact": "c" * 64},
+        ],
+        "data": {"list": {"rows": 10, "kept": 7, "dropped": {"http 404": 2, "duplicate": 1}}},
+        "fresh": {"scores": scores[0]},
+        "stages": {
+            f"stage{i}": {
+                "steps": 150,
+                "loss_first": 3.5,
+                "loss_last": 1.25,
+                "seconds": 75.0,
+                "peak_memory_bytes": 812_000_000,
+                "samples_per_second": 61.5,
+                "scores": found,
+            }
+            for i, found in enumerate(scores[1:], start=1)
+        },
+        "scores": scores[-1],
+        "model": {"name": "tinygptv", "version": "3", "aliases": ["latest"], "checkpoint_digest": "d" * 64},
+    }
+
+
+def jpeg(color: tuple[int, int, int], side: int = 8) -> bytes:
+    held = io.BytesIO()
+    Image.new("RGB", (side, side), color).save(held, "JPEG")
+    return held.getvalue()
+
+
+def folders_of(base: Path, pictures: list[bytes]) -> DataFolders:
+    """A data set of one tar whose sample `i` has the key `i` in nine digits and the picture `pictures[i]`."""
+    shards, index = base / "shards", base / "index"
+    shards.mkdir(parents=True)
+    index.mkdir()
+    with tarfile.open(shards / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for i, picture in enumerate(pictures):
+            text = {"key": f"{i:09}", "turns": [["user", "?"]], "split": None, "group": None, "url": None}
+            for name, held in ((f"{i:09}.jpg", picture), (f"{i:09}.json", json.dumps(text).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(held)
+                tar.addfile(member, io.BytesIO(held))
+    with tarfile.open(shards / "00000.tar") as tar:
+        places = [(member.offset_data, member.size) for member in tar]
+    columns = [("shard", "i4"), ("image", "i8"), ("image_bytes", "i8"), ("text", "i8"), ("text_bytes", "i8")]
+    samples = [(0, *places[2 * i], *places[2 * i + 1]) for i in range(len(pictures))]
+    np.save(index / "samples.npy", np.array(samples, dtype=columns))
+    (index / "shards.json").write_text(json.dumps(["00000.tar"]))
+    return DataFolders(shards=shards, index=index)
+
+
+def line(key: int, answer: str, truth: str, *, question: str = "what colour is it?") -> dict:
+    return {
+        "eval": "scenes_vqa",
+        "key": f"{key:09}",
+        "question": question,
+        "answer": answer,
+        "references": [truth],
+        "score": float(answer == truth),
+        "control_answer": "green",
+        "control_score": 0.0,
+        "control_key": "000000000",
+    }
+
+
+def lines_at(path: Path, lines: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(item) + "\n" for item in lines))
+    return path
+
+
+def nothing_more() -> ReportDetails:
+    return ReportDetails(metrics={}, answers={}, pictures={}, facts={})
+
+
+def details_at(base: Path, *, answer: str = "red", facts: dict[str, str] | None = None) -> ReportDetails:
+    """Two questions about a red and a blue picture, asked before stage 1 and after it."""
+    return ReportDetails(
+        metrics={"stage1": lines_at(base / "metrics.jsonl", [{"step": 10, "loss": 2.5}, {"step": 150, "loss": 1.5}])},
+        answers={
+            "fresh": lines_at(base / "fresh.jsonl", [line(0, "seven", "red"), line(1, "seven", "blue")]),
+            "stage1": lines_at(base / "stage1.jsonl", [line(0, answer, "red"), line(1, "purple", "blue")]),
+        },
+        pictures={"scenes_vqa": folders_of(base / "data", [jpeg(RED), jpeg(BLUE)])},
+        facts=facts or {},
+    )
+
+
+def test_report_json_is_the_report(tmp_path):
+    path = write_report(report_of(0.25, 0.8), tmp_path / "new", nothing_more())
+    assert path == tmp_path / "new" / "report.json"
+    assert json.loads(path.read_text()) == report_of(0.25, 0.8)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json"]
+
+
+def test_counts_that_do_not_add_up_are_refused_before_anything_is_written(tmp_path):
+    report = report_of(0.25, 0.8)
+    report["data"]["list"]["kept"] = 8
+    with pytest.raises(ValueError, match="list: 10 rows, but 8 kept and 3 dropped"):
+        write_report(report, tmp_path, nothing_more())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_a_number_is_refused(tmp_path):
+    report = report_of(0.25, 0.8)
+    report["stages"]["stage1"]["loss_last"] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_report(report, tmp_path, nothing_more())
+
+
+def test_the_page_says_how_far_the_model_is_above_its_control(tmp_path):
+    page = render(report_of(0.25, 0.8), details_at(tmp_path))
+    assert "tinygptv version 3" in page
+    assert re.search(r"<span>53\.0 points above its control of\s+27\.0 %", page)
+    assert "not told apart" not in page
+
+
+def test_a_score_that_is_within_its_controls_interval_is_no_success(tmp_path):
+    assert "not told apart from its control of 27.0 %" in render(report_of(0.25, 0.29), details_at(tmp_path))
+
+
+def test_a_score_without_a_control_is_shown_without_one(tmp_path):
+    report, details = report_of(0.25, 0.8), details_at(tmp_path)
+    report["scores"]["scenes_vqa"]["accuracy"]["control"] = None
+    alone = {**line(0, "red", "red"), "control_answer": None, "control_score": None, "control_key": None}
+    lines_at(tmp_path / "stage1.jsonl", [alone])
+    page = render(report, details)
+    assert "without a control" in page
+    assert "<dt>control</dt>" not in page
+
+
+def test_a_gain_is_clear_when_the_intervals_do_not_meet():
+    (metric,) = metrics_of(report_of(0.25, 0.67, 0.69))
+    first, second = gain(metric, "stage1"), gain(metric, "stage2")
+    assert first is not None and second is not None
+    assert (round(first.difference, 2), first.clear) == (0.42, True)
+    assert (round(second.difference, 2), second.clear) == (0.02, False)
+    assert gain(metric, "stage3") is None
+
+
+def test_without_a_score_before_it_a_stage_has_brought_nothing_that_can_be_said():
+    metric = Metric(evaluation="scenes_vqa", metric="accuracy", points={"stage1": score(0.8, 0.3)})
+    assert gain(metric, "stage1") is None
+
+
+def test_the_page_shows_right_and_wrong_answers_with_picture_truth_and_control(tmp_path):
+    page = render(report_of(0.25, 0.8), details_at(tmp_path))
+    assert '<b class="good">red</b>' in page and '<b class="bad">purple</b>' in page
+    assert page.count("seven") == 2 and page.count("green</dd>") == 2
+    assert page.count('alt="the picture asked about"') == page.count('alt="the control\'s picture"') == 2
+
+
+def test_what_came_from_outside_is_text_on_the_page_and_never_markup(tmp_path):
+    evil = "<script>alert(1)</script>"
+    report = report_of(0.25, 0.8)
+    report["data"][evil] = {"rows": 1, "kept": 0, "dropped": {evil: 1}}
+    report["scores"] = report["stages"]["stage1"]["scores"] = {f"$^{evil}": {evil: score(0.8, 0.2)}}
+    page = render(report, details_at(tmp_path, answer=evil, facts={"command": evil}))
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") > 6
+
+
+def test_the_page_asks_no_other_machine_for_anything(tmp_path):
+    page = render(report_of(0.25, 0.8), details_at(tmp_path))
+    outside = re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*|url\((?!#)[^)]*|@import""", page)
+    assert outside == []
+    assert "default-src 'none'" in page
+
+
+def test_the_same_report_gives_the_same_page(tmp_path):
+    details = details_at(tmp_path)
+    assert render(report_of(0.25, 0.8), details) == render(report_of(0.25, 0.8), details)
+
+
+def test_a_large_picture_is_made_smaller(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 255, (600, 900, 3), dtype=np.uint8)
+    held = io.BytesIO()
+    Image.fromarray(noise).save(held, "PNG")
+    details = ReportDetails(
+        metrics={},
+        answers={"stage1": lines_at(tmp_path / "answers.jsonl", [line(0, "red", "red")])},
+        pictures={"scenes_vqa": folders_of(tmp_path / "data", [held.getvalue()])},
+        facts={},
+    )
+    assert len(held.getvalue()) > 1_000_000
+    assert len(render(report_of(0.25, 0.8), details)) < 250_000
+
+
+def test_an_answer_about_a_sample_that_is_not_there_is_refused(tmp_path):
+    details = details_at(tmp_path)
+    lines_at(tmp_path / "stage1.jsonl", [line(5, "red", "red")])
+    with pytest.raises(ValueError, match="sample 000000005, which is not among the 2 of its data set"):
+        render(report_of(0.25, 0.8), details)
+
+
+def test_a_run_that_got_to_no_stage_has_a_page_too(tmp_path):
+    report = report_of(0.25, 0.8)
+    report.update({"fresh": None, "stages": {}, "scores": {}, "model": None, "steps": []})
+    page = render(report, nothing_more())
+    assert "No model was registered" in page and "0 built, 0 reused" in page
+
+
+def test_the_boxes_of_an_answer_are_read_in_percent_of_the_sides():
+    assert boxes_in("{<10><20><40><100>} and {<9><9><3><3>} {<0><0><101><5>}") == [
+        Box(left=10, top=20, width=30, height=80)
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.31, "0.3 s"), (75, "1 min 15 s"), (7260, "2 h 1 min")])
+def test_a_duration_is_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("number", "words"), [(12, "12 bytes"), (2_500_000, "2.5 MB"), (1.5e9, "1.5 GB")])
+def test_a_size_is_in_words(number, words):
+    assert size(number) == words

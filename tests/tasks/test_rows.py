@@ -1,0 +1,191 @@
+"""A list becomes a table; a list that is unusable is refused before anything is built."""
+
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tasks.build import Site
+from tasks.lists import CHUNK_CHARACTERS, read_list
+from tasks.rows import check_list, rows
+from tasks.tables import Drop, TableRow, read_counts, read_table
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.recipe import Recipe, Turn, caption_turns, text_of
+
+WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)
+RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"A dog, \u00e9t\u00e9 {n}!"} for n in range(3)]
+
+
+def site(folder):
+    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+    for path in (made.out, made.scratch, made.notes):
+        path.mkdir(parents=True)
+    return made
+
+
+def as_table(path, delimiter):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["url", "caption"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(RECORDS)
+
+
+WRITERS = {
+    "a.json": lambda path: path.write_text(json.dumps(RECORDS, ensure_ascii=False), encoding="utf-8"),
+    "spaced.json": lambda path: path.write_text(" \n" + json.dumps(RECORDS, indent=3) + "\n\n"),
+    "marked.json": lambda path: path.write_bytes(b"\xef\xbb\xbf" + json.dumps(RECORDS).encode()),
+    "a.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(RECORDS).encode())),
+    "a.jsonl": lambda path: path.write_text("\n".join(map(json.dumps, RECORDS))),
+    "a.ndjson": lambda path: path.write_text("".join(json.dumps(record) + "\n\n" for record in RECORDS)),
+    "a.csv": lambda path: as_table(path, ","),
+    "a.TSV": lambda path: as_table(path, "\t"),
+    "a.parquet": lambda path: pq.write_table(pa.Table.from_pylist(RECORDS), path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_records(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    assert list(read_list(tmp_path / name)) == RECORDS
+
+
+def test_a_record_longer_than_what_is_read_at_once_comes_whole(tmp_path):
+    records = [{"url": "u", "caption": "x" * (CHUNK_CHARACTERS - 20 + n), "n": 123456, "w": True} for n in range(40)]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    assert list(read_list(tmp_path / "a.json")) == records
+
+
+def test_a_record_becomes_a_row_and_what_is_none_a_drop(tmp_path):
+    records = [
+        {"url": " http://a.example/0.jpg ", "caption": "A red Dog!"},
+        "no object",
+        {"caption": "no url"},
+        {"url": "", "caption": "an empty url"},
+        {"url": None, "caption": "no url either"},
+        {"url": "http://a.example/5.jpg"},
+        {"url": "http://a.example/6.jpg", "caption": 7},
+        {"url": "http://a.example/7.jpg", "caption": "half a pair \ud800"},
+        {"url": "http://a.example/8.jpg", "caption": "two dogs"},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    place = site(tmp_path)
+    rows(WEB, "list", tmp_path / "list.json", place)
+    kept = list(read_table(place.out / "rows.parquet", TableRow))
+    assert [(row.key, row.url, row.turns) for row in kept] == [
+        ("000000000", "http://a.example/0.jpg", '[["assistant", "a red dog"]]'),
+        ("000000008", "http://a.example/8.jpg", '[["assistant", "two dogs"]]'),
+    ]
+    dropped = list(read_table(place.out / "dropped.parquet", Drop))
+    assert {row.reason for row in dropped} == {"broken_record"}
+    assert [row.key[-1] + ": " + row.detail for row in dropped][:6] == [
+        "1: a record is an object, not str",
+        "2: there is no 'url'",
+        "3: url is empty",
+        "4: url is NoneType, not a text",
+        "5: there is no 'caption'",
+        "6: caption is int, not a text",
+    ]
+    assert read_counts(place.out) == {"rows": 9, "kept": 2, "dropped": {"broken_record": 7}}
+
+
+def test_files_splits_and_groups_are_the_records_own(tmp_path):
+    recipe = Recipe(
+        version=1,
+        source="a.json",
+        how="file",
+        licence="none",
+        citation="none",
+        picture="image",
+        turns=lambda row: (Turn("user", text_of(row, "question")), Turn("assistant", text_of(row, "answer"))),
+        split="split",
+        group="type",
+    )
+    record = {"image": "1.jpg", "question": "How many?", "answer": "2", "split": "test", "type": 4}
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    place = site(tmp_path)
+    rows(recipe, "a", tmp_path / "a.json", place)
+    turns = '[["user", "How many?"], ["assistant", "2"]]'
+    wanted = TableRow(key="000000000", url=None, file="1.jpg", turns=turns, split="test", group="4")
+    assert list(read_table(place.out / "rows.parquet", TableRow)) == [wanted]
+
+
+def test_the_same_list_gives_the_same_bytes_over_what_a_killed_build_left(tmp_path):
+    WRITERS["a.json"](tmp_path / "a.json")
+    first, second = site(tmp_path / "1"), site(tmp_path / "2")
+    (second.out / "rows.parquet").write_bytes(b"half a table")
+    (second.out / "other").mkdir()
+    for place in (first, second):
+        rows(WEB, "list", tmp_path / "a.json", place)
+    assert sorted(path.name for path in second.out.iterdir()) == ["counts.json", "dropped.parquet", "rows.parquet"]
+    for path in first.out.iterdir():
+        assert path.read_bytes() == (second.out / path.name).read_bytes()
+
+
+TEXT = json.dumps(RECORDS, ensure_ascii=False)
+REFUSED = {
+    "empty.json": (b"", "is empty"),
+    "blank.json": (b" \n ", "is empty"),
+    "none.json": (b"[]", "holds no record"),
+    "object.json": (b'{"url": "a"}', "is not a list: it begins with '{'"),
+    "text.json": (b"hello", "is not a list: it begins with 'h'"),
+    "cut.json": (TEXT.encode()[:-30], f"record 2 is cut off: it starts at byte {TEXT.encode().index(b'{', 120)}"),
+    "ends.json": (TEXT.encode()[:-30], f"the file ends at byte {len(TEXT.encode()) - 30}"),
+    "comma.json": (b'[{"url": "a", "caption": "b"},', "record 1 is cut off"),
+    "open.json": (b'[{"url": "a", "caption": "b"}', "it ends at byte 29, after record 0"),
+    "literal.json": (b'[{"url": "a", "caption": tru', "ends at byte 28"),
+    "wrong.json": (b'[{"url": "a", "caption": b}]', "record 0 is not JSON at byte 25"),
+    "mark.json": (b'[{"url": "a"} {"url": "b"}]', "byte 14, after record 0, is '{', not a comma"),
+    "more.json": (b"[1] [2]", "the list ends before byte 4, but more follows"),
+    "columns.json": (b'[{"link": "a", "text": "b"}]', "has no column url. Its columns are: link, text"),
+    "caption.json": (b'[{"url": "a", "text": "b"}]', "has no column caption. Its columns are: url, text"),
+    "numbers.json": (b"[1, 2]", "none of its 2 records can be used. The first: a record is an object, not int"),
+    "broken.json": (b'[{"url": 1, "caption": "b"}]', "The first: url is int, not a text"),
+    "cut.jsonl": (b'{"url": "a", "caption": "b"}\n{"url": "a", "capt', "ends at byte 47, inside its last line"),
+    "columns.csv": (b"link,text\na,b\n", "has no column url. Its columns are: link, text"),
+    "header.csv": (b"url,caption\n", "holds no record"),
+    "quote.csv": (b'url,caption\na,b\nc,"d', "ends at byte 20, inside the quotes"),
+    "cut.json.gz": (gzip.compress(TEXT.encode())[:-12], "is cut off"),
+    "plain.json.gz": (TEXT.encode(), "is cut off or damaged"),
+    "latin.json": ('["\u00e9"]'.encode("latin-1"), "is not UTF-8"),
+    "character.json": ('["\u00e9'.encode()[:-1], "is cut off: it ends at byte 3"),
+    "cut.parquet": (b"PAR1 and so on", "cannot be read as parquet"),
+    "list.docx": (b"x", "has no known format; a list's name ends in .json"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_unusable_list_is_refused_with_what_was_found(tmp_path, name):
+    data, said = REFUSED[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError) as refusal:
+        check_list(tmp_path / name, WEB)
+    assert said in str(refusal.value) and str(tmp_path / name) in str(refusal.value)
+
+
+def test_a_missing_list_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="there is no file"):
+        check_list(tmp_path / "a.json", WEB)
+    with pytest.raises(ConfigError, match="is a folder"):
+        check_list(tmp_path, WEB)
+
+
+def test_a_list_is_cut_off_wherever_it_is_cut(tmp_path):
+    """After any byte short of the last: the message names that byte, and the list is never taken."""
+    text = json.dumps([{"url": "u", "caption": 'a "\u00e9"\\', "n": -1.5e3, "w": [True, None]}])
+    for size in range(1, len(text)):
+        (tmp_path / "cut.json").write_text(text[:size])
+        with pytest.raises(ConfigError, match=f"ends at byte {size}"):
+            check_list(tmp_path / "cut.json", WEB)
+    (tmp_path / "cut.json").write_text(text)
+    assert check_list(tmp_path / "cut.json", WEB) == 1
+
+
+def test_a_broken_line_in_a_good_list_is_one_drop(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"url": "a", "caption": "b"}\n{"url": \n{"url": "c", "caption": "d"}\n')
+    assert check_list(tmp_path / "a.jsonl", WEB) == 3
+    place = site(tmp_path)
+    rows(WEB, "list", tmp_path / "a.jsonl", place)
+    assert read_counts(place.out) == {"rows": 3, "kept": 2, "dropped": {"broken_record": 1}}

@@ -1,0 +1,118 @@
+import json
+import logging
+import socket
+import time
+
+import pytest
+
+from tasks.track import Tracking, repeating, tracked_run, tracking_stage
+from tinygptv_core.metrics import Metrics
+
+PARAMETERS = {"schedule": {"peak": 0.003, "steps": 4}, "lora": None}
+SUMMARY = {"steps": 4, "loss_first": 5.5, "loss_last": 4.0, "seconds": 2.0, "peak_memory_bytes": 1000}
+
+
+def line(step: int, gradient_norm: float | None = 0.5) -> dict[str, float | None]:
+    return {
+        "step": step,
+        "loss": 5.0 - step / 4,
+        "rate": 0.001 * step,
+        "gradient_norm": gradient_norm,
+        "samples_per_second": 100.0,
+        "memory_bytes": 1000,
+        "seconds": 0.5 * step,
+    }
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    return Tracking(
+        uri=f"sqlite:///{home / 'mlflow' / 'mlflow.db'}", experiment="tiny", artifacts=home / "mlflow" / "artifacts"
+    )
+
+
+@pytest.fixture(scope="module")
+def client(tracking):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking.uri)
+
+
+def logged(client, run_id, name):
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_stage_is_logged_while_it_runs_each_step_once_and_summed_up(tracking, client, tmp_path):
+    with (
+        tracked_run(tracking, "whole", {}, parent=None) as parent,
+        tracking_stage(tracking, "stage1", PARAMETERS, tmp_path, parent) as run_id,
+    ):
+        metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
+        for step in (1, 2):
+            metrics.write(line(step))
+        wait_for(lambda: len(logged(client, run_id, "loss")) == 2)
+        assert client.get_run(run_id).info.status == "RUNNING"
+        resumed = Metrics(tmp_path / "metrics.jsonl", after_step=1)
+        resumed.write(line(2))
+        resumed.write(line(3, gradient_norm=None))
+        resumed.write(line(4))
+        (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    assert logged(client, run_id, "loss") == [(1, 4.75), (2, 4.5), (3, 4.25), (4, 4.0)]
+    assert [step for step, _ in logged(client, run_id, "gradient_norm")] == [1, 2, 4]
+    assert logged(client, run_id, "loss_last") == [(4, 4.0)]
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "stage1")
+    assert run.data.params == {"schedule.peak": "0.003", "schedule.steps": "4", "lora": "null"}
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert not (tmp_path / "mlflow_run.json").exists()
+
+
+def test_a_stage_that_fails_is_marked_as_failed(tracking, client, tmp_path):
+    with pytest.raises(FloatingPointError), tracking_stage(tracking, "stage1", {}, tmp_path, None) as run_id:
+        raise FloatingPointError
+    assert client.get_run(run_id).info.status == "FAILED"
+
+
+def test_the_run_that_a_kill_left_open_is_closed_and_its_successor_has_the_whole_curve(tracking, client, tmp_path):
+    with tracked_run(tracking, "killed", {}, None) as killed:
+        pass
+    (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": tracking.uri, "run": killed}))
+    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
+    metrics.write(line(1))
+    with tracking_stage(tracking, "stage1", {}, tmp_path, None) as run_id:
+        metrics.write(line(2))
+    assert client.get_run(killed).info.status == "KILLED"
+    assert [step for step, _ in logged(client, run_id, "loss")] == [1, 2]
+
+
+def test_files_of_a_database_go_where_they_are_told(tracking, client):
+    with tracked_run(tracking, "whole", {}, None) as run_id:
+        assert run_id is not None
+    assert client.get_run(run_id).info.artifact_uri.startswith(tracking.artifacts.as_uri())
+
+
+def test_a_server_that_is_away_is_one_warning_and_the_stage_goes_on(tmp_path, caplog):
+    with socket.socket() as free:  # bound and not listening: a connection is refused
+        free.bind(("127.0.0.1", 0))
+        away = Tracking(
+            uri=f"http://127.0.0.1:{free.getsockname()[1]}", experiment="tiny", artifacts=tmp_path / "artifacts"
+        )
+        with caplog.at_level(logging.WARNING), tracking_stage(away, "stage1", {}, tmp_path, None) as run_id:
+            Metrics(tmp_path / "metrics.jsonl", after_step=0).write(line(1))
+    assert run_id is None
+    assert len([record for record in caplog.records if "does not take the metrics" in record.message]) == 1
+
+
+def test_what_is_repeated_is_called_once_more_at_the_end():
+    calls = []
+    with repeating(lambda: calls.append(len(calls)), seconds=60):
+        assert calls == []
+    assert calls == [0]

@@ -1,0 +1,139 @@
+import ipaddress
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from tasks.train import ray_cluster, train_on_ray
+from tests.core.test_train import losses_of, start_ranks, summary_of
+from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
+from tinygptv_core.plain import ConfigError
+
+LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=300))
+TWO = replace(OPTIONS, processes=2, save_every_steps=40, log_every_steps=20)
+WATCH_SECONDS = 0.2
+
+
+class Watch(threading.Thread):
+    """Looks for connections of this process and those below it that lead beyond loopback."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.strangers: set[str] = set()
+        self.num_seen = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(WATCH_SECONDS):
+            reached = [address for table in ("tcp", "tcp6", "udp", "udp6") for address in remote_addresses(table)]
+            self.num_seen += len(reached)
+            if not all(is_near(address) for address in reached):  # someone's; seldom, since asking whose takes long
+                for process in processes():
+                    self.look(process)
+
+    def look(self, process: psutil.Process) -> None:
+        try:
+            reached = {connection.raddr.ip for connection in process.net_connections("inet") if connection.raddr}
+        except psutil.Error:
+            return
+        self.strangers |= {f"{address} by {command(process)}" for address in reached if not is_near(address)}
+
+
+def remote_addresses(table: str) -> list[str]:
+    """The other ends of all connections of the machine."""
+    found = []
+    for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+        words = bytes.fromhex(line.split()[2].partition(":")[0])
+        swapped = b"".join(words[start : start + 4][::-1] for start in range(0, len(words), 4))
+        found.append(str(ipaddress.ip_address(swapped)))
+    return found
+
+
+def is_near(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = getattr(found, "ipv4_mapped", None) or found
+    return mapped.is_loopback or mapped.is_unspecified
+
+
+def processes() -> list[psutil.Process]:
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def watch():
+    watch = Watch()
+    watch.start()
+    yield watch
+    watch.done.set()
+    watch.join()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, watch):
+    """The home of a cluster that runs for as long as this file's tests."""
+    home = tmp_path_factory.mktemp("home")
+    with ray_cluster(home, None):
+        yield home
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """The same run on two processes without Ray."""
+    spec = tiny_spec(tmp_path_factory.mktemp("bare"), dropout=0.1, stage=LONG, options=TWO)
+    assert [rank.wait(timeout=300) for rank in start_ranks(spec, 2)] == [0, 0]
+    return spec
+
+
+def test_a_worker_that_is_killed_goes_on_to_the_bits_of_a_run_without_ray(home, bare, tmp_path):
+    spec, killed, told = elsewhere(bare, tmp_path), [], []
+
+    def kill_once(done: int, total: int, text: str) -> None:
+        told.append((done, total))
+        workers = [process for process in processes() if "RayTrainWorker" in command(process)]
+        if 60 <= done < total and not killed and len(workers) == 2:
+            killed.append(workers[1].pid)
+            os.kill(workers[1].pid, signal.SIGKILL)
+
+    train_on_ray(spec, "tiny-killed", kill_once)
+    assert len(killed) == 1
+    assert told[-1] == (300, 300)
+    summary = summary_of(spec)
+    assert (summary["world_size"], summary["steps"]) == (2, 300)
+    assert summary["resumed_from_step"] in range(40, 300, 40)
+    for name in ("trainable.safetensors", "stage.json"):
+        assert (spec.out / name).read_bytes() == (bare.out / name).read_bytes()
+    assert losses_of(spec) == losses_of(bare)
+    assert load_file(spec.out / "trainable.safetensors")
+
+
+def test_a_mistake_of_the_users_is_told_as_one(home, bare, tmp_path):
+    spec = replace(elsewhere(bare, tmp_path), init=tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"nothing holds no checkpoint: there is no stage\.json"):
+        train_on_ray(spec, "tiny-mistake", lambda done, total, text: None)
+    assert "Traceback" in json.loads((spec.notes / "failure.json").read_text())["traceback"]
+
+
+def test_more_gpus_than_there_are_is_told(home, bare, tmp_path):
+    spec = replace(elsewhere(bare, tmp_path), options=replace(TWO, processes=99, device="cuda"))
+    with pytest.raises(ConfigError, match="99 training processes want a GPU each; Ray's cluster has"):
+        train_on_ray(spec, "tiny-gpus", lambda done, total, text: None)
+
+
+def test_nothing_has_left_loopback_nor_written_to_the_users_home(home, watch):
+    assert watch.num_seen > 0
+    assert watch.strangers == set()
+    assert os.environ["HOME"] != str(home / "ray")
+    assert [path.name for path in Path(home, "ray").iterdir()] == ["ray_bootstrap_config.yaml"]
