@@ -1,0 +1,149 @@
+"""One question about one picture, for a person: the model by its name in the registry, or by its folder."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from tasks.build import MANIFEST, SHORT
+from tasks.registry import BACKBONES_TAG, Version, find
+from tinygptv_core.artifact import sha256_of_file
+from tinygptv_core.plain import ConfigError
+
+if TYPE_CHECKING:
+    from tinygptv_core.answer import ModelCard
+
+CHECKPOINT_ANSWER_TOKENS = 64
+"""Where the answer of a bare checkpoint is cut; a registered model says that itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a model lies: its folder, and where its backbones may be."""
+
+    folder: Path
+    backbones: tuple[Path, ...]
+
+
+def ask(model: str, image: Path, question: str, tracking_uri: str) -> str:
+    """The model's answer.
+
+    Args:
+        model: `models:/NAME@ALIAS`, `NAME@ALIAS`, `NAME/NUMBER`, or the folder of a model or checkpoint. A
+            checkpoint's questions are asked as they stand, without an evaluation's words around them.
+
+    Raises:
+        ConfigError: there is no such model, the picture is missing or broken, or the question is empty.
+    """
+    if not question.strip():
+        raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
+    picture = _picture(image)
+    with _place(model, tracking_uri) as place:
+        from tinygptv_core.answer import ask_each, load_served, read_card
+
+        has_card = (place.folder / "model.json").exists()
+        card = read_card(place.folder) if has_card else _bare_card(place.folder)
+        trained = load_served(place.folder, card, place.backbones, "cpu")
+    return ask_each(trained, card, [(picture, question)])[0]
+
+
+def _picture(image: Path) -> bytes:
+    if not image.is_file():
+        what = "a folder, not a picture" if image.is_dir() else "missing"
+        raise ConfigError(f"the picture {image} is {what}; give the path of a picture's file")
+    from tinygptv_core.image import decode
+
+    data = image.read_bytes()
+    try:
+        decode(data)
+    except ValueError as error:
+        raise ConfigError(f"{image} is no picture which can be read, or it is cut off: {error}") from error
+    return data
+
+
+@contextmanager
+def _place(model: str, tracking_uri: str) -> Iterator[Place]:
+    """The model's files, for as long as they are needed: those of a server are fetched into a temporary folder."""
+    folder = Path(model)
+    if folder.is_dir():
+        yield _in_store(folder.resolve())
+        return
+    version = find(tracking_uri, model)
+    location = urlsplit(version.location)
+    if location.scheme in ("", "file"):
+        yield Place(folder=_logged(Path(unquote(location.path)), version), backbones=_backbones(version))
+        return
+    with tempfile.TemporaryDirectory() as fetched:
+        yield Place(folder=_fetch(version, tracking_uri, Path(fetched)), backbones=_backbones(version))
+
+
+def _backbones(version: Version) -> tuple[Path, ...]:
+    return (Path(version.tags[BACKBONES_TAG]),) if BACKBONES_TAG in version.tags else ()
+
+
+def _logged(folder: Path, version: Version) -> Path:
+    """The model's folder among what MLflow keeps of a version."""
+    cards = sorted(folder.glob("artifacts/*/model.json"))
+    if not cards:
+        raise ConfigError(
+            f"{version.name}/{version.version} is registered, but {folder} does not hold its files. If they were "
+            "moved, put them back; else tinygptv run --from register makes a new version"
+        )
+    return cards[0].parent
+
+
+def _fetch(version: Version, tracking_uri: str, into: Path) -> Path:
+    from tasks.register import mlflow_at
+
+    with mlflow_at(tracking_uri) as mlflow:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{version.name}/{version.version}",
+            dst_path=str(into),
+            tracking_uri=tracking_uri,
+            registry_uri=tracking_uri,
+        )
+    return _logged(into, version)
+
+
+def _in_store(folder: Path) -> Place:
+    """The backbones of a folder of the store lie in the same store, under their digest."""
+    store = folder.parent.parent
+    if (folder / "model.json").exists():
+        digest = json.loads((folder / "model.json").read_text())["backbones_digest"]
+    elif (folder / "stage.json").exists():
+        digest = _noted_backbones(folder)
+    else:
+        raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
+    return Place(folder=folder, backbones=(store / "backbones" / digest[:SHORT],))
+
+
+def _bare_card(folder: Path) -> "ModelCard":
+    from tinygptv_core.answer import ModelCard
+
+    return ModelCard(
+        backbones="",
+        backbones_digest=_noted_backbones(folder),
+        checkpoint_digest=sha256_of_file(folder / MANIFEST),
+        prompt="{}",
+        max_new_tokens=CHECKPOINT_ANSWER_TOKENS,
+        precision="float32",
+    )
+
+
+def _noted_backbones(checkpoint: Path) -> str:
+    """The digest of the backbones that a checkpoint of the store was trained on."""
+    store = checkpoint.parent.parent
+    if (checkpoint / MANIFEST).is_file():
+        digest = sha256_of_file(checkpoint / MANIFEST)
+        for path in sorted((store / "keys" / "train").glob("*.json")):
+            record = json.loads(path.read_text())
+            if digest in (record["digest"], *record["others"]):
+                return record["inputs"]["backbones"]
+    raise ConfigError(
+        f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one in a "
+        "store, or a registered model: tinygptv ask NAME@ALIAS IMAGE QUESTION"
+    )

@@ -1,0 +1,67 @@
+"""backbones + checkpoint + data -> scores and answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.build import Site, Step
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.run import DataFolders
+from tinygptv_core.stages import Stage
+
+EVALUATE = Step(name="evaluate", kind="scores", version=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """What is scored.
+
+    Attributes:
+        stage: whose template is used; its projections and seed too when there is no checkpoint.
+        evals: evaluations by name. (`Stage.evals` is what a preset wants; this is what is asked for.)
+        checkpoint: None scores the model that the stage starts from with fresh projections.
+        data: every data set that one of the evaluations reads -> its folders.
+    """
+
+    stage: Stage
+    evals: tuple[str, ...]
+    backbones: Path
+    checkpoint: Path | None
+    data: Mapping[str, DataFolders]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Where it runs: the device, and the CPU threads that it takes."""
+
+    device: str
+    threads: int
+
+
+def evaluate_checkpoint(
+    spec: EvaluationSpec, options: EvaluationOptions, site: Site, progress: Callable[[int, int, str], None]
+) -> None:
+    """Write scores.json and answers.jsonl into `site.out`. Runs in this process.
+
+    Raises:
+        ConfigError: no such evaluation, an empty data set, or the checkpoint is of another stage.
+    """
+    import torch
+
+    from tinygptv_core.answer import load_fresh, load_trained
+    from tinygptv_core.evaluate import evaluate, write_results
+    from tinygptv_core.loader import ShardSet
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        if spec.checkpoint is None:
+            trained = load_fresh(spec.backbones, spec.stage, options.device)
+        else:
+            trained = load_trained(spec.backbones, spec.checkpoint, spec.stage.precision, options.device)
+        if trained.form.name != spec.stage.name:
+            raise ConfigError(f"{spec.checkpoint} is a checkpoint of {trained.form.name}, not of {spec.stage.name}")
+        data = {name: ShardSet(folders) for name, folders in spec.data.items()}
+        write_results(evaluate(trained, spec.evals, data, progress), site.out)
+    finally:
+        torch.set_num_threads(before)

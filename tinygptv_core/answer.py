@@ -1,0 +1,233 @@
+"""A trained model answers questions about pictures: one way of asking, for evaluations and for people.
+
+Also the folder that a registered model is served from: `model.json`, `stage.json` and `trainable.safetensors`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinygptv_core import prompt
+from tinygptv_core.artifact import digest_of, members_of
+from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
+from tinygptv_core.generate import generate
+from tinygptv_core.image import preprocess
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.plain import ConfigError, from_plain
+from tinygptv_core.stages import Stage
+from tinygptv_core.trainable import load_trainable
+from tinygptv_core.weights import load_backbones
+
+# Shape letters of this file: P distinct pictures, B batch, Q image tokens, D width of the LLM, H = W side in pixels.
+
+# Fixed, and not an option: the last bits of a sum depend on the shape of a batch.
+PICTURES_AT_ONCE = 64
+QUESTIONS_AT_ONCE = 64
+
+SHIPPED = Path(__file__).parent / "backbones"
+"""Where the backbones that come with the package lie, a folder for each."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+Progress = Callable[[int, int, str], None]
+"""(done, total, what) -> nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model in eval mode, its tokenizer, and what its checkpoint says of how it is asked."""
+
+    model: TinyGPTV
+    tokenizer: prompt.Tokenizer
+    form: CheckpointForm
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One question, the words around it (`{}` in its place), and the position of the picture it is about."""
+
+    text: str
+    prompt: str
+    picture: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """`model.json`: what a served model is made of.
+
+    Attributes:
+        backbones: their name; those shipped with the package lie in its folder of that name.
+        backbones_digest, checkpoint_digest: of those artifacts.
+        prompt: the words around a person's question, `{}` in its place.
+        max_new_tokens: where an answer is cut.
+        precision: what it was trained and scored in.
+    """
+
+    backbones: str
+    backbones_digest: str
+    checkpoint_digest: str
+    prompt: str
+    max_new_tokens: int
+    precision: Precision
+
+
+def load_fresh(backbones: Path, stage: Stage, device: str) -> Trained:
+    """The model that `stage` starts from when no stage was before it: with fresh projections."""
+    parts = load_backbones(backbones, getattr(torch, stage.precision))
+    model = TinyGPTV.from_backbones(parts, stage.lora, stage.seed)
+    return _trained(model, parts.tokenizer, form_of(stage), stage.precision, device)
+
+
+def load_trained(backbones: Path, checkpoint: Path, precision: Precision, device: str) -> Trained:
+    """The model of a checkpoint.
+
+    Raises:
+        ConfigError: there is no checkpoint in that folder, or it is damaged.
+        ValueError: it was made with other backbones or adapters; says which tensors differ.
+    """
+    found = read_checkpoint(checkpoint)
+    parts = load_backbones(backbones, getattr(torch, precision))
+    model = TinyGPTV.from_backbones(parts, found.form.lora, seed=0)  # all that is drawn is loaded over
+    load_trainable(model, found.tensors, new_lora=False)
+    return _trained(model, parts.tokenizer, found.form, precision, device)
+
+
+def _trained(
+    model: TinyGPTV, tokenizer: prompt.Tokenizer, form: CheckpointForm, precision: Precision, device: str
+) -> Trained:
+    return Trained(model=model.to(device).eval(), tokenizer=tokenizer, form=form, precision=precision)
+
+
+def see(trained: Trained, pictures: Sequence[bytes]) -> Tensor:
+    """The pictures (encoded files) as the language model sees them: image_PQD.
+
+    Raises:
+        ValueError: one of them is no picture which can be read.
+    """
+    device = next(trained.model.parameters()).device
+    side = trained.form.image_size
+    seen: list[Tensor] = []
+    with torch.inference_mode(), _autocast(trained.precision, device):
+        for start in range(0, len(pictures), PICTURES_AT_ONCE):
+            pixels = [preprocess(data, side) for data in pictures[start : start + PICTURES_AT_ONCE]]
+            images_B3HW = torch.from_numpy(np.stack(pixels)).to(device)
+            seen.append(trained.model.project(trained.model.encode_images(images_B3HW)))
+    return torch.cat(seen)
+
+
+def answer(
+    trained: Trained, asked: Sequence[Asked], image_PQD: Tensor, max_new_tokens: int, progress: Progress
+) -> list[str]:
+    """The model's answers, greedy, in the order of `asked`. The same question is answered once.
+
+    An answer ends before the stage's end symbol, or after `max_new_tokens`.
+    """
+    distinct = dict.fromkeys(asked)
+    encoded = {question: _encode(trained, question) for question in distinct}
+    # Like with like, so that little is padding and a batch's answers end at about the same time.
+    order = sorted(distinct, key=lambda question: (len(encoded[question].ids), question.text, question.picture))
+    answers: dict[Asked, str] = {}
+    for start in range(0, len(order), QUESTIONS_AT_ONCE):
+        batch = order[start : start + QUESTIONS_AT_ONCE]
+        texts = _answer_batch(trained, [(question, encoded[question]) for question in batch], image_PQD, max_new_tokens)
+        answers |= zip(batch, texts, strict=True)
+        progress(len(answers), len(order), "questions answered")
+    return [answers[question] for question in asked]
+
+
+def _encode(trained: Trained, asked: Asked) -> prompt.Encoded:
+    text = prompt.question(asked.text, asked.prompt, trained.form.asks, has_image=True)
+    return prompt.encode_question(trained.tokenizer, text, has_image=True)
+
+
+def _answer_batch(
+    trained: Trained, batch: Sequence[tuple[Asked, prompt.Encoded]], image_PQD: Tensor, max_new_tokens: int
+) -> list[str]:
+    device = image_PQD.device
+    no_pixels = np.zeros((3, 0, 0), dtype=np.float32)  # the pictures come as `image_BQD`
+    collated = prompt.collate(
+        [encoded for _, encoded in batch],
+        [no_pixels for _ in batch],
+        keys=["" for _ in batch],
+        pad_id=trained.tokenizer.pad_token_id,
+        side="left",
+    ).to(device)
+    image_BQD = image_PQD[torch.tensor([question.picture for question, _ in batch], device=device)]
+    with torch.inference_mode(), _autocast(trained.precision, device):
+        texts = generate(
+            trained.model,
+            collated,
+            tokenizer=trained.tokenizer,
+            max_new_tokens=max_new_tokens,
+            stop=trained.form.end_symbol,
+            image_BQD=image_BQD,
+        )
+    return [text.strip() for text in texts]
+
+
+def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    dtype = getattr(torch, precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """What `model.json` of a model's folder says."""
+    return from_plain(ModelCard, json.loads((folder / "model.json").read_text()), "model.json")
+
+
+def load_served(folder: Path, card: ModelCard, places: Sequence[Path], device: str) -> Trained:
+    """The model in `folder`, on the backbones that its card names, wherever they lie.
+
+    Args:
+        places: folders in which the backbones may lie, besides the copy shipped with the package.
+
+    Raises:
+        ConfigError: they are in none of the places; says what lay there instead.
+    """
+    backbones = find_backbones(card.backbones, card.backbones_digest, places)
+    return load_trained(backbones, folder, card.precision, device)
+
+
+def ask_each(trained: Trained, card: ModelCard, asked: Sequence[tuple[bytes, str]]) -> list[str]:
+    """The answers to (picture, question) pairs; a picture is an encoded file.
+
+    A question that begins with a task word in brackets, such as [caption], is asked as it stands.
+    """
+    if not asked:
+        return []
+    questions = [
+        Asked(text=question, prompt="{}" if question.startswith("[") else card.prompt, picture=position)
+        for position, (_, question) in enumerate(asked)
+    ]
+    image_PQD = see(trained, [picture for picture, _ in asked])
+    return answer(trained, questions, image_PQD, card.max_new_tokens, lambda done, total, what: None)
+
+
+def find_backbones(name: str, digest: str, places: Sequence[Path]) -> Path:
+    """The folder that holds exactly the backbones with that digest; every file is hashed.
+
+    Raises:
+        ConfigError: none of the places does; says where it looked and what was there.
+    """
+    found: dict[Path, str] = {}
+    for place in dict.fromkeys([*places, SHIPPED / name]):
+        if not place.is_dir():
+            found[place] = "no such folder"
+            continue
+        there = digest_of(tuple(member for member in members_of(place) if member.path != "manifest.json"))
+        if there == digest:
+            return place
+        found[place] = f"holds {there[:12]}"
+    looked = "\n".join(f"  looked in  {place}: {what}" for place, what in found.items())
+    raise ConfigError(
+        f"the backbones {name} ({digest[:12]}) are missing, and the model cannot answer without them.\n{looked}\n"
+        "  to have them again  tinygptv run, in the home that they come from"
+    )
