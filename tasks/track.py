@@ -1,0 +1,237 @@
+"""Training's metrics, live in MLflow: follows `metrics.jsonl`, and bears on nothing.
+
+Whatever becomes of MLflow, training goes on; what could not be logged is said once, as a warning.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from tasks.register import QUIET, experiment_id
+from tasks.registry import SQLITE, database
+from tinygptv_core.metrics import Line, Tail
+from tinygptv_core.plain import leaves
+
+T = TypeVar("T")
+
+LOGGER = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 1.0
+ANSWER_SECONDS = 2.0
+PATIENCE_SECONDS = 30.0
+"""How long the end of a stage waits for what a slow server still has to take."""
+LINES_AT_ONCE = 200
+PARAMETERS_AT_ONCE = 100
+PARAMETER_CHARACTERS = 500
+LOGGED = ("loss", "rate", "gradient_norm", "samples_per_second", "memory_bytes")
+SUMMED_UP = ("loss_first", "loss_last", "seconds", "peak_memory_bytes")
+PARENT_TAG = "mlflow.parentRunId"
+
+
+@contextmanager
+def repeating(function: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `function` every so many seconds in a thread of its own, and once more at the end.
+
+    A call that does not return within `PATIENCE_SECONDS` of the end is left behind.
+    """
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(seconds):
+            function()
+        function()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(PATIENCE_SECONDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where runs are tracked.
+
+    Attributes:
+        uri: MLflow's server or database, as MLflow writes it.
+        artifacts: where the files of a database's experiment go; a server decides for itself.
+    """
+
+    uri: str
+    experiment: str
+    artifacts: Path
+
+
+@contextmanager
+def tracked_run(
+    tracking: Tracking, run_name: str, parameters: Mapping[str, Any], parent: str | None
+) -> Iterator[str | None]:
+    """A run in MLflow for as long as the block lasts; FAILED when that raises. Gives its id.
+
+    Args:
+        parameters: plain JSON; each of its leaves becomes a parameter of its dotted name.
+        parent: the id of the run that this one belongs to.
+
+    An MLflow that does not answer is a warning, and the id is None.
+    """
+    with _opened(_Server(tracking), run_name, parameters, parent) as run_id:
+        yield run_id
+
+
+@contextmanager
+def tracking_stage(
+    tracking: Tracking, run_name: str, parameters: Mapping[str, Any], notes: Path, parent: str | None
+) -> Iterator[str | None]:
+    """`tracked_run` for a stage: logs `metrics.jsonl` in `notes` as it grows, and `summary.json` at the end.
+
+    Each step is logged once. A run that a killed process left open is closed as KILLED; its successor
+    has the whole curve.
+    """
+    server, left = _Server(tracking), notes / "mlflow_run.json"
+    if left.exists():
+        server.close(json.loads(left.read_text()))
+    with _opened(server, run_name, parameters, parent) as run_id:
+        if run_id is None:
+            yield None
+            return
+        left.write_text(json.dumps({"uri": tracking.uri, "run": run_id}))
+        log = _Log(server, run_id, notes)
+        try:
+            with repeating(log.bring_up_to_date, FOLLOW_SECONDS):
+                yield run_id
+            log.sum_up()
+        finally:
+            left.unlink()
+
+
+class _Server:
+    """MLflow, which may be away: what it cannot be asked is told once."""
+
+    def __init__(self, tracking: Tracking):
+        self.tracking, self._client, self._is_told = tracking, None, False
+        for name, value in QUIET.items():  # which MLflow reads when it is imported
+            os.environ.setdefault(name, value)
+
+    def ask(self, question: Callable[[Any], T]) -> T | None:
+        """`question` of MLflow's client; None when it does not answer."""
+        from mlflow import MlflowException
+
+        try:
+            _check_answers(self.tracking.uri)
+            self._client = self._client or _client(self.tracking.uri)
+            return question(self._client)
+        except (MlflowException, OSError) as error:
+            if not self._is_told:
+                LOGGER.warning("MLflow at %s does not take the metrics: %s", self.tracking.uri, error)
+            self._is_told = True
+            return None
+
+    def open(self, run_name: str, parameters: Mapping[str, Any], parent: str | None) -> str | None:
+        """A new run's id."""
+        from mlflow.entities import Param
+
+        found = [Param(name, _short(value)) for name, value in leaves(parameters).items() if name]
+
+        def ask(client: Any) -> str:
+            experiment = experiment_id(client, self.tracking.experiment, self.tracking.uri, self.tracking.artifacts)
+            tags = {PARENT_TAG: parent} if parent else {}
+            run_id = client.create_run(experiment, run_name=run_name, tags=tags).info.run_id
+            for start in range(0, len(found), PARAMETERS_AT_ONCE):
+                client.log_batch(run_id, params=found[start : start + PARAMETERS_AT_ONCE])
+            return run_id
+
+        return self.ask(ask)
+
+    def close(self, left: Mapping[str, str]) -> None:
+        """Close the run that a killed process left open."""
+        if left["uri"] == self.tracking.uri:
+            self.ask(lambda client: client.set_terminated(left["run"], "KILLED"))
+
+
+class _Log:
+    """Brings a run up to date with what its notes say."""
+
+    def __init__(self, server: _Server, run_id: str, notes: Path):
+        self._server, self._run_id, self._notes = server, run_id, notes
+        self._tail = Tail(notes / "metrics.jsonl")
+        self._waiting: list[Line] = []
+
+    def bring_up_to_date(self) -> None:
+        """Log the lines that are new; those that the server does not take wait for the next time."""
+        self._waiting += self._tail.read()
+        while self._waiting and self._log(_metrics(self._waiting[:LINES_AT_ONCE], LOGGED)):
+            del self._waiting[:LINES_AT_ONCE]
+
+    def sum_up(self) -> None:
+        """Log the summary, if there is one."""
+        if not (self._notes / "summary.json").exists():
+            return
+        summary = json.loads((self._notes / "summary.json").read_text())
+        self._log(_metrics([{**summary, "step": summary["steps"]}], SUMMED_UP))
+
+    def _log(self, metrics: Sequence[Any]) -> bool:
+        def ask(client: Any) -> bool:
+            client.log_batch(self._run_id, metrics=metrics)
+            return True
+
+        return bool(self._server.ask(ask))
+
+
+@contextmanager
+def _opened(server: _Server, run_name: str, parameters: Mapping[str, Any], parent: str | None) -> Iterator[str | None]:
+    run_id = server.open(run_name, parameters, parent)
+    status = "FAILED"
+    try:
+        yield run_id
+        status = "FINISHED"
+    finally:
+        if run_id is not None:
+            server.ask(lambda client: client.set_terminated(run_id, status))
+
+
+def _client(uri: str) -> Any:
+    """MLflow's client of that server or database, without chatter."""
+    if uri.startswith(SQLITE):
+        database(uri).parent.mkdir(parents=True, exist_ok=True)
+    from mlflow import MlflowClient
+
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _check_answers(uri: str) -> None:
+    """Raise OSError when nothing listens there: MLflow's client itself would go on trying for minutes."""
+    address = urlsplit(uri)
+    if address.scheme in ("http", "https"):
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=ANSWER_SECONDS).close()
+
+
+def _metrics(lines: Sequence[Line], names: Sequence[str]) -> list[Any]:
+    """MLflow's metrics of these lines; what a line has no number for is left out."""
+    from mlflow.entities import Metric
+
+    now_milliseconds = int(time.time() * 1000)
+    return [
+        Metric(name, line[name], now_milliseconds, line["step"])
+        for line in lines
+        for name in names
+        if line[name] is not None
+    ]
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:PARAMETER_CHARACTERS]
