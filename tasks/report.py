@@ -1,0 +1,135 @@
+"""What a run did, for machines (report.json) and for people (report.html beside it)."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from tinygptv_core.run import DataFolders
+
+
+class IntervalReport(TypedDict):
+    """A fraction in 0..1 with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ScoreReport(IntervalReport):
+    """A metric over `n` questions, and over the same questions with the pictures exchanged among them.
+
+    The control is None where the pictures could not be exchanged: there was only one.
+    """
+
+    n: int
+    control: IntervalReport | None
+
+
+Scores = dict[str, dict[str, ScoreReport]]
+"""evaluation -> metric -> score, as `scores.json` of a scores artifact."""
+
+
+class StepReport(TypedDict):
+    """One step: what was done with it and why, the seconds that took here, and the full digest of what it gave."""
+
+    step: str
+    action: Literal["build", "reuse"]
+    why: str
+    seconds: float
+    artifact: str
+
+
+class DataReport(TypedDict):
+    """What became of a data set's rows: rows = kept + the sum of dropped."""
+
+    rows: int
+    kept: int
+    dropped: dict[str, int]
+
+
+class StageReport(TypedDict):
+    """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after."""
+
+    steps: int
+    loss_first: float
+    loss_last: float
+    seconds: float
+    peak_memory_bytes: int
+    samples_per_second: float
+    scores: Scores
+
+
+class FreshReport(TypedDict):
+    """The model before stage 1, with fresh projections."""
+
+    scores: Scores
+
+
+class ModelReport(TypedDict):
+    """The registered version, and the digest of the checkpoint that it was made of."""
+
+    name: str
+    version: str
+    aliases: list[str]
+    checkpoint_digest: str
+
+
+class Report(TypedDict):
+    """report.json. `scores` is the final model's; `fresh` and `model` are None where a run did not get to them."""
+
+    run: str
+    preset: str
+    world_size: int
+    steps: list[StepReport]
+    data: dict[str, DataReport]
+    fresh: FreshReport | None
+    stages: dict[str, StageReport]
+    scores: Scores
+    model: ModelReport | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportDetails:
+    """What the page shows beyond report.json.
+
+    Attributes:
+        metrics: stage -> its metrics.jsonl, of the notes of the run that trained it; it may be gone.
+        answers: "fresh" and every evaluated stage, in order -> its answers.jsonl. The last is the final model's.
+        pictures: evaluation -> the data set whose pictures it asks about.
+        facts: what else is worth saying about machine and command, name -> words.
+    """
+
+    metrics: Mapping[str, Path]
+    answers: Mapping[str, Path]
+    pictures: Mapping[str, DataFolders]
+    facts: Mapping[str, str]
+
+
+def write_report(report: Report, folder: Path, details: ReportDetails) -> Path:
+    """report.json and report.html in `folder`; the path of the first.
+
+    Raises:
+        ValueError: a data set's counts do not add up, or a number is not finite.
+    """
+    for name, counts in report["data"].items():
+        dropped = sum(counts["dropped"].values())
+        if counts["rows"] != counts["kept"] + dropped:
+            raise ValueError(f"{name}: {counts['rows']} rows, but {counts['kept']} kept and {dropped} dropped")
+    path = folder / "report.json"
+    _write_whole(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+    from tasks.report_page import render
+
+    _write_whole(folder / "report.html", render(report, details))
+    return path
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """`text` at `path`, at once: whoever looks sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

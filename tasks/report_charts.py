@@ -1,0 +1,125 @@
+"""The report's charts, as SVG that stands inside the page and takes its colours from the page's style."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from io import StringIO
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tasks.report import IntervalReport, ScoreReport
+
+WIDTH_INCHES, HEIGHT_INCHES = 4.4, 2.7
+
+# The charts are drawn in stand-in colours that nothing else has; each becomes a colour of the page's style.
+INK, MUTED, LINE, OWN, CONTROL = "#010101", "#020202", "#030303", "#040404", "#050505"
+STYLE = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", OWN: "var(--own)", CONTROL: "var(--control)"}
+SETTINGS = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A stage's loss. `before` and `after` are on the held-out batch; the rest is as logged while training."""
+
+    steps: Sequence[int]
+    losses: Sequence[float]
+    before: float
+    after: float
+    last_step: int
+
+
+def loss_chart(name: str, curve: Curve) -> str:
+    """The loss of stage `name` over its steps: a line while training, two points on the held-out batch."""
+    with rc_context(_settings(f"loss {name}")):
+        figure, axes = _panel(name)
+        axes.plot(curve.steps, curve.losses, color=CONTROL, linewidth=1.2)
+        axes.plot([0, curve.last_step], [curve.before, curve.after], color=OWN, linewidth=1, linestyle=":", marker="o")
+        for step, loss, side in ((0, curve.before, "left"), (curve.last_step, curve.after, "right")):
+            axes.annotate(
+                f"{loss:.3f}", (step, loss), (0, 7), textcoords="offset points", ha=side, color=OWN, fontweight="bold"
+            )
+        axes.set_ylim(0, 1.15 * max([curve.before, curve.after, *curve.losses]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("step")
+        return _svg(figure, f"{name}: held-out loss {curve.before:.3f} before, {curve.after:.3f} after")
+
+
+def score_chart(name: str, points: Mapping[str, ScoreReport]) -> str:
+    """One metric at each point of the run, in percent with 95 % intervals, and that of its control."""
+    with rc_context(_settings(f"score {name}")):
+        figure, axes = _panel(name)
+        own = dict(enumerate(points.values()))
+        controls = {place: score["control"] for place, score in own.items() if score["control"] is not None}
+        # A little apart, so that neither hides the other.
+        _intervals(axes, {place + 0.06: score for place, score in controls.items()}, CONTROL, "s")
+        _intervals(axes, {place - 0.06: score for place, score in own.items()}, OWN, "o")
+        axes.set_xticks(list(own), list(points))
+        axes.set_xlim(-0.4, len(own) - 0.6)
+        axes.set_ylim(0, 105)
+        axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        final = own[len(own) - 1]
+        control = final["control"]
+        label = f"{name}: {final['value']:.1%} at the end" + (f", control {control['value']:.1%}" if control else "")
+        return _svg(figure, label)
+
+
+def _intervals(axes: Axes, scores: Mapping[float, IntervalReport], color: str, mark: str) -> None:
+    """Scores by their place along the axis."""
+    values = [100 * score["value"] for score in scores.values()]
+    # An interval may miss its value by a rounding error, and a bar may not have a negative length.
+    below = [max(0.0, 100 * (score["value"] - score["low"])) for score in scores.values()]
+    above = [max(0.0, 100 * (score["high"] - score["value"])) for score in scores.values()]
+    axes.errorbar(
+        list(scores), values, yerr=[below, above], color=color, marker=mark, markersize=5, linewidth=1.4, capsize=3
+    )
+
+
+def _settings(salt: str) -> dict[Any, Any]:
+    """`SETTINGS`; `salt` makes the ids inside a chart its own, the same each time."""
+    return {**SETTINGS, "svg.hashsalt": salt}
+
+
+def _panel(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    # A name comes from the run, and a dollar sign in it is no formula.
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", parse_math=False)
+    return figure, axes
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """`figure` as an <svg> element that scales with the page, with the same bytes each time."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r' id="[a-z]+_\d+"', "", drawn)  # of groups; nothing refers to them, and every chart has the same
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    for stand_in, color in STYLE.items():
+        drawn = drawn.replace(stand_in, color)
+    head = f'<svg role="img" aria-label="{escape(label)}" '
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")', lambda found: head + found[1], drawn, count=1)

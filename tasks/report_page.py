@@ -1,0 +1,257 @@
+"""report.html: one file that needs nothing else, made from the report, the metrics, the answers and the pictures."""
+
+import base64
+import io
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from tasks.report import Report, ReportDetails, ScoreReport, Scores
+from tasks.report_charts import Curve, loss_chart, score_chart
+from tinygptv_core.loader import ShardSet
+
+TEMPLATES = Path(__file__).parent / "templates"
+SAMPLES_EACH = 4
+"""Of each evaluation, the most right answers and the most wrong ones that are shown."""
+RIGHT = 0.5
+"""The score from which an answer is shown among the right ones."""
+MAX_PICTURE_BYTES, THUMBNAIL_PIXELS = 16_384, 256
+BOX = re.compile(r"\{<(\d+)><(\d+)><(\d+)><(\d+)>\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric of one evaluation at every point of the run that has it, the final model's last."""
+
+    evaluation: str
+    metric: str
+    points: Mapping[str, ScoreReport]
+
+    @property
+    def final(self) -> ScoreReport:
+        """The final model's score."""
+        return list(self.points.values())[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What one stage changed in one metric. `clear`: the 95 % intervals before and after do not meet."""
+
+    difference: float
+    clear: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """Where a box lies on its picture, in percent of width and height."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One question of an evaluation as the page shows it.
+
+    Attributes:
+        line: its line of answers.jsonl.
+        right: whether it is shown among the right answers.
+        picture, control_picture: as data URLs; nothing where there is none.
+        truth, boxes: the boxes in the references and in the answer.
+        earlier: point of the run -> what was answered there.
+    """
+
+    line: Mapping[str, object]
+    right: bool
+    picture: str
+    control_picture: str
+    truth: Sequence[Box]
+    boxes: Sequence[Box]
+    earlier: Mapping[str, str]
+
+
+def render(report: Report, details: ReportDetails) -> str:
+    """The page as HTML. Whatever comes from data (captions, URLs, answers) is escaped by the template."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, signed=signed, points=points, duration=duration, size=size, count=count)
+    metrics = metrics_of(report)
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        facts=details.facts,
+        metrics=metrics,
+        points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
+        gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
+        score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
+        loss_charts=list(_loss_charts(report, details.metrics)),
+        samples=samples_of(details),
+    )
+
+
+def metrics_of(report: Report) -> list[Metric]:
+    """Every metric of the run. The last stage's scores are the final model's."""
+    by_point: dict[str, Scores] = {"fresh": report["fresh"]["scores"]} if report["fresh"] else {}
+    by_point |= {name: stage["scores"] for name, stage in report["stages"].items()}
+    names = dict.fromkeys((e, m) for scores in by_point.values() for e, found in scores.items() for m in found)
+    return [
+        Metric(
+            evaluation=e,
+            metric=m,
+            points={point: scores[e][m] for point, scores in by_point.items() if m in scores.get(e, {})},
+        )
+        for e, m in names
+    ]
+
+
+def gain(metric: Metric, stage: str) -> Gain | None:
+    """What `stage` changed against the point before it; None where one of the two was not scored."""
+    points = list(metric.points)
+    if stage not in points or points.index(stage) == 0:
+        return None
+    before, after = metric.points[points[points.index(stage) - 1]], metric.points[stage]
+    apart = after["low"] > before["high"] or after["high"] < before["low"]
+    return Gain(difference=after["value"] - before["value"], clear=apart)
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.evaluation}: {metric.metric}"
+
+
+def _loss_charts(report: Report, metrics: Mapping[str, Path]) -> Iterator[str]:
+    for name, stage in report["stages"].items():
+        path = metrics.get(name)
+        lines = _lines(path) if path and path.exists() else []
+        curve = Curve(
+            steps=[line["step"] for line in lines],
+            losses=[line["loss"] for line in lines],
+            before=stage["loss_first"],
+            after=stage["loss_last"],
+            last_step=stage["steps"],
+        )
+        yield loss_chart(name, curve)
+
+
+def _lines(path: Path) -> list[dict]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
+    """Of each evaluation, some questions that the final model answered right and some it did not."""
+    if not details.answers:
+        return {}
+    *earlier_points, final = details.answers
+    answers = {
+        point: {(line["eval"], line["key"]): line["answer"] for line in _lines(details.answers[point])}
+        for point in earlier_points
+    }
+    lines = _lines(details.answers[final])
+    shown: dict[str, list[Shown]] = {}
+    for name, folders in details.pictures.items():
+        shards = ShardSet(folders)
+        asked = [line for line in lines if line["eval"] == name]
+        right = [line for line in asked if line["score"] >= RIGHT]
+        wrong = [line for line in asked if line["score"] < RIGHT]
+        for line in [*_spread(right), *_spread(wrong)]:
+            found = (name, line["key"])
+            earlier = {point: given[found] for point, given in answers.items() if found in given}
+            shown.setdefault(name, []).append(_shown(line, shards, earlier))
+    return shown
+
+
+def _spread(lines: Sequence[dict]) -> Sequence[dict]:
+    """At most `SAMPLES_EACH` of the lines, evenly from first to last."""
+    return lines[:: max(1, -(-len(lines) // SAMPLES_EACH))]
+
+
+def _shown(line: dict, shards: ShardSet, earlier: Mapping[str, str]) -> Shown:
+    return Shown(
+        line=line,
+        right=line["score"] >= RIGHT,
+        picture=_picture(shards, line["key"]),
+        control_picture=_picture(shards, line["control_key"]) if line["control_key"] is not None else "",
+        truth=[box for reference in line["references"] for box in boxes_in(reference)],
+        boxes=boxes_in(line["answer"]),
+        earlier=earlier,
+    )
+
+
+def boxes_in(text: str) -> list[Box]:
+    """The boxes `{<x1><y1><x2><y2>}` (0..100, percent of the sides) in a text; one that is no box is left out."""
+    corners = [[int(number) for number in found] for found in BOX.findall(text)]
+    return [
+        Box(left=x1, top=y1, width=x2 - x1, height=y2 - y1)
+        for x1, y1, x2, y2 in corners
+        if x1 <= x2 <= 100 and y1 <= y2 <= 100
+    ]
+
+
+def _picture(shards: ShardSet, key: str) -> str:
+    """The picture of the sample `key` as a data URL, made smaller where it would weigh on the page.
+
+    Raises:
+        ValueError: the data set has no such sample.
+    """
+    place = bisect_left(range(len(shards)), key, key=lambda i: shards[i].key)
+    if place == len(shards) or shards[place].key != key:
+        raise ValueError(f"an answer is about sample {key}, which is not among the {len(shards)} of its data set")
+    held = shards[place].picture
+    if not held:
+        return ""
+    with Image.open(io.BytesIO(held)) as picture:
+        kind = Image.MIME.get(picture.format or "", "")
+        if len(held) > MAX_PICTURE_BYTES or kind not in ("image/jpeg", "image/png"):
+            picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            smaller = io.BytesIO()
+            picture.convert("RGB").save(smaller, "JPEG", quality=85)
+            held, kind = smaller.getvalue(), "image/jpeg"
+    return f"data:{kind};base64,{base64.b64encode(held).decode()}"
+
+
+def percent(fraction: float) -> str:
+    """0.8314 -> "83.1 %"."""
+    return f"{100 * fraction:.1f} %"
+
+
+def signed(fraction: float) -> str:
+    """0.421 -> "+42.1"; in points of percent."""
+    return f"{100 * fraction:+.1f}"
+
+
+def points(fraction: float) -> str:
+    """0.421 -> "42.1"; in points of percent."""
+    return f"{100 * fraction:.1f}"
+
+
+def count(number: int) -> str:
+    """4000 -> "4,000"."""
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """0.31 -> "0.3 s", 75 -> "1 min 15 s", 7260 -> "2 h 1 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(number: float) -> str:
+    """1_500_000_000 bytes -> "1.5 GB"."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= one:
+            return f"{number / one:.1f} {unit}"
+    return f"{number:.0f} bytes"
