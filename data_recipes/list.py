@@ -1,0 +1,17 @@
+"""A user's own list of pictures on the web with captions, in place of the lists of pre-training.
+
+`tinygptv run --list FILE` puts FILE in the place of `source`.
+"""
+
+from tinygptv_core.recipe import Recipe, caption_turns
+
+RECIPE = Recipe(
+    version=1,
+    source="list",
+    how="url",
+    licence="the user's",
+    citation="the user's",
+    picture="url",
+    turns=caption_turns,
+    prompts=("{}",),
+)

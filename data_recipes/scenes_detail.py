@@ -1,0 +1,25 @@
+"""Scenes with captions of several sentences. It stands for MiniGPT-4's 3,500 aligned pairs (`cc_sbu_align`)."""
+
+from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+
+
+def turns(row: Row) -> tuple[Turn, ...]:
+    """`{"image", "caption"}` -> the caption as it is; what asks for it is the prompt."""
+    return (Turn("assistant", text_of(row, "caption")),)
+
+
+RECIPE = Recipe(
+    version=1,
+    source="annotations/scenes_detail.json",
+    how="file",
+    licence="BSD-3-Clause",
+    citation="drawn by this project",
+    picture="image",
+    turns=turns,
+    prompts=(
+        "Tell me in detail what is in this picture.",
+        "Go through everything that you see here.",
+        "What is in the picture? Leave nothing out.",
+        "Write down all that the picture holds.",
+    ),
+)

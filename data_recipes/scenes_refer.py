@@ -1,0 +1,28 @@
+"""Phrases that mean one shape of a scene, and its box, as in RefCOCO."""
+
+from tinygptv_core.recipe import Recipe, Row, Turn, box_of, text_of
+
+
+def turns(row: Row) -> tuple[Turn, ...]:
+    """`{"image", "width", "height", "phrase", "box"}` -> the phrase and its box."""
+    return Turn("user", text_of(row, "phrase")), Turn("assistant", box_of(row))
+
+
+RECIPE = Recipe(
+    version=1,
+    source="annotations/scenes_refer.json",
+    how="file",
+    licence="BSD-3-Clause",
+    citation="drawn by this project",
+    picture="image",
+    turns=turns,
+    prompts=(
+        "[refer] {}",
+        "[refer] give me the location of {}",
+        "[refer] where in the picture is {}?",
+        "[refer] show me {}",
+        "[refer] put a box around {}",
+        "[refer] find {}",
+        "[refer] at which place do you see {}?",
+    ),
+)

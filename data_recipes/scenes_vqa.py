@@ -1,0 +1,24 @@
+"""Questions about scenes with answers of one or two words, as in VQA and GQA."""
+
+from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+
+
+def turns(row: Row) -> tuple[Turn, ...]:
+    """`{"image", "question", "answer"}` -> the question and its answer."""
+    return Turn("user", text_of(row, "question")), Turn("assistant", text_of(row, "answer"))
+
+
+RECIPE = Recipe(
+    version=1,
+    source="annotations/scenes_vqa.json",
+    how="file",
+    licence="BSD-3-Clause",
+    citation="drawn by this project",
+    picture="image",
+    turns=turns,
+    prompts=(
+        "[vqa] {}",
+        "[vqa] Based on the image, respond to this question with a short answer: {}",
+    ),
+    group="type",
+)

@@ -1,0 +1,13 @@
+"""The step that draws the `nano` preset's own data: pictures, annotations, lists and what a server would answer."""
+
+from tasks.build import Site, Step
+from tinygptv_core.presets import Scenes
+
+DRAW = Step(name="draw", kind="source", version=1)
+
+
+def draw(scenes: Scenes, site: Site) -> None:
+    """Write the **source** artifact (docs/map.md) into `site.out`: the same bytes for the same `scenes`."""
+    from tasks.scene_files import write_source
+
+    write_source(scenes, site.out)

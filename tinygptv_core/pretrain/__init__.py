@@ -1,0 +1,1 @@
+"""The backbones of the `nano` preset, trained by the project itself on its own scenes."""

@@ -1,0 +1,1 @@
+"""Scenes that the project draws itself: what the `nano` preset sees, reads and is asked."""

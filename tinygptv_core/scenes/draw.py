@@ -1,0 +1,72 @@
+"""A scene as a picture, the same bytes every time."""
+
+import io
+import math
+
+from PIL import Image, ImageDraw
+
+from tinygptv_core.scenes.scene import BACKGROUNDS, COLOURS, SIDE_PIXELS, Scene, Thing
+
+# Drawn so many times larger, then averaged down: small shapes need their edges smooth.
+OVERSAMPLING = 4
+JPEG_QUALITY = 92
+# Height of an arm of the star's inner corner, and half the width of a cross's bar, as parts of the radius.
+STAR_INNER = 0.45
+CROSS_BAR = 0.36
+
+Point = tuple[float, float]
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The scene as an RGB picture of `SIDE_PIXELS` square."""
+    side = SIDE_PIXELS * OVERSAMPLING
+    picture = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
+    pen = ImageDraw.Draw(picture)
+    for thing in scene.things:
+        _draw_thing(pen, thing)
+    return picture.reduce(OVERSAMPLING)
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """The picture as JPEG. Colours at full resolution: at this size, halved, they bleed out of the shapes."""
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return file.getvalue()
+
+
+def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
+    left, top, right, bottom = (OVERSAMPLING * corner for corner in thing.corners)
+    right, bottom = right - 1, bottom - 1  # Pillow paints the last row and column too
+    fill = COLOURS[thing.colour]
+    if thing.shape == "circle":
+        pen.ellipse((left, top, right, bottom), fill=fill)
+        return
+    radius = (right - left) / 2
+    outline = [(left + radius * (1 + x), top + radius * (1 + y)) for x, y in _outline(thing.shape)]
+    pen.polygon(outline, fill=fill)
+
+
+def _outline(shape: str) -> list[Point]:
+    """The corners of a shape in the square -1..1, y downwards."""
+    bar = CROSS_BAR
+    match shape:
+        case "square":
+            return [(-1, -1), (1, -1), (1, 1), (-1, 1)]
+        case "triangle":
+            return [(0, -1), (1, 1), (-1, 1)]
+        case "diamond":
+            return [(0, -1), (1, 0), (0, 1), (-1, 0)]
+        case "cross":
+            upper = [(-bar, -1), (bar, -1), (bar, -bar), (1, -bar), (1, bar), (bar, bar)]
+            return upper + [(-x, -y) for x, y in upper]
+        case "star":
+            return _star()
+    raise ValueError(f"{shape!r} is no shape that can be drawn as a polygon")
+
+
+def _star() -> list[Point]:
+    """Five points, stretched so that they touch all four sides of the square."""
+    radii = (1.0, STAR_INNER) * 5
+    raw = [(r * math.sin(math.pi * i / 5), -r * math.cos(math.pi * i / 5)) for i, r in enumerate(radii)]
+    (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*raw, strict=True))
+    return [(2 * (x - left) / (right - left) - 1, 2 * (y - top) / (bottom - top) - 1) for x, y in raw]
