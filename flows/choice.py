@@ -12,6 +12,7 @@ from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_present, plan, select
 from flows.terminal import Terminal
+from tasks.fetch import FetchOptions
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Preset, changed, named, with_list
 from tinygptv_core.run import RunOptions
@@ -61,10 +62,11 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     terminal = Terminal()
     place = Place(
         home=home,
-        allow_hosts=choice.allow_hosts,
+        fetching=_fetching(choice),
         list_file=Path(choice.list_file).expanduser().absolute() if choice.list_file else None,
         ray_address=choice.ray_address,
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
+        experiment=preset.name,
         options=_options(),
         run=_new_run(),
         progress=terminal.progress,
@@ -82,7 +84,7 @@ def _preset(choice: Choice) -> Preset:
     if choice.list_file is None:
         return preset
     from flows.data import recipe
-    from tasks.lists import check_list
+    from tasks.rows import check_list
 
     check_list(Path(choice.list_file), recipe("list"))
     return with_list(preset)
@@ -114,6 +116,17 @@ def _check_writable(home: Path) -> None:
             f"the home {home} cannot be written to ({error.strerror}).\n"
             "  name another with --home DIR, or set TINYGPTV_HOME"
         ) from None
+
+
+def _fetching(choice: Choice) -> FetchOptions:
+    """Threads wait for the network, not for a core. The progress and hosts of a data set are set by its step."""
+    return FetchOptions(
+        allow_hosts=choice.allow_hosts,
+        hosts={},
+        processes=LIMITS["processes"],
+        threads=16,
+        progress=lambda done, total, text: None,
+    )
 
 
 def _options() -> RunOptions:

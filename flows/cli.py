@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 import traceback
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.choice import Choice, prepare
+from flows.settings import settle_prefect
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
 
@@ -136,11 +136,11 @@ def _train(options: argparse.Namespace) -> int:
 def _walk(choice: Choice) -> int:
     """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
     prepare(choice, writes=True)
-    _settings_of_prefect(Path(choice.home).expanduser().absolute())
-    from flows.walk import run
+    settle_prefect(Path(choice.home).expanduser().absolute())
+    from flows.walk import run_pipeline
 
     try:
-        report = run(choice)
+        report = run_pipeline(choice)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details
@@ -156,21 +156,6 @@ def _failed(choice: Choice, error: Exception) -> int:
         f"tinygptv: the run failed: {error}\n  details in {log}\n  the same command goes on from here", file=sys.stderr
     )
     return FAILED
-
-
-def _settings_of_prefect(home: Path) -> None:
-    """Prefect's own settings, unless the person has set others: all of it in the home, nothing sent anywhere."""
-    for name, value in {
-        "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.3",
-    }.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("prefect").setLevel(logging.WARNING)
 
 
 def _ask(options: argparse.Namespace) -> int:

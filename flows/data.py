@@ -3,16 +3,19 @@
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import data_recipes
 from flows.place import Place
 from tasks.build import Request, Site
-from tasks.fetch import FETCH, FetchOptions, fetch
+from tasks.fetch import FETCH, fetch
 from tasks.filter import FILTER, filter_rows
 from tasks.rows import ROWS, rows
 from tasks.scenes import DRAW, draw
 from tasks.screen import SCREEN, screen
+from tasks.serve import serving
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import DataSettings, Preset, Scenes
@@ -50,7 +53,10 @@ def source_steps(preset: Preset, place: Place) -> tuple[Request, ...]:
 def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Request, ...]:
     """rows, filter, fetch and screen of one data set."""
     form = recipe(name)
-    source = file_artifact(place.list_file, LIST) if name == LIST and place.list_file else SOURCE
+    own = place.list_file if name == LIST else None
+    source = file_artifact(own, LIST) if own else SOURCE
+    # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
+    allowed = {"allow_hosts": sorted(place.fetching.allow_hosts)} if own else {}
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
         path = inputs["source"].path
@@ -78,8 +84,8 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
         Request(
             name=f"{name}/fetch",
             step=FETCH,
-            config={"fetch": settings.fetch, "how": form.how},
-            inputs={"table": f"{name}/filter", **({} if name == LIST else {"source": SOURCE})},
+            config={"fetch": settings.fetch, "how": form.how, **allowed},
+            inputs={"table": f"{name}/filter", **({} if own else {"source": SOURCE})},
             work=make_shards,
         ),
         Request(
@@ -96,14 +102,9 @@ def _fetch(
     name: str, form: Recipe, settings: DataSettings, inputs: Mapping[str, Artifact], site: Site, place: Place
 ) -> None:
     """Fetch a data set; the project's own scenes are served on loopback meanwhile, under their stable name."""
-    from tasks.serve import serving
-
     source: Path | None = inputs["source"].path if "source" in inputs else None
-    served = place.opened.enter_context(serving(source / "served")) if source and form.how == "url" else None
-    options = FetchOptions(
-        allow_hosts=place.allow_hosts,
-        hosts={SCENES_HOST: served} if served else {},
-        processes=place.options.processes,
-        threads=16,
-    )
-    fetch(settings.fetch, form, inputs["table"].path, source, options, site, place.progress(f"{name}/fetch"))
+    with ExitStack() as opened:
+        served = source / "served" if source and form.how == "url" else None
+        hosts = {SCENES_HOST: opened.enter_context(serving(served))} if served else {}
+        options = replace(place.fetching, hosts=hosts, progress=place.progress(f"{name}/fetch"))
+        fetch(settings.fetch, form, inputs["table"].path, source, options, site)

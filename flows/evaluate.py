@@ -1,14 +1,16 @@
 """The steps that score a checkpoint and put the last one into the registry."""
 
+import json
 from collections.abc import Mapping
 
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
 from tasks.build import Request, Site
 from tasks.evaluate import EVALUATE, EvaluationOptions, EvaluationSpec, evaluate_checkpoint
-from tasks.register import REGISTER, register_model, registered
+from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
+from tasks.registry import registered
 from tinygptv_core import evals
-from tinygptv_core.artifact import Artifact
+from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.presets import Preset
 from tinygptv_core.stages import Stage
 
@@ -57,9 +59,42 @@ def evaluate_step(stage: Stage, trained: str | None, place: Place) -> Request:
 def register_step(preset: Preset, place: Place) -> Request:
     """Put the last stage's checkpoint, its scores and where all of it came from into the registry."""
     last = preset.stages[-1]
+    shown = evals.load(last.evals[0])  # its prompt goes around a person's question, its data give the example
+    drawn = tuple(dict.fromkeys(name for stage in preset.stages for name in stage.mix))
+    sources = {
+        "backbones": BACKBONES,
+        **{f"table.{name}": f"{name}/filter" for name in drawn},
+        **data_inputs((*drawn, shown.dataset)),
+        **{f"checkpoint.{stage.name}": f"{stage.name}/train" for stage in preset.stages},
+        **{f"scores.{stage.name}": f"{stage.name}/evaluate" for stage in preset.stages},
+        f"scores.{FRESH}": f"{FRESH}/evaluate",
+    }
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        register_model(preset, inputs, place.tracking_uri, place.run, site)
+        checkpoint, backbones = inputs[f"checkpoint.{last.name}"], inputs["backbones"]
+        spec = ModelSpec(
+            stage=last,
+            evaluation=last.evals[0],
+            backbones_name=preset.backbones.name,
+            backbones_digest=backbones.digest,
+            checkpoint=checkpoint,
+            data=data_folders(inputs)[shown.dataset],
+        )
+        write_model(spec, site)
+        registration = Registration(
+            tracking_uri=place.tracking_uri,
+            artifacts=place.home / "mlflow" / "artifacts",
+            experiment=preset.name,
+            parent_run=place.pipeline_run,
+            name=preset.model_name,
+            stage=last.name,
+            checkpoint_digest=checkpoint.digest,
+            backbones=backbones.path,
+            sources={sources[name]: artifact.digest for name, artifact in inputs.items()},
+            scores=json.loads((inputs[f"scores.{last.name}"].path / "scores.json").read_text()),
+        )
+        model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(site.out)), path=site.out)
+        register_version(model, registration)
 
     def gone(artifact: Artifact) -> str | None:
         found = registered(place.tracking_uri, preset.model_name, artifact.digest)
@@ -67,15 +102,11 @@ def register_step(preset: Preset, place: Place) -> Request:
             None if found else f"the registry at {place.tracking_uri} holds no version of {preset.model_name} with it"
         )
 
-    trained = {f"checkpoint.{stage.name}": f"{stage.name}/train" for stage in preset.stages}
-    scored = {f"scores.{stage.name}": f"{stage.name}/evaluate" for stage in preset.stages}
-    drawn = dict.fromkeys(name for stage in preset.stages for name in stage.mix)
-    tables = {f"table.{name}": f"{name}/filter" for name in drawn}
     return Request(
         name="register",
         step=REGISTER,
-        config={"name": preset.model_name, "preset": preset.name, "stage": last},
-        inputs={"backbones": BACKBONES, **tables, **data_inputs(drawn), **trained, **scored},
+        config={"name": preset.model_name, "evaluation": shown, "precision": last.precision},
+        inputs=sources,
         work=work,
         gone=gone,
     )

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tasks.build import Store
+from tasks.fetch import FetchOptions
+from tasks.track import Tracking, tracked_run
+from tasks.train import ray_cluster
 from tinygptv_core.run import RunOptions
 
 Progress = Callable[[int, int, str], None]
@@ -18,20 +22,22 @@ class Place:
 
     Attributes:
         home: the folder that holds everything a run writes.
-        allow_hosts: hosts that are fetched from although their address is not public.
+        fetching: how pictures are fetched; which hosts are allowed although their address is not public.
         list_file: the user's own list of URLs and captions, in place of the pre-training lists.
         ray_address: a running Ray cluster; None starts one on this machine.
         tracking_uri: MLflow's server or database.
+        experiment: MLflow's name for runs of this preset.
         options: how training runs.
         progress: step name -> what is told of how far it has come.
-        opened: what the steps opened and the end of the run closes (Ray).
+        opened: what the steps opened and the end of the run closes.
     """
 
     home: Path
-    allow_hosts: tuple[str, ...]
+    fetching: FetchOptions
     list_file: Path | None
     ray_address: str | None
     tracking_uri: str
+    experiment: str
     options: RunOptions
     run: str
     progress: Callable[[str], Progress] = field(repr=False)
@@ -41,6 +47,21 @@ class Place:
     def store(self) -> Store:
         """The artifacts on this home."""
         return Store(self.home / "store")
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        """Where MLflow keeps what is told of this run."""
+        return Tracking(uri=self.tracking_uri, experiment=self.experiment, artifacts=self.home / "mlflow" / "artifacts")
+
+    @cached_property
+    def pipeline_run(self) -> str | None:
+        """This run in MLflow, the parent of its stages'; opened when first asked for, and open until the run ends."""
+        return self.opened.enter_context(tracked_run(self.tracking, self.run, {"home": str(self.home)}, None))
+
+    @cached_property
+    def cluster(self) -> None:
+        """Ray; started when first asked for, and there until the run ends."""
+        self.opened.enter_context(ray_cluster(self.home, self.ray_address))
 
     @property
     def report_folder(self) -> Path:

@@ -8,7 +8,7 @@ from tasks.build import FORCED, Inputs, Request, Store
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown
 
-TO_BE_BUILT = "its input {} is still to be built; if that gives the same bytes, this is reused after all"
+TO_BE_BUILT = "its input {} is still to be built; may yet be reused, if that gives the same bytes"
 
 
 @dataclass(frozen=True, kw_only=True)

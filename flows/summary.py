@@ -1,6 +1,9 @@
 """A run's report, from what lies in the store: all of it can be read again later."""
 
 import json
+import os
+import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,8 @@ from flows.choice import Prepared
 from flows.evaluate import FRESH
 from flows.place import Place
 from tasks.build import Built
-from tasks.register import registered
-from tasks.report import Report, ReportDetails, write_report
+from tasks.registry import registered
+from tasks.report import DataReport, ModelReport, Report, ReportDetails, StageReport, StepReport, write_report
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.run import DataFolders
@@ -21,35 +24,52 @@ DATA_STEPS = ("rows", "filter", "fetch", "screen")
 def report_on(prepared: Prepared, built: Mapping[str, Built]) -> Path:
     """Write report.json and report.html of the run; the path of the first."""
     preset, place = prepared.preset, prepared.place
-    stages = {stage.name: _stage(place, built, stage.name) for stage in preset.stages if f"{stage.name}/train" in built}
-    world_sizes = [stage.pop("world_size") for stage in stages.values()]
-    last = preset.stages[-1].name
+    trained = [stage.name for stage in preset.stages if f"{stage.name}/train" in built]
+    told = {name: _told(place, built[f"{name}/train"]) for name in trained}
     report: Report = {
         "run": place.run,
         "preset": preset.name,
-        "world_size": world_sizes[-1] if world_sizes else place.options.processes,
-        "steps": [
-            {"step": b.name, "action": b.action, "why": b.why, "seconds": b.seconds, "artifact": b.artifact.digest}
-            for b in built.values()
-        ],
-        "data": {
-            name: data_counts(*(built[f"{name}/{step}"].artifact.path for step in DATA_STEPS))
-            for name in preset.data
-            if f"{name}/screen" in built
-        },
+        "world_size": told[trained[-1]]["world_size"] if told else place.options.processes,
+        "steps": [_step(item) for item in built.values()],
+        "data": {name: _data(built, name) for name in preset.data if f"{name}/screen" in built},
         "fresh": {"scores": _scores(built, FRESH)} if f"{FRESH}/evaluate" in built else None,
-        "stages": stages,
-        "scores": _scores(built, last),
+        "stages": {name: _stage(built, name, told[name]) for name in trained},
+        "scores": _scores(built, preset.stages[-1].name),
         "model": _model(prepared, built),
     }
     return write_report(report, place.report_folder, _details(prepared, built))
 
 
-def _stage(place: Place, built: Mapping[str, Built], name: str) -> dict[str, Any]:
-    """What the training of a stage told, with its scores."""
-    summary = json.loads((place.store.notes(built[f"{name}/train"].key) / "summary.json").read_text())
-    wanted = ("steps", "loss_first", "loss_last", "seconds", "peak_memory_bytes", "samples_per_second", "world_size")
-    return {**{field: summary[field] for field in wanted}, "scores": _scores(built, name)}
+def _step(item: Built) -> StepReport:
+    return {
+        "step": item.name,
+        "action": item.action,
+        "why": item.why,
+        "seconds": item.seconds,
+        "artifact": item.artifact.digest,
+    }
+
+
+def _data(built: Mapping[str, Built], name: str) -> DataReport:
+    counts = data_counts(*(built[f"{name}/{step}"].artifact.path for step in DATA_STEPS))
+    return {"rows": counts["rows"], "kept": counts["kept"], "dropped": counts["dropped"]}
+
+
+def _told(place: Place, trained: Built) -> dict[str, Any]:
+    """What the processes that trained a stage told about it."""
+    return json.loads((place.store.notes(trained.key) / "summary.json").read_text())
+
+
+def _stage(built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> StageReport:
+    return {
+        "steps": told["steps"],
+        "loss_first": told["loss_first"],
+        "loss_last": told["loss_last"],
+        "seconds": told["seconds"],
+        "peak_memory_bytes": told["peak_memory_bytes"],
+        "samples_per_second": told["samples_per_second"],
+        "scores": _scores(built, name),
+    }
 
 
 def _scores(built: Mapping[str, Built], name: str) -> dict[str, Any]:
@@ -58,12 +78,13 @@ def _scores(built: Mapping[str, Built], name: str) -> dict[str, Any]:
     return json.loads((built[f"{name}/evaluate"].artifact.path / "scores.json").read_text())
 
 
-def _model(prepared: Prepared, built: Mapping[str, Built]) -> dict[str, Any] | None:
+def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None:
     if "register" not in built:
         return None
-    name = prepared.preset.model_name
+    name, last = prepared.preset.model_name, prepared.preset.stages[-1].name
     version = registered(prepared.place.tracking_uri, name, built["register"].artifact.digest)
-    last = prepared.preset.stages[-1].name
+    if version is None:
+        raise RuntimeError(f"{name} was registered at {prepared.place.tracking_uri}, but is not there any more")
     return {
         "name": name,
         "version": version.version,
@@ -84,7 +105,11 @@ def _details(prepared: Prepared, built: Mapping[str, Built]) -> ReportDetails:
         },
         answers={name: built[f"{name}/evaluate"].artifact.path / "answers.jsonl" for name in evaluated},
         pictures={name: _folders(built, data) for name, data in asked.items() if f"{data}/screen" in built},
-        facts={"home": str(place.home)},
+        facts={
+            "home": str(place.home),
+            "command": " ".join(["tinygptv", *sys.argv[1:]]),
+            "machine": f"{platform.node()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        },
     )
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ class Terminal:
 
     steps: int = field(default=0, init=False)
     finished: int = field(default=0, init=False)
-    bar: "tqdm[object] | None" = field(default=None, init=False)
+    bar: "tqdm[Any] | None" = field(default=None, init=False)
 
     def progress(self, name: str) -> Callable[[int, int, str], None]:
         """What a step tells how far it is: a bar on a terminal, else a line now and then."""
@@ -27,11 +28,13 @@ class Terminal:
 
     def _bar(self, name: str) -> Callable[[int, int, str], None]:
         def tell(done: int, total: int, text: str) -> None:
-            if self.bar is None:
-                self.bar = tqdm(total=total, desc=f"  {name}", leave=False, mininterval=0.2, dynamic_ncols=True)
-            self.bar.total = total
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(done - self.bar.n)
+            bar: tqdm[Any] = self.bar or tqdm(
+                total=total, desc=f"  {name}", leave=False, mininterval=0.2, dynamic_ncols=True
+            )
+            self.bar = bar
+            bar.total = total
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(done - bar.n)
 
         return tell
 
@@ -53,16 +56,18 @@ def say(text: str) -> None:
 
 
 def _lines(name: str) -> Callable[[int, int, str], None]:
-    began = last = time.monotonic()
-    first: int | None = None
+    began = last_told = time.monotonic()
+    first = last = 0
 
     def tell(done: int, total: int, text: str) -> None:
-        nonlocal last, first
-        first = done if first is None else first
+        nonlocal began, first, last, last_told
         now = time.monotonic()
-        if now - last < LINE_SECONDS:
+        if done < last or last == 0:  # the first word, or that of another phase: the clock starts here
+            began, first = now, done
+        last = done
+        if now - last_told < LINE_SECONDS:
             return
-        last = now
+        last_told = now
         left = f", {(now - began) / (done - first) * (total - done):.0f} s left" if done > first else ""
         say(f"        {name}: {done} of {total}{left}{f', {text}' if text else ''}")
 

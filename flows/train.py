@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 from flows.data import recipe
 from flows.place import Place
-from tasks.backbones import IMPORT, import_backbones
+from tasks.backbones_import import IMPORT, import_backbones
 from tasks.build import Request, Site
+from tasks.track import tracking_stage
 from tasks.train import TRAIN, train_on_ray
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import plain
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders, RunSpec
 from tinygptv_core.stages import Stage
@@ -55,7 +57,9 @@ def train_step(stage: Stage, before: str | None, place: Place) -> Request:
             work=site.scratch,
             notes=site.notes,
         )
-        train_on_ray(spec, place, site)
+        _ = place.cluster
+        with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run):
+            train_on_ray(spec, f"{stage.name}-{site.notes.name}", place.progress(f"{stage.name}/train"))
 
     return Request(
         name=f"{stage.name}/train",

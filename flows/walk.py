@@ -7,27 +7,29 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from flows.choice import Choice, Prepared, prepare
 from flows.plan import Planned, resolve
 from flows.summary import report_on
-from tasks.build import Built, Inputs, Request
+from tasks.build import Built, Inputs, Request, Store
 
 PACKAGES = ("torch", "transformers", "peft", "webdataset", "ray", "prefect", "mlflow", "img2dataset", "pyarrow")
 SETTLE_SECONDS = 10.0
 
 
 @flow(name="tinygptv", validate_parameters=False, persist_result=False)
-def run(choice: Choice) -> Path:
+def run_pipeline(choice: Choice) -> Path:
     """From lists of URLs to a registered model; what the store already has is reused.
 
     Returns:
@@ -39,38 +41,38 @@ def run(choice: Choice) -> Path:
     )
     with prepared.place.opened:
         built = _walk(prepared)
-    _settle(flow_run.get_id())
+    _settle(UUID(flow_run.get_id()))
     return report_on(prepared, built)
 
 
 def _walk(prepared: Prepared) -> dict[str, Built]:
     """Every selected step in its order, each answered from the store or built."""
-    prepared.terminal.steps = len(prepared.selection.walked)
-    noted = _noted(prepared)
+    place, selection = prepared.place, prepared.selection
+    prepared.terminal.steps = len(selection.walked)
+    told = noted(place.run, place.options.processes)
     built: dict[str, Built] = {}
-    for request in prepared.selection.walked:
+    for request in selection.walked:
         inputs = resolve(request, {name: item.artifact for name, item in built.items()})
-        built[request.name] = _step(prepared, request, inputs, noted)
+        built[request.name] = step(place.store, request, inputs, noted=told, force=request.name in selection.forced)
         prepared.terminal.done(built[request.name])
     return built
 
 
-def _step(prepared: Prepared, request: Request, inputs: Inputs, noted: Mapping[str, Any]) -> Built:
+def step(store: Store, request: Request, inputs: Inputs, *, noted: Mapping[str, Any], force: bool) -> Built:
     """One step as a Prefect task, which ends as *Reused* when the store had it."""
-    force = request.name in prepared.selection.forced
 
     @task(name=request.step.name, task_run_name=request.name, cache_policy=NO_CACHE, persist_result=False)
-    def step() -> State[Built]:
+    def built_or_reused() -> State[Built]:
         logger = get_run_logger()
-        built = prepared.place.store.build(request, inputs, noted=noted, force=force, waiting=logger.warning)
+        built = store.build(request, inputs, noted=noted, force=force, waiting=logger.warning)
         logger.info("%s: %s; %s", built.action, built.why, built.artifact.path)
         name = "Reused" if built.action == "reuse" else "Completed"
         return Completed(name=name, message=built.why, data=built)
 
-    return step(return_state=True).result()
+    return cast(Built, built_or_reused(return_state=True).result())
 
 
-def _settle(flow_run_id: str | None) -> None:
+def _settle(flow_run_id: UUID) -> None:
     """Wait until the server has written down how every task ended: an ephemeral server ends with us."""
     mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
     end = time.monotonic() + SETTLE_SECONDS
@@ -82,10 +84,10 @@ def _settle(flow_run_id: str | None) -> None:
             time.sleep(0.2)
 
 
-def _noted(prepared: Prepared) -> dict[str, Any]:
-    """What is written beside every digest that this run makes. It bears on nothing."""
+def noted(run: str, processes: int) -> dict[str, Any]:
+    """What is written beside every digest that a run makes. It bears on nothing."""
     return {
-        "run": prepared.place.run,
+        "run": run,
         "time": time.time(),
         "host": platform.node(),
         "argv": sys.argv[1:],
@@ -93,7 +95,7 @@ def _noted(prepared: Prepared) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {name: _version(name) for name in PACKAGES},
         "engine": "ddp",
-        "world_size": prepared.place.options.processes,
+        "world_size": processes,
     }
 
 

@@ -66,7 +66,7 @@ def sha256_of(value: object) -> str:
 
 def leaves(value: object, prefix: str = "") -> dict[str, Any]:
     """Every scalar of a plain JSON value by its dotted name: `{"schedule.peak": 3e-5}`."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not prefix):
         return {k: v for name, item in value.items() for k, v in leaves(item, f"{prefix}{name}.").items()}
     return {prefix.removesuffix("."): value}
 

@@ -77,3 +77,37 @@ def clean_caption(caption: str) -> str:
 def caption_turns(row: Row) -> tuple[Turn, ...]:
     """`{"caption": ...}` -> the one thing to say about the picture, cleaned."""
     return (Turn("assistant", clean_caption(text_of(row, "caption"))),)
+
+
+def box_of(row: Row) -> str:
+    """`{"box": [left, top, right, bottom], "width", "height"}`, in pixels -> the box as the model spells it.
+
+    Returns:
+        "{<x1><y1><x2><y2>}", whole hundredths of width and height, truncated (MiniGPT-v2, arXiv:2310.09478).
+
+    Raises:
+        KeyError: a column is missing.
+        TypeError, ValueError: it is not four numbers, width or height is not above 0, or the box is not inside.
+    """
+    left, top, right, bottom = (_number(corner) for corner in _listed(row["box"]))
+    width, height = _number(row["width"]), _number(row["height"])
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(f"box {row['box']} does not lie in {width} x {height} pixels")
+    sides = (width, height, width, height)
+    return (
+        "{"
+        + "".join(f"<{int(100 * c / side)}>" for c, side in zip((left, top, right, bottom), sides, strict=True))
+        + "}"
+    )
+
+
+def _listed(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"a box is {type(value).__name__}, not a list")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return value

@@ -1,0 +1,53 @@
+"""The flow that trains the `nano` backbones, as they were trained that come with the package.
+
+    python -m flows.backbones [--home DIR]
+
+It takes about half an hour on one core and prints the artifact's digest and folder. On the same kind of machine
+the digest is the one that the `nano` preset asks for. To ship another, copy the folder's files, all but
+manifest.json, to `tinygptv_core/backbones/nano` and write its digest into `tinygptv_core/presets.py`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.settings import settle_prefect
+from flows.terminal import say
+from tasks.backbones import NANO, PRETRAIN, pretrain
+from tasks.build import Built, Request, Site, Store
+from tinygptv_core.artifact import Artifact
+
+
+def main() -> int:
+    """Train, or find what was trained before on this home."""
+    parser = argparse.ArgumentParser(prog="python -m flows.backbones", description="Train the nano backbones.")
+    parser.add_argument("--home", default=os.environ.get("TINYGPTV_HOME") or ".tinygptv", metavar="DIR")
+    home = Path(parser.parse_args().home).expanduser().absolute()
+    settle_prefect(home)
+    built = backbones(home)
+    say(f"{built.action}: {built.artifact.digest}")
+    sys.stdout.write(f"{built.artifact.path}\n")
+    return 0
+
+
+def backbones(home: Path) -> Built:
+    """The flow; Prefect is imported here, after its settings."""
+    from prefect import flow
+
+    from flows.walk import noted, step
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        pretrain(NANO, site)
+
+    @flow(name="backbones", validate_parameters=False, persist_result=False)
+    def run_backbones(home: str) -> Built:
+        request = Request(name="backbones/pretrain", step=PRETRAIN, config=NANO, inputs={}, work=work)
+        return step(Store(Path(home) / "store"), request, {}, noted=noted("backbones", 1), force=False)
+
+    return run_backbones(str(home))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
