@@ -21,8 +21,8 @@ from tinygptv_core.run import DataFolders
 DATA_STEPS = ("rows", "filter", "fetch", "screen")
 
 
-def report_on(prepared: Prepared, built: Mapping[str, Built]) -> Path:
-    """Write report.json and report.html of the run; the path of the first."""
+def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, Path]:
+    """Write report.json and report.html of the run: what is in it, and the path of the first."""
     preset, place = prepared.preset, prepared.place
     trained = [stage.name for stage in preset.stages if f"{stage.name}/train" in built]
     told = {name: _told(place, built[f"{name}/train"]) for name in trained}
@@ -37,7 +37,7 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> Path:
         "scores": _scores(built, preset.stages[-1].name),
         "model": _model(prepared, built),
     }
-    return write_report(report, place.report_folder, _details(prepared, built))
+    return report, write_report(report, place.report_folder, _details(prepared, built))
 
 
 def _step(item: Built) -> StepReport:

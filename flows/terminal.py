@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from tasks.build import Built
+from tasks.report import Report
 
 LINE_SECONDS = 5.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
@@ -47,6 +49,20 @@ class Terminal:
         word = "built " if built.action == "build" else "reused"
         seconds = f"{built.seconds:6.1f} s" if built.action == "build" else " " * 8
         say(f"[{self.finished:2d}/{self.steps}] {word} {built.name:28s} {seconds}  {built.artifact.digest[:12]}")
+
+    def summary(self, report: Report, path: Path) -> None:
+        """What a person wants to know first of a run that is done."""
+        for name, counts in report["data"].items():
+            reasons = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items())
+            say(f"{name}: {counts['kept']} of {counts['rows']} kept{f' (dropped: {reasons})' if reasons else ''}")
+        for name, metrics in report["scores"].items():
+            for metric, score in metrics.items():
+                control = score["control"]
+                beside = f", control {control['value']:.1%}" if control else ""
+                say(f"{name} {metric}: {score['value']:.1%} ({score['low']:.1%} to {score['high']:.1%}{beside})")
+        if report["model"]:
+            say(f"registered: models:/{report['model']['name']}/{report['model']['version']}")
+        say(f"to look at: {path.with_suffix('.html')}")
 
 
 def say(text: str) -> None:

@@ -42,7 +42,9 @@ def run_pipeline(choice: Choice) -> Path:
     with prepared.place.opened:
         built = _walk(prepared)
     _settle(UUID(flow_run.get_id()))
-    return report_on(prepared, built)
+    report, path = report_on(prepared, built)
+    prepared.terminal.summary(report, path)
+    return path
 
 
 def _walk(prepared: Prepared) -> dict[str, Built]:
