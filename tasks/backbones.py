@@ -33,8 +33,8 @@ NANO = Pretraining(
         "[INST] [/INST]",
         "###Human: ###Assistant: ###",
     ),
-    tower=Optimization(seed=2, steps=1_100, warmup_steps=50, batch=40, peak=1.2e-3, weight_decay=0.05),
-    language=Optimization(seed=3, steps=1_500, warmup_steps=50, batch=24, peak=2e-3, weight_decay=0.05),
+    tower=Optimization(seed=2, steps=1_000, warmup_steps=50, batch=40, peak=3e-3, weight_decay=0.05),
+    language=Optimization(seed=3, steps=1_800, warmup_steps=50, batch=24, peak=5e-3, weight_decay=0.05),
 )
 
 

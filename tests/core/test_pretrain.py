@@ -11,7 +11,7 @@ from tinygptv_core.batch import IGNORED
 from tinygptv_core.phi import TinyPhi
 from tinygptv_core.pretrain.backbones import pretrain_backbones
 from tinygptv_core.pretrain.language import language_config, tokens_of, train_language_model
-from tinygptv_core.pretrain.optimize import rate
+from tinygptv_core.pretrain.optimize import Muon, optimizers_of, orthogonal, rate
 from tinygptv_core.pretrain.reading import Passage, document
 from tinygptv_core.pretrain.settings import Optimization, Pretraining, Sizes
 from tinygptv_core.pretrain.tokens import train_tokenizer
@@ -81,10 +81,10 @@ def test_only_what_is_to_be_said_is_a_target(tokenizer):
 
 
 def test_labels_say_what_is_in_each_cell():
-    shape = Thing(shape="star", colour="green", size="large", cell=4, shift_right_pixels=0, shift_down_pixels=1)
+    shape = Thing(shape="triangle", colour="green", size="large", cell=4, shift_right_pixels=0, shift_down_pixels=1)
     labels = labels_of([Scene(background="black", things=(shape,))])
     assert labels.there_BQ.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 0]]
-    assert (labels.shape_BQ[0, 4], labels.colour_BQ[0, 4], labels.size_BQ[0, 4]) == (3, 1, 1)
+    assert (labels.shape_BQ[0, 4], labels.colour_BQ[0, 4], labels.size_BQ[0, 4]) == (2, 1, 1)
     assert labels.background_BQ.tolist() == [[1] * 9]
     assert (labels.box_BQ4[0, 4] * 64).tolist() == [23, 24, 41, 42]
 
@@ -107,9 +107,27 @@ def test_the_rate_warms_up_and_falls_to_nothing():
     assert rate(plan, 99) < 0.001
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (4, 16), (16, 4)])
+def test_an_orthogonal_step_goes_about_as_far_in_every_direction(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonal(matrix))
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_hidden_matrices_go_to_muon_and_every_parameter_goes_somewhere():
+    llm = TinyPhi(language_config(SETTINGS.sizes))
+    muon, adamw = optimizers_of(llm, weight_decay=0.0)
+    hidden, others = ([id(p) for group in one.param_groups for p in group["params"]] for one in (muon, adamw))
+    assert isinstance(muon, Muon)
+    assert sorted(hidden + others) == sorted(id(p) for p in llm.parameters())
+    assert id(llm.model.embed_tokens.weight) in others
+    assert id(llm.lm_head.weight) in others
+    assert id(llm.model.layers[0].mlp.fc1.weight) in hidden
+
+
 def test_a_language_model_learns_to_read(tokenizer):
     torch.manual_seed(0)
-    llm = TinyPhi(language_config(SETTINGS.sizes, tokenizer.eos_token_id))
+    llm = TinyPhi(language_config(SETTINGS.sizes))
     lines: list[str] = []
     plan = Optimization(seed=1, steps=100, warmup_steps=10, batch=4, peak=5e-3, weight_decay=0.0)
     train_language_model(llm, tokenizer, plan, lines.append)

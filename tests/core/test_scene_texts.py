@@ -14,31 +14,31 @@ def thing(shape: str, colour: str, size: str, cell: int) -> Thing:
 
 
 CIRCLE = thing("circle", "red", "large", 0)
-STAR = thing("star", "orange", "small", 5)
-SCENE = Scene(background="white", things=(CIRCLE, STAR))
-TWINS = Scene(background="black", things=(thing("star", "pink", "small", 1), thing("star", "pink", "small", 2)))
+CROSS = thing("cross", "orange", "small", 5)
+SCENE = Scene(background="white", things=(CIRCLE, CROSS))
+TWINS = Scene(background="black", things=(thing("cross", "pink", "small", 1), thing("cross", "pink", "small", 2)))
 
 
 def test_captions_say_the_same_in_several_wordings():
     assert {texts.caption(Random(seed), SCENE) for seed in range(30)} == {
-        "a large red circle in the top left and a small orange star in the middle right on a white background",
-        "large red circle top left, small orange star middle right, white background",
-        "white background, top left large red circle, middle right small orange star",
-        "a picture of a red circle and an orange star on white",
+        "a large red circle in the top left and a small orange cross in the middle right on a white background",
+        "large red circle top left, small orange cross middle right, white background",
+        "white background, top left large red circle, middle right small orange cross",
+        "a picture of a red circle and an orange cross on white",
     }
 
 
 def test_a_detailed_caption_counts_places_and_relates():
     assert texts.detailed_caption(SCENE) == (
         "There are two shapes on a white background. In the top left there is a large red circle. "
-        "In the middle right there is a small orange star. The circle is above the star."
+        "In the middle right there is a small orange cross. The circle is above the cross."
     )
 
 
 def test_a_grounded_caption_has_a_box_in_truncated_hundredths_behind_each_phrase():
     # The circle's corners are 1 and 19 of 64 pixels: 1.56 and 29.69 hundredths.
     assert texts.grounded_caption(SCENE) == (
-        "<p>large red circle</p> {<1><1><29><29>}, <p>small orange star</p> {<75><42><90><57>}"
+        "<p>large red circle</p> {<1><1><29><29>}, <p>small orange cross</p> {<71><39><93><60>}"
     )
 
 
@@ -47,11 +47,11 @@ def test_a_grounded_caption_has_a_box_in_truncated_hundredths_behind_each_phrase
     [
         ("count", {("how many shapes are there?", "two"), ("how many small shapes are there?", "one")}),
         ("background", {("what colour is the background?", "white")}),
-        ("colour", {("what colour is the star?", "orange"), ("what colour is the shape in the top left?", "red")}),
-        ("shape", {("what is the red shape?", "circle"), ("what shape is in the middle right?", "star")}),
-        ("where", {("where is the orange star?", "middle right"), ("where is the circle?", "top left")}),
-        ("size", {("what size is the red circle?", "large"), ("is the star small or large?", "small")}),
-        ("exists", {("is there a red circle?", "yes"), ("can you see a red diamond?", "no")}),
+        ("colour", {("what colour is the cross?", "orange"), ("what colour is the shape in the top left?", "red")}),
+        ("shape", {("what is the red shape?", "circle"), ("what shape is in the middle right?", "cross")}),
+        ("where", {("where is the orange cross?", "middle right"), ("where is the circle?", "top left")}),
+        ("size", {("what size is the red circle?", "large"), ("is the cross small or large?", "small")}),
+        ("exists", {("is there a red circle?", "yes"), ("can you see a red square?", "no")}),
     ],
 )
 def test_questions_of_a_type_have_the_answers_that_one_sees(group, pairs):
@@ -91,11 +91,11 @@ def test_no_training_text_names_an_unseen_combination():
 
 
 def test_questions_about_an_unseen_scene_are_about_the_unseen_thing():
-    unseen = thing("star", "red", "small", 8)
+    unseen = thing("cross", "yellow", "small", 8)
     scene = Scene(background="white", things=(CIRCLE, unseen))
     assert scene.split == "unseen"
     asked = [texts.question(Random(seed), scene, {"where": 1.0, "colour": 1.0}) for seed in range(60)]
-    assert {question.answer for question in asked} == {"bottom right", "red"}
+    assert {question.answer for question in asked} == {"bottom right", "yellow"}
     assert {found[0] for seed in range(20) if (found := texts.referred(Random(seed), scene))} == {unseen}
 
 
@@ -117,5 +117,7 @@ def test_a_dialogue_asks_nothing_twice():
 
 def test_text_alone_holds_the_scene_and_the_question():
     asked = texts.text_question(Random(2), SCENE)
-    assert asked.text.startswith("a large red circle in the top left and a small orange star in the middle right on a ")
+    assert asked.text.startswith(
+        "a large red circle in the top left and a small orange cross in the middle right on a "
+    )
     assert asked.text.endswith("?")

@@ -17,7 +17,7 @@ from tinygptv_core.plain import ConfigError
 
 LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=300))
 TWO = replace(OPTIONS, processes=2, save_every_steps=40, log_every_steps=20)
-WATCH_SECONDS = 0.2
+WATCH_SECONDS = 0.5
 
 
 class Watch(threading.Thread):

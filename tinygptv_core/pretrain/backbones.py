@@ -29,7 +29,7 @@ def pretrain_backbones(settings: Pretraining, folder: Path, log: Callable[[str],
         vision=vision_config(sizes),
         qformer=qformer_config(sizes),
         num_queries=GRID**2,
-        llm=language_config(sizes, int(tokenizer.convert_tokens_to_ids(tokenizer.eos_token))),
+        llm=language_config(sizes),
         projection_widths=(sizes.width, sizes.projection, sizes.width),
     )
     with _one_thread():

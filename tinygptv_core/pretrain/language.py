@@ -14,12 +14,15 @@ from tinygptv_core.phi import TinyPhi
 from tinygptv_core.pretrain.optimize import optimize
 from tinygptv_core.pretrain.reading import Passage, document
 from tinygptv_core.pretrain.settings import Optimization, Sizes
-from tinygptv_core.pretrain.tokens import scene_words
+from tinygptv_core.pretrain.tokens import END_OF_TEXT_ID, scene_words
 
 # Shape letters of this file: B batch, T positions, D width, X positions with a target.
 
 # Documents of about the same length go into one batch: so many batches are drawn at once and sorted.
 SORTED_BATCHES = 16
+
+# Attention's norm gives values of about 1; beside them embeddings of transformers' own start (0.02) would be lost.
+EMBEDDING_STD = 0.3
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Tokens:
     labels: list[int]
 
 
-def language_config(sizes: Sizes, end_of_text: int) -> PhiConfig:
+def language_config(sizes: Sizes) -> PhiConfig:
     """Phi-2's shape at these sizes, without its dropout, of which so small a model has no need.
 
     It has no pad id, as Phi-2: the embedding of a pad id is never trained, and bos is the same token.
@@ -44,8 +47,8 @@ def language_config(sizes: Sizes, end_of_text: int) -> PhiConfig:
         max_position_embeddings=sizes.context,
         initializer_range=sizes.width**-0.5 / 2,
         qk_layernorm=True,
-        bos_token_id=end_of_text,
-        eos_token_id=end_of_text,
+        bos_token_id=END_OF_TEXT_ID,
+        eos_token_id=END_OF_TEXT_ID,
         pad_token_id=None,
     )
 
@@ -58,7 +61,10 @@ def train_language_model(
     The norms that TinyGPT-V adds to Phi-2 (on queries, keys and attention's output) are there from the start and
     learn with the rest, while Phi-2 gets them later, at one.
     """
+    torch.manual_seed(optimization.seed)
     batches = _batches(tokenizer, optimization)
+    with torch.no_grad():
+        llm.model.embed_tokens.weight.normal_(std=EMBEDDING_STD)
     llm.requires_grad_(True).train()
 
     def loss() -> Tensor:
@@ -81,18 +87,17 @@ def _batches(tokenizer: PreTrainedTokenizerFast, optimization: Optimization) -> 
         starts = list(range(0, len(documents), optimization.batch))
         random.shuffle(starts)
         for start in starts:
-            yield _padded(documents[start : start + optimization.batch], documents[0].ids[0])
+            yield _padded(documents[start : start + optimization.batch], END_OF_TEXT_ID)
 
 
 def tokens_of(passages: Sequence[Passage], tokenizer: PreTrainedTokenizerFast) -> Tokens:
     """Bos, the passages, eos. Passages are tokenized one by one, as questions and answers are later."""
-    end = tokenizer.convert_tokens_to_ids(tokenizer.eos_token)
-    ids, labels = [end], [IGNORED]
+    ids, labels = [END_OF_TEXT_ID], [IGNORED]
     for passage in passages:
-        pieces = tokenizer(passage.text, add_special_tokens=False).input_ids
+        pieces = tokenizer.encode(passage.text, add_special_tokens=False)
         ids += pieces
         labels += pieces if passage.learned else [IGNORED] * len(pieces)
-    return Tokens([*ids, end], [*labels, end])
+    return Tokens([*ids, END_OF_TEXT_ID], [*labels, END_OF_TEXT_ID])
 
 
 def _padded(documents: Sequence[Tokens], pad: int) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,9 @@ def _stray(random: Random, words: Sequence[str]) -> list[Passage]:
 
 def _description(random: Random, scene: Scene) -> list[Passage]:
     """A text about the scene, mostly after another text about it, so that it says again what it has read."""
-    text = random.choice((caption(random, scene), detailed_caption(scene), short_caption(scene), grounded_caption(scene)))
+    text = random.choice(
+        (caption(random, scene), detailed_caption(scene), short_caption(scene), grounded_caption(scene))
+    )
     words = random.choice((_notes, _notes, _notes_with_boxes))(random, scene)
     before = [] if random.random() < ALONE else [Passage(f"{words}{random.choice(ENDINGS)}", False)]
     return [*before, Passage(f"{text}\n", True)]
@@ -106,15 +108,17 @@ def _boxes(random: Random, scene: Scene) -> list[Passage]:
 
 
 def _exchange(random: Random, about: str, pairs: list[tuple[str, str]]) -> list[Passage]:
-    """The scene and the first question in one request, then the other questions; answers are learned."""
+    """The scene and the first question in one request, then the other questions; answers are learned.
+
+    An answer follows at once, without a space, as answers do in every later stage.
+    """
     before, after = PHI_QUESTION.split("{}")
-    space = random.choice((" ", ""))
     passages: list[Passage] = []
     context = f"{random.choice(LEADS)}{about} "
     for asked, answer in pairs:
         passages += [
             Passage(f"{before}{context}{random.choice(ASKS)}{asked}{after}", False),
-            Passage(f"{space}{answer}\n", True),
+            Passage(f"{answer}\n", True),
         ]
         context = ""
     return passages

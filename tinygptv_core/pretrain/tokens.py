@@ -11,6 +11,7 @@ from tinygptv_core.scenes.scene import BACKGROUNDS, COLOURS, PLACES, RADII_PIXEL
 from tinygptv_core.scenes.texts import COUNTS
 
 END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0
 # How much oftener than anything else the words of a scene are counted, so that their merges come first.
 INSISTENCE = 1_000
 # From so many documents of the language model's own, and so many copies of each prompt, the other merges are learned.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Blip2QFormerConfig, Blip2VisionConfig
+from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerMultiHeadAttention
 
 from tinygptv_core.image import preprocess
 from tinygptv_core.pretrain.optimize import optimize
@@ -91,10 +92,10 @@ def start_well(vision: VisionTower, qformer: QFormer) -> None:
         embeddings.patch_embedding.weight.normal_(std=values_a_patch**-0.5)
         embeddings.position_embedding[0, 1:] = grid_positions(cells, width)
         qformer.query_tokens[0] = grid_positions(GRID, width)
-        for layer in qformer.qformer.encoder.layer:
-            attention = layer.crossattention.attention
-            attention.query.weight.normal_(std=width**-0.5)
-            attention.key.weight.copy_(attention.query.weight)
+        for name, attention in qformer.named_modules():
+            if isinstance(attention, Blip2QFormerMultiHeadAttention) and "crossattention" in name:
+                attention.query.weight.normal_(std=width**-0.5)
+                attention.key.weight.copy_(attention.query.weight)
 
 
 class Heads(nn.Module):

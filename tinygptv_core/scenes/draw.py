@@ -1,7 +1,6 @@
 """A scene as a picture, the same bytes every time."""
 
 import io
-import math
 
 from PIL import Image, ImageDraw
 
@@ -10,8 +9,7 @@ from tinygptv_core.scenes.scene import BACKGROUNDS, COLOURS, SIDE_PIXELS, Scene,
 # Drawn so many times larger, then averaged down: small shapes need their edges smooth.
 OVERSAMPLING = 4
 JPEG_QUALITY = 92
-# Height of an arm of the star's inner corner, and half the width of a cross's bar, as parts of the radius.
-STAR_INNER = 0.45
+# Half the width of a cross's bar, as a part of the radius.
 CROSS_BAR = 0.36
 
 Point = tuple[float, float]
@@ -54,19 +52,7 @@ def _outline(shape: str) -> list[Point]:
             return [(-1, -1), (1, -1), (1, 1), (-1, 1)]
         case "triangle":
             return [(0, -1), (1, 1), (-1, 1)]
-        case "diamond":
-            return [(0, -1), (1, 0), (0, 1), (-1, 0)]
         case "cross":
             upper = [(-bar, -1), (bar, -1), (bar, -bar), (1, -bar), (1, bar), (bar, bar)]
             return upper + [(-x, -y) for x, y in upper]
-        case "star":
-            return _star()
     raise ValueError(f"{shape!r} is no shape that can be drawn as a polygon")
-
-
-def _star() -> list[Point]:
-    """Five points, stretched so that they touch all four sides of the square."""
-    radii = (1.0, STAR_INNER) * 5
-    raw = [(r * math.sin(math.pi * i / 5), -r * math.cos(math.pi * i / 5)) for i, r in enumerate(radii)]
-    (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*raw, strict=True))
-    return [(2 * (x - left) / (right - left) - 1, 2 * (y - top) / (bottom - top) - 1) for x, y in raw]

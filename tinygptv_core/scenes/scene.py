@@ -17,7 +17,7 @@ SIDE_PIXELS = 64
 GRID = 3
 MAX_THINGS = 4
 
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross")
 COLOURS: Mapping[str, Colour] = {
     "red": (214, 32, 32),
     "green": (24, 140, 52),
