@@ -6,15 +6,20 @@ from pathlib import Path
 
 
 def settle_prefect(home: Path) -> None:
-    """Prefect's own settings, unless the person has set others: all of it in the home, nothing sent anywhere."""
+    """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays."""
     for name, value in {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        # The server gets the log; the terminal has lines of its own, and a person's mistake shows no traceback.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds: 0.3 would spin
     }.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("prefect").setLevel(logging.WARNING)
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(logging.Formatter("        %(message)s"))
+    for ours in ("flows", "tasks", "tinygptv_core"):
+        logging.getLogger(ours).addHandler(warnings)

@@ -22,6 +22,7 @@ from prefect.states import Completed
 from flows.choice import Choice, Prepared, prepare
 from flows.plan import Planned, resolve
 from flows.summary import report_on
+from flows.terminal import say
 from tasks.build import Built, Inputs, Request, Store
 
 PACKAGES = ("torch", "transformers", "peft", "webdataset", "ray", "prefect", "mlflow", "img2dataset", "pyarrow")
@@ -66,7 +67,12 @@ def step(store: Store, request: Request, inputs: Inputs, *, noted: Mapping[str, 
     @task(name=request.step.name, task_run_name=request.name, cache_policy=NO_CACHE, persist_result=False)
     def built_or_reused() -> State[Built]:
         logger = get_run_logger()
-        built = store.build(request, inputs, noted=noted, force=force, waiting=logger.warning)
+
+        def waiting(text: str) -> None:
+            logger.warning(text)
+            say(f"        {request.name}: {text}")
+
+        built = store.build(request, inputs, noted=noted, force=force, waiting=waiting)
         logger.info("%s: %s; %s", built.action, built.why, built.artifact.path)
         name = "Reused" if built.action == "reuse" else "Completed"
         return Completed(name=name, message=built.why, data=built)

@@ -2,20 +2,19 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import Site
-from tinygptv_core import backbones as shipped
 from tinygptv_core import presets
+from tinygptv_core.answer import SHIPPED
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import plain
 from tinygptv_core.pretrain.settings import Sizes
 from tinygptv_core.weights import load_backbones
 
-FOLDER = Path(next(iter(shipped.__path__))) / "nano"
+FOLDER = SHIPPED / "nano"
 MOST_BYTES = 8_000_000
 
 TOY = replace(
