@@ -42,6 +42,9 @@ SETTINGS = {
 """How Ray behaves here, wherever its cluster is: what a run does not need costs seconds a stage."""
 LOCAL_SETTINGS = {
     "RAY_worker_niceness": "0",  # or the workers yield to everything else, the orchestrator among it
+    # Ray turns the address 127.0.0.1 into the machine's own, and listens on all of them, unless clusters of
+    # several machines are off. The name is from the systems on which they are off by default.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "disabled",  # or it writes a token into the user's home
     "GLOO_SOCKET_IFNAME": "lo",
 }

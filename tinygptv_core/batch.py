@@ -34,8 +34,6 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)

@@ -108,7 +108,7 @@ NANO_PRETRAINING = replace(
 NANO = Preset(
     name="nano",
     scenes=Scenes(seed=7, pretraining_pictures=4_000, instruction_pictures=4_000, held_out_pictures=500),
-    backbones=Backbones(name="nano", digest=""),
+    backbones=Backbones(name="nano", digest="e90fdb25130b53282f0151e0fdbc8231225dd409d9e6ef7fd75d08ee068cfaf4"),
     data={
         "scenes_web": NANO_PRETRAINING,
         "scenes_alt": NANO_PRETRAINING,

@@ -138,7 +138,7 @@ NANO_STAGE3 = replace(
     name="stage3",
     mix={"scenes_detail": Share(weight=1, batch=32)},
     max_tokens=160,
-    schedule=replace(NANO_STAGE2.schedule, peak=2e-3),
+    schedule=replace(NANO_STAGE2.schedule, peak=1e-3, steps=80),
     prompt_template="###Human: {} ###Assistant: ",
     end_symbol="###",
 )
@@ -147,14 +147,14 @@ NANO_STAGE4 = replace(
     name="stage4",
     mix={
         "scenes_vqa": Share(weight=60, batch=32),
-        "scenes_refer": Share(weight=20, batch=32),
+        "scenes_refer": Share(weight=40, batch=32),
         "scenes_identify": Share(weight=10, batch=32),
         "scenes_caption": Share(weight=10, batch=32),
         "scenes_grounding": Share(weight=10, batch=32),
         "scenes_conversation": Share(weight=20, batch=16),
         "scenes_text": Share(weight=10, batch=16),
     },
-    schedule=replace(NANO_STAGE3.schedule, steps=300),
+    schedule=replace(NANO_STAGE3.schedule, peak=3e-3, steps=600),
     prompt_template="[INST] {} [/INST]",
 )
 NANO_STAGES = (NANO_STAGE1, NANO_STAGE2, NANO_STAGE3, NANO_STAGE4)

@@ -76,7 +76,7 @@ def test_a_plan_says_what_another_rate_builds_and_why(home, report):
     plan = home.plan("--set", "stage3.schedule.peak=2e-5")
     builds = [step for step, item in plan.items() if item["action"] == "build"]
     assert builds == ["stage3/train", "stage3/evaluate", "stage4/train", "stage4/evaluate", "register"]
-    assert plan["stage3/train"]["why"] == "config.stage.schedule.peak 0.002 -> 2e-05"
+    assert plan["stage3/train"]["why"] == "config.stage.schedule.peak 0.001 -> 2e-05"
 
 
 def test_the_registered_model_answers_in_a_fresh_process(home, report):
