@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
 from tinygptv_core.train import main, train
+
+PATIENCE_SECONDS = 600
 
 
 class StoppedError(Exception):
@@ -140,18 +143,26 @@ def test_a_mistake_on_the_command_line_is_one_message(whole, tmp_path, caplog):
     assert "holds no checkpoint" in caplog.text
 
 
-def start_ranks(spec, world_size):
-    """The bare command, once for each rank, as torchrun would start it; on loopback alone."""
+@contextmanager
+def running_ranks(spec, world_size):
+    """The bare command, once for each rank, as torchrun would start it; on loopback alone. All must end well."""
     write_spec(spec, spec.notes.parent / "RUN.json")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "tinygptv_core.train", str(spec.notes.parent / "RUN.json")]
-    return [
+    ranks = [
         subprocess.Popen(command, env={**os.environ, **group, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"})
         for rank in range(world_size)
     ]
+    try:
+        yield
+        assert [rank.wait(timeout=PATIENCE_SECONDS) for rank in ranks] == [0] * world_size
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -159,9 +170,8 @@ def test_two_processes_equal_one(tmp_path):
     one = tiny_spec(tmp_path, options=replace(OPTIONS, micro_batch=2))
     two = elsewhere(one, tmp_path / "two")
     (tmp_path / "two").mkdir()
-    ranks = start_ranks(two, 2)
-    train(one, 0, 1, quiet)
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    with running_ranks(two, 2):
+        train(one, 0, 1, quiet)
     assert summary_of(two)["world_size"] == 2
     assert [loss for _, loss in losses_of(two)] == pytest.approx([loss for _, loss in losses_of(one)], abs=1e-5)
     single, double = weights_of(one), weights_of(two)

@@ -95,7 +95,7 @@ def test_until_walks_to_a_step_and_no_further(tmp_path):
 
 
 def test_only_builds_one_step_and_refuses_without_what_comes_before_it(store, tmp_path):
-    requests = graph()[:4] + (adding("stage2/evaluate", 7, "stage2/train"),)
+    requests = (*graph()[:4], adding("stage2/evaluate", 7, "stage2/train"))
     assert run(store, requests, only="stage2/evaluate") == ["stage2/evaluate"]
     empty = Store(tmp_path / "empty")
     selection = everything(requests, only="stage2/train")
