@@ -132,13 +132,13 @@ NANO_STAGE1 = Stage(
     seed=42,
     evals=NANO_EVALS,
 )
-NANO_STAGE2 = replace(NANO_STAGE1, name="stage2", lora=Lora(rank=8, alpha=16, dropout=0.05))
+NANO_STAGE2 = replace(NANO_STAGE1, name="stage2", lora=Lora(rank=32, alpha=64, dropout=0.05))
 NANO_STAGE3 = replace(
     NANO_STAGE2,
     name="stage3",
     mix={"scenes_detail": Share(weight=1, batch=32)},
     max_tokens=160,
-    schedule=replace(NANO_STAGE2.schedule, peak=1e-3, steps=80),
+    schedule=replace(NANO_STAGE2.schedule, peak=2e-3, steps=80),
     prompt_template="###Human: {} ###Assistant: ",
     end_symbol="###",
 )
@@ -147,14 +147,14 @@ NANO_STAGE4 = replace(
     name="stage4",
     mix={
         "scenes_vqa": Share(weight=60, batch=32),
-        "scenes_refer": Share(weight=40, batch=32),
+        "scenes_refer": Share(weight=30, batch=32),
         "scenes_identify": Share(weight=10, batch=32),
         "scenes_caption": Share(weight=10, batch=32),
         "scenes_grounding": Share(weight=10, batch=32),
         "scenes_conversation": Share(weight=20, batch=16),
         "scenes_text": Share(weight=10, batch=16),
     },
-    schedule=replace(NANO_STAGE3.schedule, peak=3e-3, steps=600),
+    schedule=replace(NANO_STAGE3.schedule, steps=350),
     prompt_template="[INST] {} [/INST]",
 )
 NANO_STAGES = (NANO_STAGE1, NANO_STAGE2, NANO_STAGE3, NANO_STAGE4)
