@@ -32,7 +32,7 @@ class Pictures(BaseHTTPRequestHandler):
     elsewhere = ""
 
     def do_GET(self):
-        name = self.path[1:]
+        name = self.path[1:].partition("?")[0]
         stem, _, kind = name.partition(".")
         if stem.isdigit():
             return self.answer(picture(int(stem), kind))
@@ -89,7 +89,7 @@ def pictures():
         server.server_close()
 
 
-def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, pictures, tmp_path):
+def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, report, pictures, tmp_path):
     rows = [{"url": f"{pictures}/{n}.{kind}", "caption": f"a {COLOURS[n % 4]} circle"}
             for n, kind in enumerate(["jpeg"] * 150 + ["png"] * 50)]  # fmt: skip
     rows += [{"url": f"{pictures}/dead{n}.jpeg", "caption": "nothing there"} for n in range(60)]
@@ -107,9 +107,9 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, pictures,
     arguments = ["stage2", "--list", str(path), "--allow-host", "127.0.0.1"]
     out, _ = home.run("train", *arguments, *(word for setting in short for word in ("--set", setting)))
     with open(out.splitlines()[-1]) as file:
-        report = json.load(file)
+        own = json.load(file)
 
-    assert report["data"] == {
+    assert own["data"] == {
         "list": {
             "rows": len(rows),
             "kept": 200,
@@ -127,10 +127,10 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, pictures,
         }
     }
     assert Visitors.seen == []
-    assert [report["stages"][stage]["steps"] for stage in ("stage1", "stage2")] == [10, 10]
+    assert [own["stages"][stage]["steps"] for stage in ("stage1", "stage2")] == [10, 10]
 
 
-def test_without_its_name_a_private_host_is_refused(home, pictures, tmp_path):
+def test_without_its_name_a_private_host_is_refused(home, report, pictures, tmp_path):
     path = tmp_path / "my.json"
     path.write_text(json.dumps([{"url": f"{pictures}/{n}.jpeg", "caption": "a circle"} for n in range(5)]))
     out, errors = home.run("data", "list", "--list", str(path), status=2)
