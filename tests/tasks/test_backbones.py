@@ -7,11 +7,11 @@ import torch
 
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import Site
+from tests.core.test_pretrain import SETTINGS
 from tinygptv_core import presets
 from tinygptv_core.answer import SHIPPED
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import plain
-from tinygptv_core.pretrain.settings import Sizes
 from tinygptv_core.weights import load_backbones
 
 FOLDER = SHIPPED / "nano"
@@ -19,18 +19,7 @@ MOST_BYTES = 8_000_000
 
 TOY = replace(
     NANO,
-    sizes=Sizes(
-        width=32,
-        head_width=16,
-        feed_forward=32,
-        patch_pixels=16,
-        vision_layers=1,
-        qformer_layers=1,
-        language_layers=1,
-        projection=48,
-        context=512,
-        vocabulary=NANO.sizes.vocabulary,
-    ),
+    sizes=replace(SETTINGS.sizes, vocabulary=NANO.sizes.vocabulary),
     tower=replace(NANO.tower, steps=100, warmup_steps=1, batch=1),
     language=replace(NANO.language, steps=1, warmup_steps=1, batch=1),
 )
