@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.choice import Choice, prepare
+from flows.place import import_ahead
 from flows.settings import settle_prefect
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
@@ -135,9 +136,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _walk(choice: Choice) -> int:
     """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
-    prepare(choice, writes=True)
+    planned = prepare(choice, writes=True).planned
     settle_prefect(Path(choice.home).expanduser().absolute())
     from flows.walk import run_pipeline
+
+    if any(item.action == "build" and item.step.endswith("/train") for item in planned):
+        import_ahead(choice.ray_address)  # while Prefect's server starts
 
     try:
         report = run_pipeline(choice)

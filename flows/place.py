@@ -1,19 +1,40 @@
 """Where and how a run happens: folders, addresses, processes. None of it bears on what is computed."""
 
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 
 from tasks.build import Store
 from tasks.fetch import FetchOptions
 from tasks.track import Tracking, tracked_run
-from tasks.train import ray_cluster
+from tasks.train import import_ray, ray_cluster
 from tinygptv_core.run import RunOptions
 
 Progress = Callable[[int, int, str], None]
 """(done, total, text): how far a step has come."""
+
+IMPORTS = "imports ahead"
+
+
+def import_ahead(ray_address: str | None) -> None:
+    """Begin to import what training and evaluation take, ten seconds, beside whatever else is waited for."""
+
+    def work() -> None:
+        import_ray(ray_address)
+        import tinygptv_core.evaluate  # noqa: F401
+
+    Thread(target=work, name=IMPORTS, daemon=True).start()
+
+
+def wait_for_imports() -> None:
+    """Wait for `import_ahead`, if it was called: threads that import the same modules may meet half of one."""
+    for thread in threading.enumerate():
+        if thread.name == IMPORTS:
+            thread.join()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 def settle_prefect(home: Path) -> None:
     """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays."""
+    (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of the path
     for name, value in {
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.choice import Choice, Prepared, prepare
+from flows.place import wait_for_imports
 from flows.plan import Planned, resolve
 from flows.summary import report_on
 from flows.terminal import say
@@ -36,6 +37,7 @@ def run_pipeline(choice: Choice) -> Path:
     Returns:
         The path of the run's report.json.
     """
+    wait_for_imports()
     prepared = prepare(choice, writes=True)
     create_markdown_artifact(
         _table(prepared.planned), key="plan", description="What this run builds and reuses, and why"

@@ -33,8 +33,8 @@ NANO = Pretraining(
         "[INST] [/INST]",
         "###Human: ###Assistant: ###",
     ),
-    tower=Optimization(seed=2, steps=1_000, warmup_steps=50, batch=40, peak=3e-3, weight_decay=0.05),
-    language=Optimization(seed=3, steps=1_800, warmup_steps=50, batch=24, peak=5e-3, weight_decay=0.05),
+    tower=Optimization(seed=2, steps=1_200, warmup_steps=50, batch=40, peak=3e-3, weight_decay=0.05),
+    language=Optimization(seed=3, steps=2_400, warmup_steps=50, batch=24, peak=1e-2, weight_decay=0.05),
 )
 
 

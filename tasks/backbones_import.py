@@ -1,17 +1,13 @@
 """The step that brings the frozen backbones into the store, and checks that they are those that were asked for."""
 
 import shutil
-from pathlib import Path
 
-import tinygptv_core
 from tasks.build import Site, Step
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.presets import Backbones
+from tinygptv_core.presets import SHIPPED, Backbones
 
 IMPORT = Step(name="import", kind="backbones", version=1)
-
-SHIPPED = Path(tinygptv_core.__file__).parent / "backbones"
 
 
 def import_backbones(backbones: Backbones, site: Site) -> None:

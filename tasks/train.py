@@ -65,7 +65,7 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
     Raises:
         ConfigError: there is no cluster at `address`.
     """
-    _set({**SETTINGS, **(LOCAL_SETTINGS if address is None else {})})
+    import_ray(address)
     import ray
 
     try:
@@ -80,6 +80,13 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
         shutil.rmtree(_temporary_folder(os.getpid()), ignore_errors=True)
 
 
+def import_ray(address: str | None) -> None:
+    """Import all of Ray that training takes, some seconds, after the settings that Ray reads when it is imported."""
+    for name, value in {**SETTINGS, **(LOCAL_SETTINGS if address is None else {})}.items():
+        os.environ.setdefault(name, value)  # Ray's processes inherit it; what the user has set stays
+    import ray.train.torch  # noqa: F401
+
+
 def _connect(address: str) -> None:
     import ray
 
@@ -87,12 +94,6 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
-
-
-def _set(settings: dict[str, str]) -> None:
-    """Into the environment, which Ray's processes inherit; what the user has set there stays."""
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
 
 
 def _start_local(home: Path) -> None:

@@ -21,6 +21,7 @@ from tinygptv_core.generate import generate
 from tinygptv_core.image import preprocess
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
+from tinygptv_core.presets import SHIPPED
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones
@@ -30,9 +31,6 @@ from tinygptv_core.weights import load_backbones
 # Fixed, and not an option: the last bits of a sum depend on the shape of a batch.
 PICTURES_AT_ONCE = 64
 QUESTIONS_AT_ONCE = 64
-
-SHIPPED = Path(__file__).parent / "backbones"
-"""Where the backbones that come with the package lie, a folder for each."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PhiConfig, PhiForCausalLM
+from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.phi.modeling_phi import (
     PhiAttention,
@@ -109,6 +110,9 @@ class FusedLayer(PhiDecoderLayer):
         super().__init__(config, layer_idx)
         self.self_attn = FusedAttention(config, layer_idx)
         self.post_layernorm = PostRMSNorm(config.hidden_size, POST_NORM_EPS)
+        if config.hidden_act == "gelu_new":
+            # The same function in one kernel instead of eight, which also keep eight results for the gradient.
+            self.mlp.activation_fn = ACT2FN["gelu_pytorch_tanh"]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] -- what attention takes is its own affair
         self, hidden_states: Tensor, **kwargs: Any

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, unknown
 from tinygptv_core.stages import NANO_STAGES, Share, Stage
 
+SHIPPED = Path(__file__).parent / "backbones"
+"""Where the backbones that come with the package lie, a folder for each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Backbones:
-    """The frozen parts. `name` is a folder of `tinygptv_core/backbones`, `digest` what it must hold."""
+    """The frozen parts. `name` is a folder of `SHIPPED`, `digest` what it must hold."""
 
     name: str
     digest: str

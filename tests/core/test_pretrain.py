@@ -67,7 +67,7 @@ def test_no_document_names_an_unseen_combination_or_a_task_word_or_an_image():
     random = Random(4)
     forbidden = [*(f"{colour} {shape}" for colour, shape in UNSEEN), "[vqa]", "[refer]", "<Img>", "ImageHere", "###"]
     for _ in range(1_500):
-        passages = document(random, ["left"])
+        passages = document(random)
         text = "".join(passage.text for passage in passages)
         assert not [words for words in forbidden if words in text], text
         assert any(passage.learned for passage in passages)

@@ -14,7 +14,7 @@ from tinygptv_core.phi import TinyPhi
 from tinygptv_core.pretrain.optimize import optimize
 from tinygptv_core.pretrain.reading import Passage, document
 from tinygptv_core.pretrain.settings import Optimization, Sizes
-from tinygptv_core.pretrain.tokens import END_OF_TEXT_ID, scene_words
+from tinygptv_core.pretrain.tokens import END_OF_TEXT_ID
 
 # Shape letters of this file: B batch, T positions, D width, X positions with a target.
 
@@ -22,7 +22,9 @@ from tinygptv_core.pretrain.tokens import END_OF_TEXT_ID, scene_words
 SORTED_BATCHES = 16
 
 # Attention's norm gives values of about 1; beside them embeddings of transformers' own start (0.02) would be lost.
-EMBEDDING_STD = 0.3
+EMBEDDING_STD = 1.0
+# What the norms of queries and keys start at: at 1 attention is so even that it is slow to choose.
+ATTENTION_GAIN = 1.5
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,7 @@ def train_language_model(
     """
     torch.manual_seed(optimization.seed)
     batches = _batches(tokenizer, optimization)
-    with torch.no_grad():
-        llm.model.embed_tokens.weight.normal_(std=EMBEDDING_STD)
+    _start_well(llm)
     llm.requires_grad_(True).train()
 
     def loss() -> Tensor:
@@ -78,11 +79,19 @@ def train_language_model(
     llm.requires_grad_(False).eval()
 
 
+def _start_well(llm: TinyPhi) -> None:
+    with torch.no_grad():
+        llm.model.embed_tokens.weight.normal_(std=EMBEDDING_STD)
+        for name, parameter in llm.named_parameters():
+            if name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
+                parameter.fill_(ATTENTION_GAIN)
+
+
 def _batches(tokenizer: PreTrainedTokenizerFast, optimization: Optimization) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches (ids_BT, labels_BT), padded on the right with the end of text, which nothing attends to."""
-    random, words = Random(optimization.seed), scene_words()
+    random = Random(optimization.seed)
     while True:
-        drawn = [document(random, words) for _ in range(SORTED_BATCHES * optimization.batch)]
+        drawn = [document(random) for _ in range(SORTED_BATCHES * optimization.batch)]
         documents = sorted((tokens_of(passages, tokenizer) for passages in drawn), key=lambda tokens: len(tokens.ids))
         starts = list(range(0, len(documents), optimization.batch))
         random.shuffle(starts)

@@ -63,6 +63,6 @@ def _texts(seed: int, prompts: Sequence[str]) -> Iterable[str]:
         yield f"<{number}>" * INSISTENCE
     yield "{<0><1>} " * INSISTENCE
     for _ in range(SAMPLE_DOCUMENTS):
-        yield "".join(passage.text for passage in document(random, scene_words()))
+        yield "".join(passage.text for passage in document(random))
     for prompt in prompts:
         yield f"{prompt}\n" * PROMPT_COPIES

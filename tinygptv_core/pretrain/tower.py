@@ -2,10 +2,13 @@
 
 Each query is given one cell of the grid and learns to say what is in it: shape, colour, size, box, and the
 picture's background. The small heads that say it are thrown away; what the queries hold stays.
+
+Half of the pictures are painted in any colours at all, without names: what a shape is must not depend on the
+colours that it was met in.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -16,6 +19,7 @@ from torch.nn import functional
 from transformers import Blip2QFormerConfig, Blip2VisionConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerMultiHeadAttention
 
+from tinygptv_core.batch import IGNORED
 from tinygptv_core.image import preprocess
 from tinygptv_core.pretrain.optimize import optimize
 from tinygptv_core.pretrain.settings import Optimization, Sizes
@@ -28,7 +32,10 @@ from tinygptv_core.scenes.scene import (
     RADII_PIXELS,
     SHAPES,
     SIDE_PIXELS,
+    UNSEEN,
+    Colour,
     Scene,
+    Thing,
     draw_scene,
 )
 from tinygptv_core.vision import VisionTower
@@ -39,7 +46,10 @@ from tinygptv_core.vision import VisionTower
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What each cell holds. Boxes are in 0..1 of the side; where nothing is there, they and the classes are 0."""
+    """What each cell holds. Boxes are in 0..1 of the side; where nothing is there, they and the classes are 0.
+
+    The colour of a thing in a colour without name is `IGNORED`.
+    """
 
     there_BQ: Tensor
     shape_BQ: Tensor
@@ -129,6 +139,9 @@ class Heads(nn.Module):
 BOX_BETA = 0.02
 BOX_WEIGHT = 10.0
 
+# The least distance of a colour without name from the background, in RGB; that of the named ones is 84 or more.
+MIN_CONTRAST = 60.0
+
 
 def train_tower(vision: VisionTower, qformer: QFormer, optimization: Optimization, log: Callable[[str], None]) -> None:
     """Train both in place on `optimization.steps` batches of training scenes, each scene new."""
@@ -139,15 +152,33 @@ def train_tower(vision: VisionTower, qformer: QFormer, optimization: Optimizatio
 
     def loss() -> Tensor:
         scenes = [draw_scene(random, "train") for _ in range(optimization.batch)]
-        return heads.loss(qformer(vision(images_of(scenes))), labels_of(scenes))
+        painted = [_paints(random, scene) if row % 2 else None for row, scene in enumerate(scenes)]
+        labels = labels_of(scenes)
+        labels.colour_BQ[1::2] = IGNORED
+        return heads.loss(qformer(vision(images_of(scenes, painted))), labels)
 
     optimize(learned, loss, optimization, lambda line: log(f"tower {line}"))
     learned.requires_grad_(False)
 
 
-def images_of(scenes: list[Scene]) -> Tensor:
-    """The scenes as the model sees them, B x 3 x H x W, through JPEG as everywhere."""
-    return torch.from_numpy(np.stack([preprocess(jpeg(draw(scene)), SIDE_PIXELS) for scene in scenes]))
+def images_of(scenes: Sequence[Scene], painted: Sequence[Sequence[Colour] | None] | None = None) -> Tensor:
+    """The scenes as the model sees them, B x 3 x H x W, through JPEG as everywhere; `painted` as `draw` takes it."""
+    pictures = [draw(scene, paints) for scene, paints in zip(scenes, painted or [None] * len(scenes), strict=True)]
+    return torch.from_numpy(np.stack([preprocess(jpeg(picture), SIDE_PIXELS) for picture in pictures]))
+
+
+def _paints(random: Random, scene: Scene) -> list[Colour]:
+    """A colour for each thing, any that stands out and does not look like one that its shape is never met in."""
+    return [_paint(random, scene, thing) for thing in scene.things]
+
+
+def _paint(random: Random, scene: Scene, thing: Thing) -> Colour:
+    while True:
+        paint = (random.randint(0, 255), random.randint(0, 255), random.randint(0, 255))
+        nearest = min(COLOURS, key=lambda name: math.dist(COLOURS[name], paint))
+        stands_out = math.dist(BACKGROUNDS[scene.background], paint) > MIN_CONTRAST
+        if stands_out and (nearest, thing.shape) not in UNSEEN:
+            return paint
 
 
 def labels_of(scenes: list[Scene]) -> Labels:

@@ -1,10 +1,11 @@
 """A scene as a picture, the same bytes every time."""
 
 import io
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from tinygptv_core.scenes.scene import BACKGROUNDS, COLOURS, SIDE_PIXELS, Scene, Thing
+from tinygptv_core.scenes.scene import BACKGROUNDS, COLOURS, SIDE_PIXELS, Colour, Scene, Thing
 
 # Drawn so many times larger, then averaged down: small shapes need their edges smooth.
 OVERSAMPLING = 4
@@ -15,13 +16,14 @@ CROSS_BAR = 0.36
 Point = tuple[float, float]
 
 
-def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of `SIDE_PIXELS` square."""
+def draw(scene: Scene, paints: Sequence[Colour] | None = None) -> Image.Image:
+    """The scene as an RGB picture of `SIDE_PIXELS` square; with `paints`, its things in those colours instead."""
+    paints = paints or [COLOURS[thing.colour] for thing in scene.things]
     side = SIDE_PIXELS * OVERSAMPLING
     picture = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(picture)
-    for thing in scene.things:
-        _draw_thing(pen, thing)
+    for thing, paint in zip(scene.things, paints, strict=True):
+        _draw_thing(pen, thing, paint)
     return picture.reduce(OVERSAMPLING)
 
 
@@ -32,10 +34,9 @@ def jpeg(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
+def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, fill: Colour) -> None:
     left, top, right, bottom = (OVERSAMPLING * corner for corner in thing.corners)
     right, bottom = right - 1, bottom - 1  # Pillow paints the last row and column too
-    fill = COLOURS[thing.colour]
     if thing.shape == "circle":
         pen.ellipse((left, top, right, bottom), fill=fill)
         return
