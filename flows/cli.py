@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.choice import Choice, prepare
+from flows.choice import DEFAULT_PRESET, Choice, default_home, prepare
 from flows.place import import_ahead
 from flows.settings import settle_prefect
 from tinygptv_core.plain import ConfigError
@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--preset", default="nano", help=f"one of {', '.join(PRESETS)}, or FILE.py:NAME of your own (default: nano)"
+        "--preset",
+        default=DEFAULT_PRESET,
+        help=f"one of {', '.join(PRESETS)}, or FILE.py:NAME of your own (default: nano)",
     )
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
@@ -78,7 +80,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 
 def _add_home(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--home", default=os.environ.get("TINYGPTV_HOME") or ".tinygptv", metavar="DIR",
+        "--home", default=default_home(), metavar="DIR",
         help="where everything is kept (default: $TINYGPTV_HOME, or .tinygptv here)",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The step that brings the frozen backbones into the store, and checks that they are those that were asked for."""
 
 import shutil
+from pathlib import Path
 
 from tasks.build import Site, Step
 from tinygptv_core.artifact import digest_of, members_of
@@ -12,6 +13,15 @@ IMPORT = Step(name="import", kind="backbones", version=1)
 
 def import_backbones(backbones: Backbones, site: Site) -> None:
     """Copy the backbones that come with the package into `site.out`.
+
+    Raises:
+        ConfigError: as `shipped` does.
+    """
+    shutil.copytree(shipped(backbones), site.out, dirs_exist_ok=True)
+
+
+def shipped(backbones: Backbones) -> Path:
+    """The folder of the package that holds them.
 
     Raises:
         ConfigError: there are none of that name, or their digest is not the one that the preset asks for.
@@ -27,4 +37,4 @@ def import_backbones(backbones: Backbones, site: Site) -> None:
             f"  found   {digest}\n  wanted  {backbones.digest}\n"
             "  set backbones.digest to take them, or install the package again if they should not differ"
         )
-    shutil.copytree(folder, site.out, dirs_exist_ok=True)
+    return folder
