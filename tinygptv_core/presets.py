@@ -136,12 +136,12 @@ INSTRUCTION = replace(
 )
 NANO_PRETRAINING = replace(
     PRETRAINING,
-    fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=500),
+    fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=1_000),
 )
 
 NANO = Preset(
     name="nano",
-    scenes=Scenes(seed=7, pretraining_pictures=4_000, instruction_pictures=4_000, held_out_pictures=500),
+    scenes=Scenes(seed=7, pretraining_pictures=3_000, instruction_pictures=4_000, held_out_pictures=500),
     backbones=Backbones(name="nano", digest="1a729920822689e71ddda6c91a4fbd8fc9e27407cc08e68a6617c4448c61425c"),
     data={
         "scenes_web": NANO_PRETRAINING,

@@ -123,7 +123,7 @@ NANO_STAGE1 = Stage(
     image_size=64,
     max_tokens=32,
     precision="float32",
-    schedule=Schedule(start=1e-5, peak=3e-3, end=1e-5, warmup_steps=20, steps=120),
+    schedule=Schedule(start=1e-5, peak=3e-3, end=1e-5, warmup_steps=20, steps=110),
     # The paper adds LoRA in stage 2; the reference's published stage 1 has it by a default value,
     # which its authors call a mistake.
     lora=None,
@@ -140,14 +140,14 @@ NANO_STAGE2 = replace(
     NANO_STAGE1,
     name="stage2",
     lora=Lora(rank=32, alpha=64, dropout=0.05),
-    schedule=replace(NANO_STAGE1.schedule, steps=150),
+    schedule=replace(NANO_STAGE1.schedule, steps=120),
 )
 NANO_STAGE3 = replace(
     NANO_STAGE2,
     name="stage3",
     mix={"scenes_detail": Share(weight=1, batch=32)},
     max_tokens=160,
-    schedule=replace(NANO_STAGE2.schedule, peak=2e-3, steps=60),
+    schedule=replace(NANO_STAGE2.schedule, peak=2e-3, steps=50),
     prompt_template="###Human: {} ###Assistant: ",
     end_symbol="###",
 )
@@ -157,13 +157,13 @@ NANO_STAGE4 = replace(
     mix={
         "scenes_vqa": Share(weight=60, batch=32),
         "scenes_refer": Share(weight=40, batch=32),
-        "scenes_identify": Share(weight=10, batch=32),
-        "scenes_caption": Share(weight=10, batch=32),
-        "scenes_grounding": Share(weight=10, batch=32),
-        "scenes_conversation": Share(weight=20, batch=16),
-        "scenes_text": Share(weight=10, batch=16),
+        "scenes_identify": Share(weight=10, batch=24),
+        "scenes_caption": Share(weight=10, batch=16),
+        "scenes_grounding": Share(weight=10, batch=16),
+        "scenes_conversation": Share(weight=20, batch=12),
+        "scenes_text": Share(weight=10, batch=12),
     },
-    schedule=replace(NANO_STAGE3.schedule, steps=350),
+    schedule=replace(NANO_STAGE3.schedule, steps=320),
     prompt_template="[INST] {} [/INST]",
 )
 NANO_STAGES = (NANO_STAGE1, NANO_STAGE2, NANO_STAGE3, NANO_STAGE4)
