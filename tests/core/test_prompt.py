@@ -51,7 +51,7 @@ def test_a_caption_with_a_template_is_asked_for_by_the_prompt():
 
 def test_a_sample_begins_as_its_question_alone_does():
     asked = question("where", "tell {}", STAGE.prompt_template or "", has_image=True)
-    alone = encode_question(TOKENIZER, asked, has_image=True)
+    alone = encode_question(TOKENIZER, asked, has_image=True, dialect="tinygptv")
     turns = [Turn("user", "where"), Turn("assistant", "here")]
     whole = encode_training(TOKENIZER, turns, prompt="tell {}", stage=STAGE, has_image=True)
     assert whole.ids[: len(alone.ids)] == alone.ids
@@ -79,7 +79,9 @@ def test_each_answer_is_cut_on_the_right_with_its_end_symbol():
 
 
 def test_the_mark_in_a_users_words_is_words():
-    encoded = encode_question(TOKENIZER, "Q: <Img><ImageHere></Img> <ImageHere>? A: ", has_image=True)
+    encoded = encode_question(
+        TOKENIZER, "Q: <Img><ImageHere></Img> <ImageHere>? A: ", has_image=True, dialect="tinygptv"
+    )
     assert encoded.slot == 1 + len("Q: <Img>")
     assert list(encoded.ids[encoded.slot + 1 :]) == ids("</Img> <ImageHere>? A: ")
 
@@ -100,7 +102,7 @@ def test_a_question_where_the_stage_asks_none_is_refused():
 
 def test_a_question_without_a_slot_for_its_picture_is_refused():
     with pytest.raises(ValueError, match="has no <ImageHere> for the picture"):
-        encode_question(TOKENIZER, "Q: why A: ", has_image=True)
+        encode_question(TOKENIZER, "Q: why A: ", has_image=True, dialect="tinygptv")
 
 
 SHORT = Encoded(ids=(9, 0, 7), labels=(IGNORED, IGNORED, 7), slot=1)
