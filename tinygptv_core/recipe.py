@@ -70,9 +70,12 @@ def text_of(row: Row, column: str) -> str:
 
 
 def clean_caption(caption: str) -> str:
-    """A caption as stages 1 and 2 read it (SPEC: lower case, eleven marks to spaces, at most 50 words)."""
-    spaced = re.sub(r"\s+", " ", re.sub(r"[.!\"()*#:;~]", " ", caption.lower()))
-    return " ".join(spaced.strip().split(" ")[:MAX_CAPTION_WORDS])
+    """A caption as stages 1 and 2 read it: lower case, ten marks to spaces, at most 50 words.
+
+    As in the reference (BLIP's), only runs of white space become a space: a single tab or line break stays.
+    """
+    spaced = re.sub(r"\s{2,}", " ", re.sub(r"[.!\"()*#:;~]", " ", caption.lower()))
+    return " ".join(spaced.rstrip("\n").strip(" ").split(" ")[:MAX_CAPTION_WORDS])
 
 
 def caption_turns(row: Row) -> tuple[Turn, ...]:

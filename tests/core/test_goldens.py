@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.core import golden_answers, golden_forward
+from tests.core import golden_answers, golden_forward, golden_texts, golden_training
 from tests.core.reference import GOLDENS, Check, Goldens
 
 
 def all_checks(goldens: Goldens) -> Iterator[Check]:
     for case in sorted({Path(name).name.split(".")[0] for name in goldens.files("cases")}):
         yield from case_checks(goldens, case)
+    for name in sorted({Path(name).name.split(".")[0] for name in goldens.files("misc")}):
+        yield from misc_checks(goldens, name)
+    yield from golden_training.manifest_checks(goldens)
+    yield from golden_texts.dataset_checks(goldens)
 
 
 def case_checks(goldens: Goldens, case: str) -> Iterator[Check]:
@@ -34,6 +38,25 @@ def case_checks(goldens: Goldens, case: str) -> Iterator[Check]:
         yield golden_forward.mask_check(goldens, case)
     elif "visual_encoder" in tensors:
         yield from golden_forward.vision_checks(goldens, case)
+
+
+def misc_checks(goldens: Goldens, name: str) -> Iterator[Check]:
+    """By the file's name; pictures belong to the image processor's numbers."""
+    known = {
+        "lr_schedule": golden_training.schedule_checks,
+        "full_size_parameters": golden_training.full_size_checks,
+        "image_processor": golden_texts.picture_checks,
+        "caption_processor": golden_texts.caption_checks,
+        "tokenizer": golden_texts.tokenizer_checks,
+        "sampling": golden_texts.sampling_checks,
+        "conversation": golden_texts.conversation_checks,
+    }
+    if name in known:
+        yield from known[name](goldens, name)
+    elif name == "alignment":
+        yield golden_texts.prompt_check(goldens, name)
+    elif name.startswith("trajectory_"):
+        yield from golden_training.trajectory_checks(goldens, name)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
