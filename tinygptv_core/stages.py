@@ -51,7 +51,8 @@ class Schedule:
 
     Attributes:
         published_epoch_steps: names the schedule as published: the warm-up starts again after every so
-            many steps (the reference's epoch) for as long as it lasts, and the end may lie above the peak.
+            many steps (the reference's epoch) for as long as it lasts, which may be longer than all
+            steps, and the end may lie above the peak.
     """
 
     start: float
@@ -64,7 +65,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps is {self.steps}; it must be at least 1")
-        if not 0 <= self.warmup_steps <= self.steps:
+        if self.warmup_steps < 0 or (self.warmup_steps > self.steps and self.published_epoch_steps is None):
             raise ConfigError(f"warmup_steps is {self.warmup_steps}; it must lie in 0..{self.steps} (steps)")
         if min(self.start, self.peak, self.end) < 0:
             raise ConfigError(f"start, peak and end are {self.start}, {self.peak} and {self.end}; none may be below 0")

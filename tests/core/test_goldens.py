@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.core import golden_answers, golden_forward, golden_texts, golden_training
 from tests.core.reference import GOLDENS, Check, Goldens
@@ -59,20 +61,43 @@ def misc_checks(goldens: Goldens, name: str) -> Iterator[Check]:
         yield from golden_training.trajectory_checks(goldens, name)
 
 
+def without_check(goldens: Goldens) -> list[str]:
+    covered = {name for check in all_checks(goldens) for name in check.files}
+    return sorted({*goldens.files("cases"), *goldens.files("misc")} - covered)
+
+
+def chosen(config: pytest.Config) -> Goldens:
+    folder = config.getoption("--goldens")
+    return Goldens(Path(folder).resolve()) if folder else GOLDENS
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    folder = metafunc.config.getoption("--goldens")
-    goldens = Goldens(Path(folder)) if folder else GOLDENS
     if "check" in metafunc.fixturenames:
-        checks = list(all_checks(goldens))
+        checks = list(all_checks(chosen(metafunc.config)))
         metafunc.parametrize("check", checks, ids=[check.name for check in checks])
-    if "unchecked" in metafunc.fixturenames:
-        metafunc.parametrize("unchecked", [goldens], ids=["files"])
 
 
 def test_ours_is_the_references(check: Check):
     check.run()
 
 
-def test_every_case_has_a_check(unchecked: Goldens):
-    covered = {name for check in all_checks(unchecked) for name in check.files}
-    assert sorted({*unchecked.files("cases"), *unchecked.files("misc")} - covered) == []
+def test_every_case_has_a_check(pytestconfig: pytest.Config):
+    assert without_check(chosen(pytestconfig)) == []
+
+
+def test_a_case_without_a_check_is_named(tmp_path: Path):
+    for name in ("weights", "checkpoints", "manifest.json"):
+        (tmp_path / name).symlink_to(GOLDENS.folder / name)
+    for group in ("cases", "misc"):
+        (tmp_path / group).mkdir()
+        for name in GOLDENS.files(group):
+            (tmp_path / name).symlink_to(GOLDENS.folder / name)
+    for name in ("cases/stage4_new.json", "misc/new.json", "misc/image9.png"):
+        (tmp_path / name).write_text("{}")
+    save_file({"new": torch.zeros(1)}, tmp_path / "cases" / "stage4_other.safetensors")
+    assert without_check(Goldens(tmp_path)) == [
+        "cases/stage4_new.json",
+        "cases/stage4_other.safetensors",
+        "misc/image9.png",
+        "misc/new.json",
+    ]
