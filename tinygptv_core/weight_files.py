@@ -22,6 +22,7 @@ from tinygptv_core.weight_folders import SAFETENSORS, tensor_files
 WRAPPERS = ("model", "state_dict", "module")
 """Under which names a pickle may hold its tensors, if not at the top."""
 
+PICKLE = b"\x80"
 ZIP = b"PK\x03\x04"
 POINTER = b"version https://git-lfs"
 BROKEN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, pickle.UnpicklingError)
@@ -134,8 +135,7 @@ def read_pickle(path: Path) -> Any:
         ConfigError: it is cut off, no such file, or names anything that could run code.
     """
     _refuse_foreign(path)
-    with path.open("rb") as file:
-        is_zip = file.read(len(ZIP)) == ZIP
+    is_zip = _start(path).startswith(ZIP)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another pickle protocol
@@ -146,10 +146,13 @@ def read_pickle(path: Path) -> Any:
 
 
 def _refuse(path: Path, said: str) -> NoReturn:
-    names = re.findall(r"GLOBAL (\S+)", said)
-    if names:
+    wants = re.search(r"GLOBAL (\S+)", said)
+    # torch's own files are pickles of protocol 2; what a later one may do is not read, so not known to be harmless.
+    unlike = "Unsupported operand" in said and _start(path)[:1] == PICKLE
+    if wants or unlike:
+        what = f"wants {wants[1]}" if wants else "is none of torch's"
         raise ConfigError(
-            f"{path} was not read: it is a pickle that wants {names[0]}, and could run any code. A file of weights "
+            f"{path} was not read: it is a pickle that {what}, and could run any code. A file of weights "
             "holds tensors and plain values alone.\n"
             "  do not open it otherwise; if you made it yourself, save its state_dict as safetensors"
         ) from None
@@ -161,8 +164,7 @@ def _refuse(path: Path, said: str) -> NoReturn:
 
 def _refuse_foreign(path: Path) -> None:
     """Refuse what downloads leave in the place of a file."""
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
+    start = _start(path)
     if not start:
         raise ConfigError(f"{path} is empty.\n  fetch it again")
     if start.startswith(POINTER):
@@ -171,6 +173,11 @@ def _refuse_foreign(path: Path) -> None:
         raise ConfigError(
             f"{path} is a web page, not weights: the download was refused.\n  look at it, and fetch again"
         )
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64).lstrip()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> None:
