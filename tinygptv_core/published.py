@@ -272,7 +272,7 @@ def _interleaved(head_width: int) -> Callable[..., Tensor]:
     """Rows [q; k; v], in one tensor or in three, to rows [head][q, k, v][H]."""
 
     def join(*parts: Tensor) -> Tensor:
-        stacked = torch.cat(parts)
+        stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
         by_head = stacked.view(3, -1, head_width, *stacked.shape[1:]).transpose(0, 1)
         return by_head.reshape(stacked.shape)
 

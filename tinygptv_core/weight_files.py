@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,9 @@ WRAPPERS = ("model", "state_dict", "module")
 PICKLE = b"\x80"
 ZIP = b"PK\x03\x04"
 POINTER = b"version https://git-lfs"
+MAPPED_BYTES = 32 << 20
+"""How much of a mapped file is read before it is mapped anew."""
+
 BROKEN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, pickle.UnpicklingError)
 """What reading a pickle raises, depending on where its bytes stop making sense."""
 
@@ -76,8 +80,8 @@ class Reading(Mapping[str, Tensor]):
 def open_weights(source: Path) -> dict[str, Stored]:
     """The tensors of a file, or of all shards of a folder, by their names there.
 
-    What is not yet read takes no memory; what was read is given back as soon as nobody holds it (safetensors),
-    or is the file's own pages, mapped (pickles).
+    What is not yet read takes no memory, and what was read is given back soon after nobody holds it. Files of before
+    torch 1.6 alone are read whole.
 
     Raises:
         ConfigError: a file is missing, cut off, no file of weights, or a pickle that names more than tensors.
@@ -112,6 +116,31 @@ def _lying_in(path: Path, name: str, tensor: Tensor) -> Stored:
 
 
 def _open_pickle(path: Path) -> dict[str, Stored]:
+    mapped = _Mapped(path)
+    return {
+        name: Stored(shape=tensor.shape, dtype=tensor.dtype, read=partial(mapped.read, name))
+        for name, tensor in mapped.tensors.items()
+    }
+
+
+class _Mapped:
+    """A pickle's tensors, mapped. What was read of a mapping counts as memory, so from time to time it is made anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors = _pickled_tensors(path)
+        self.bytes_read = 0
+
+    def read(self, name: str) -> Tensor:
+        """A copy of one of them."""
+        tensor = self.tensors[name].clone()
+        self.bytes_read += tensor.nbytes
+        if self.bytes_read > MAPPED_BYTES and _is_archive(self.path):
+            self.tensors, self.bytes_read = _pickled_tensors(self.path), 0
+        return tensor
+
+
+def _pickled_tensors(path: Path) -> dict[str, Tensor]:
     told = read_pickle(path)
     for name in WRAPPERS:
         if isinstance(told, Mapping) and isinstance(told.get(name), Mapping):
@@ -119,7 +148,7 @@ def _open_pickle(path: Path) -> dict[str, Stored]:
             break
     if not isinstance(told, Mapping) or not told or not all(isinstance(item, Tensor) for item in told.values()):
         raise ConfigError(f"{path} holds {_described(told)}; it must hold tensors by their names")
-    return {str(name): in_memory(tensor) for name, tensor in told.items()}
+    return {str(name): tensor for name, tensor in told.items()}
 
 
 def _described(told: object) -> str:
@@ -135,14 +164,17 @@ def read_pickle(path: Path) -> Any:
         ConfigError: it is cut off, no such file, or names anything that could run code.
     """
     _refuse_foreign(path)
-    is_zip = _start(path).startswith(ZIP)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another pickle protocol
             # Before torch 1.6 files were no archives, and these cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
     except BROKEN as error:
         _refuse(path, str(error))
+
+
+def _is_archive(path: Path) -> bool:
+    return _start(path).startswith(ZIP)
 
 
 def _refuse(path: Path, said: str) -> NoReturn:
