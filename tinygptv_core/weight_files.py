@@ -51,6 +51,11 @@ class Stored:
     dtype: torch.dtype
     read: Callable[[], Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.shape.numel() * self.dtype.itemsize
+
     def to(self, dtype: torch.dtype) -> "Stored":
         """The same in another dtype."""
         return Stored(shape=self.shape, dtype=dtype, read=lambda: self.read().to(dtype))
@@ -226,8 +231,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[s
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order:
-        start, end = end, end + tensors[name].shape.numel() * tensors[name].dtype.itemsize
         stored = tensors[name]
+        start, end = end, end + stored.nbytes
         header[name] = {"dtype": CODES[stored.dtype], "shape": list(stored.shape), "data_offsets": [start, end]}
     told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     told += b" " * (-len(told) % 8)

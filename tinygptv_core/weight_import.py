@@ -218,41 +218,63 @@ def _check_alpha(file: Path, lora: Lora | None) -> None:
     alpha = told.get("lora_alpha") if isinstance(told, Mapping) else None
     if lora is not None and isinstance(alpha, (int, float)) and alpha != lora.alpha:
         raise ConfigError(
-            f"{file} was trained with lora_alpha {alpha}, the stage has {lora.alpha}.\n"
-            f"  take the file's with --set stageN.lora.alpha={alpha}"
+            f"{file} was trained with lora_alpha {alpha:g}, the stage has {lora.alpha:g}.\n"
+            f"  take the file's with --set stageN.lora.alpha={alpha:g}"
         )
 
 
-def import_export(folder: Path, backbones: Path, checkpoint: Path) -> tuple[Coverage, ...]:
-    """Write both artifacts from a folder that `export.export_folder` wrote: the bytes that they had before.
+@dataclass(frozen=True, kw_only=True)
+class _Export:
+    """An exported folder: its sizes, and its tensors; those from before training have names of their own."""
+
+    folder: Path
+    architecture: Architecture
+    files: Mapping[str, Stored]
+
+
+def _open_export(folder: Path) -> _Export:
+    told = _mapping(folder / "config.json")
+    if told.get("model_type") != "tinygptv":
+        raise ConfigError(f"{folder} is no export of this project: its config.json says {told.get('model_type')!r}")
+    before = open_weights(folder / UNTRAINED_NORMS)
+    files = open_weights(folder) | {f"{published.UNTRAINED}{name}": stored for name, stored in before.items()}
+    return _Export(folder=folder, architecture=_told_architecture(told), files=files)
+
+
+def restore_backbones(folder: Path, export: Path) -> tuple[Coverage, ...]:
+    """Write the **backbones** artifact into `folder` from what `export.export_folder` wrote: the bytes of before.
 
     Raises:
         ConfigError: it is no such folder, or a tensor is missing, unexpected or of another shape.
     """
-    told = _mapping(folder / "config.json")
-    if told.get("model_type") != "tinygptv":
-        raise ConfigError(f"{folder} is no export of this project: its config.json says {told.get('model_type')!r}")
-    form = read_form(folder)
-    architecture = _told_architecture(told)
-    before = open_weights(folder / UNTRAINED_NORMS)
-    files = open_weights(folder) | {f"{published.UNTRAINED}{name}": stored for name, stored in before.items()}
-    kept = {name: stored for name, stored in files.items() if not name.startswith(published.UNTRAINED)}
+    found = _open_export(export)
+    now = {name: stored for name, stored in found.files.items() if not name.startswith(published.UNTRAINED)}
     opened = {
-        "vision": _Opened(source=folder, files=kept, layout=published.hf_vision()),
-        "qformer": _Opened(source=folder, files=kept, layout=published.hf_qformer()),
-        "llm": _Opened(source=folder, files=files, layout=published.exported_llm(files)),
+        "vision": _Opened(source=export, files=now, layout=published.hf_vision()),
+        "qformer": _Opened(source=export, files=now, layout=published.hf_qformer()),
+        "llm": _Opened(source=export, files=found.files, layout=published.exported_llm(found.files)),
     }
-    tensors, coverages = _gathered(opened, architecture)
-    wanted = trained_shapes(architecture, form.lora)
-    trained, coverage = gather("checkpoint", wanted, files, published.exported_checkpoint())
-    coverage.check(str(folder))
-    specials = {
-        name: item for name, item in _mapping(folder / "tokenizer_config.json").items() if name.endswith("_token")
-    }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **specials)
-    write_backbones(backbones, _with_configs(tensors, architecture), tokenizer, _mapping(folder / "backbones.json"))
-    save_checkpoint(checkpoint, Checkpoint(form=form, tensors=Reading(trained)))
-    return (*coverages, coverage)
+    tensors, coverages = _gathered(opened, found.architecture)
+    told = _mapping(export / "tokenizer_config.json")
+    specials = {name: item for name, item in told.items() if name.endswith("_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(export / "tokenizer.json"), **specials)
+    configs = _with_configs(tensors, found.architecture)
+    write_backbones(folder, configs, tokenizer, _mapping(export / "backbones.json"))
+    return coverages
+
+
+def restore_checkpoint(folder: Path, export: Path) -> Coverage:
+    """Write the **checkpoint** artifact into `folder` from what `export.export_folder` wrote: the bytes of before.
+
+    Raises:
+        ConfigError: as `restore_backbones`.
+    """
+    found, form = _open_export(export), read_form(export)
+    wanted = trained_shapes(found.architecture, form.lora)
+    tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
+    coverage.check(str(export))
+    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    return coverage
 
 
 def _told_architecture(told: Mapping[str, Any]) -> Architecture:
