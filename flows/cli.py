@@ -238,6 +238,7 @@ def _weights(options: argparse.Namespace) -> int:
         return _export(options)
     check_writable(_home(options))
     store = Store(_home(options) / "store")
+    store.root.mkdir(exist_ok=True)
     if options.kind == "backbones":
         paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
         requests = (backbones_step(weights.backbones_to_import(options.preset, paths, options.settings), store),)
