@@ -2,18 +2,17 @@
 
     python -m flows.backbones [--home DIR]
 
-It takes about 20 minutes on one core and prints the artifact's digest and folder. The shipped ones were made by the
-same code in two processes, tower and language model, and put together; that this flow gives their very bytes was not
-tried yet. To ship another, copy the folder's files, all but manifest.json, to `tinygptv_core/backbones/nano` and write
-its digest into `tinygptv_core/presets.py`.
+It takes about 25 minutes on one core and prints the artifact's digest and folder: on a machine of the kind that made
+the shipped ones, their digest. To ship another, copy the folder's files, all but manifest.json, to
+`tinygptv_core/backbones/nano` and write its digest into `tinygptv_core/presets.py`.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.choice import default_home
 from flows.settings import settle_prefect
 from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
@@ -24,7 +23,7 @@ from tinygptv_core.artifact import Artifact
 def main() -> int:
     """Train, or find what was trained before on this home."""
     parser = argparse.ArgumentParser(prog="python -m flows.backbones", description="Train the nano backbones.")
-    parser.add_argument("--home", default=os.environ.get("TINYGPTV_HOME") or ".tinygptv", metavar="DIR")
+    parser.add_argument("--home", default=default_home(), metavar="DIR")
     home = Path(parser.parse_args().home).expanduser().absolute()
     settle_prefect(home)
     built = backbones(home)

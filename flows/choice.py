@@ -12,11 +12,14 @@ from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, plan, select
 from flows.terminal import Terminal
+from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
+from tasks.registry import names
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_list
 from tinygptv_core.run import RunOptions
 
+DEFAULT_PRESET = "nano"
 LIMITS = {"processes": 2, "threads": 1}
 
 
@@ -66,7 +69,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     place = Place(
         home=home,
         fetching=_fetching(choice),
-        list_file=Path(choice.list_file).expanduser().absolute() if choice.list_file else None,
+        list_file=_list_file(choice.list_file) if choice.list_file else None,
         ray_address=choice.ray_address,
         tracking_uri=tracking_uri(home),
         experiment=preset.name,
@@ -74,12 +77,16 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         run=_new_run(),
         progress=terminal.progress,
     )
+    if preset.backbones.sources is None:
+        shipped(preset.backbones)
     requests = steps(preset, place)
     if stage:
         requests = given(requests, f"{stage}/train", place.store.find("checkpoint", digest))
     selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
     planned = plan(place.store, selection)
-    check_present(selection, planned)
+    check_present(selection, planned, _typed(choice))
+    if any(item.step == "register" and item.action == "build" for item in planned):
+        names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
     return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)
 
 
@@ -104,6 +111,24 @@ def preset_named(name: str) -> Preset:
     return _from_file(Path(path), inside) if colon else named(name)
 
 
+def _typed(choice: Choice) -> list[str]:
+    """The options of `choice` that say what is built and where, as they are typed."""
+    pairs = [
+        ("--preset", choice.preset),
+        ("--list", choice.list_file),
+        ("--home", choice.home),
+        ("--init", choice.init),
+    ]
+    pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
+    unsaid = (None, DEFAULT_PRESET, default_home())
+    return [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
+
+
+def default_home() -> str:
+    """The home of a run that names none."""
+    return os.environ.get("TINYGPTV_HOME") or ".tinygptv"
+
+
 def _preset(choice: Choice) -> Preset:
     preset = preset_named(choice.preset)
     if choice.list_file is None:
@@ -111,8 +136,12 @@ def _preset(choice: Choice) -> Preset:
     from flows.data import recipe
     from tasks.rows import check_list
 
-    check_list(Path(choice.list_file), recipe("list"))
+    check_list(_list_file(choice.list_file), recipe("list"))
     return with_list(preset)
+
+
+def _list_file(typed: str) -> Path:
+    return Path(typed).expanduser().absolute()
 
 
 def _from_file(path: Path, name: str) -> Preset:
@@ -123,7 +152,10 @@ def _from_file(path: Path, name: str) -> Preset:
     if spec is None or spec.loader is None:
         raise ConfigError(f"--preset {path}:{name}: {path} must be a Python file, ending in .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"--preset {path}:{name}: {path} cannot be run: {type(error).__name__}: {error}") from error
     presets: Mapping[str, Preset] = {key: item for key, item in vars(module).items() if isinstance(item, Preset)}
     if name not in presets:
         raise ConfigError(f"--preset {path}:{name}: " + unknown("preset ", name, list(presets)))

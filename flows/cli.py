@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from flows import weights
-from flows.choice import Choice, check_writable, prepare, tracking_uri
+from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_home, prepare, tracking_uri
 from flows.place import import_ahead
 from flows.settings import settle_prefect
 from flows.train import backbones_step
@@ -115,7 +114,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--preset", default="nano", help=f"one of {', '.join(PRESETS)}, or FILE.py:NAME of your own (default: nano)"
+        "--preset",
+        default=DEFAULT_PRESET,
+        help=f"one of {', '.join(PRESETS)}, or FILE.py:NAME of your own (default: nano)",
     )
     _add_settings(command)
     command.add_argument(
@@ -137,7 +138,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 
 def _add_home(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--home", default=os.environ.get("TINYGPTV_HOME") or ".tinygptv", metavar="DIR",
+        "--home", default=default_home(), metavar="DIR",
         help="where everything is kept (default: $TINYGPTV_HOME, or .tinygptv here)",
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from flows.place import Place
 from tasks.build import Request, Site
 from tasks.fetch import FETCH, fetch
 from tasks.filter import FILTER, filter_rows
+from tasks.guard import canonical_host
 from tasks.rows import ROWS, rows
 from tasks.scenes import DRAW, draw
 from tasks.screen import SCREEN, screen
@@ -56,7 +57,7 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
     own = place.list_file if name == LIST else None
     source = file_artifact(own, LIST) if own else SOURCE
     # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
-    allowed = {"allow_hosts": sorted(place.fetching.allow_hosts)} if own else {}
+    allowed = {"allow_hosts": sorted(set(map(canonical_host, place.fetching.allow_hosts)))} if own else {}
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
         path = inputs["source"].path

@@ -1,10 +1,13 @@
 """The whole, as the order of its steps: data, four stages, evaluation, registry."""
 
+from collections.abc import Sequence
+
 from flows.data import dataset_steps, source_steps
 from flows.evaluate import evaluate_step, register_step
 from flows.place import Place
 from flows.train import backbones_step, train_step
 from tasks.build import Request
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 
 
@@ -20,4 +23,14 @@ def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
         order.append(evaluate_step(stage, stage.name, place))
         before = stage.name
     order.append(register_step(preset, place))
+    _check_sources(order)
     return tuple(order)
+
+
+def _check_sources(order: Sequence[Request]) -> None:
+    """Refuse a preset of which a step reads what none of its steps makes: scenes without `scenes`, say."""
+    names = [request.name for request in order]
+    for request in order:
+        for source in request.inputs.values():
+            if isinstance(source, str) and source not in names:
+                raise ConfigError(f"{request.name} reads {source}, which no step of this preset makes")

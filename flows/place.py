@@ -10,6 +10,7 @@ from threading import Thread
 
 from tasks.build import Store
 from tasks.fetch import FetchOptions
+from tasks.register import import_mlflow
 from tasks.track import Tracking, tracked_run
 from tasks.train import import_ray, ray_cluster
 from tinygptv_core.run import RunOptions
@@ -25,6 +26,7 @@ def import_ahead(ray_address: str | None) -> None:
 
     def work() -> None:
         import_ray(ray_address)
+        import_mlflow()
         import tinygptv_core.evaluate  # noqa: F401
 
     Thread(target=work, name=IMPORTS, daemon=True).start()

@@ -1,5 +1,6 @@
 """What would be built, what reused, and why. Builds nothing and imports nothing heavy."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -120,8 +121,11 @@ def resolve(request: Request, artifacts: "dict[str, Artifact | None]") -> Inputs
     return {name: artifacts[source] if isinstance(source, str) else source for name, source in request.inputs.items()}
 
 
-def check_present(selection: Selection, planned: Sequence[Planned]) -> None:
+def check_present(selection: Selection, planned: Sequence[Planned], options: Sequence[str]) -> None:
     """Refuse a run with `--only` when something that comes before is not there.
+
+    Args:
+        options: what the person typed beside the step, for the command that helps.
 
     Raises:
         ConfigError: names what is missing and the command that builds it.
@@ -131,13 +135,13 @@ def check_present(selection: Selection, planned: Sequence[Planned]) -> None:
             target = next(request.name for request in selection.walked if request.name not in selection.must_exist)
             raise ConfigError(
                 f"{target} is to be built alone, but {item.step} before it is not in the store ({item.why}).\n"
-                f"  to build it  {_command(item.step)}"
+                f"  to build it  {shlex.join([*_command(item.step), *options])}"
             )
 
 
-def _command(step: str) -> str:
+def _command(step: str) -> list[str]:
     """The command that builds `step` and what it is made from."""
     group, _, work = step.partition("/")
     if work in ("rows", "filter", "fetch", "screen"):
-        return f"tinygptv data {group}"
-    return f"tinygptv train {group}" if work == "train" else "tinygptv run"
+        return ["tinygptv", "data", group]
+    return ["tinygptv", "train", group] if work == "train" else ["tinygptv", "run"]

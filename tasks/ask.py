@@ -90,7 +90,7 @@ def _logged(folder: Path, version: Version) -> Path:
     if not cards:
         raise ConfigError(
             f"{version.name}/{version.version} is registered, but {folder} does not hold its files. If they were "
-            "moved, put them back; else tinygptv run --from register makes a new version"
+            "moved, put them back; else tinygptv run makes a new version"
         )
     return cards[0].parent
 
@@ -112,7 +112,9 @@ def _in_store(folder: Path) -> Place:
     """The backbones of a folder of the store lie in the same store, under their digest."""
     store = folder.parent.parent
     if (folder / "model.json").exists():
-        digest = json.loads((folder / "model.json").read_text())["backbones_digest"]
+        from tinygptv_core.answer import read_card
+
+        digest = read_card(folder).backbones_digest
     elif (folder / "stage.json").exists():
         digest = _noted_backbones(folder)
     else:

@@ -32,6 +32,15 @@ def import_backbones(backbones: Backbones, site: Site) -> None:
     """Copy the backbones that come with the package into `site.out`.
 
     Raises:
+        ConfigError: as `shipped` does.
+    """
+    shutil.copytree(shipped(backbones), site.out, dirs_exist_ok=True)
+
+
+def shipped(backbones: Backbones) -> Path:
+    """The folder of the package that holds them.
+
+    Raises:
         ConfigError: there are none of that name, or their digest is not the one that the preset asks for.
     """
     folder = SHIPPED / backbones.name
@@ -39,7 +48,7 @@ def import_backbones(backbones: Backbones, site: Site) -> None:
         names = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())
         raise ConfigError(unknown("backbones ", backbones.name, names))
     check_digest(backbones, folder)
-    shutil.copytree(folder, site.out, dirs_exist_ok=True)
+    return folder
 
 
 def check_digest(backbones: Backbones, folder: Path) -> None:

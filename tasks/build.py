@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -186,6 +187,7 @@ class Store:
         site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key))
         for folder in (site.out, site.scratch, site.notes):
             folder.mkdir(parents=True, exist_ok=True)
+        _unseal(site.out)
         if force:
             (work / "forced").touch()
         request.work({name: artifact for name, artifact in inputs.items() if artifact is not None}, site)
@@ -198,7 +200,6 @@ class Store:
 
     def _seal(self, folder: Path, kind: str) -> Artifact:
         """Write the manifest last and rename the folder into place, unless the very same is there."""
-        (folder / MANIFEST).unlink(missing_ok=True)
         members = members_of(folder)
         if not members:
             raise ValueError(f"the step wrote nothing into {folder}")
@@ -210,9 +211,12 @@ class Store:
         if not artifact.path.exists():
             for member in members:
                 (folder / member.path).chmod(0o444)
-            _write_whole(folder / MANIFEST, canonical_json(members))  # so that its own SHA-256 is the digest
+            draft = folder.with_name(MANIFEST)  # not inside, where a kill would leave half of it among the members
+            _write_whole(draft, canonical_json(members))  # so that its own SHA-256 is the digest
+            draft.replace(folder / MANIFEST)
             artifact.path.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(artifact.path)
+            with suppress(OSError):  # another process sealed the same bytes meanwhile
+                folder.rename(artifact.path)
             self._stamp(artifact, members)
         return artifact
 
@@ -284,6 +288,14 @@ class Store:
 
     def _records(self, step: Step) -> list[Path]:
         return list((self.root / "keys" / step.name).glob("*.json"))
+
+
+def _unseal(folder: Path) -> None:
+    """Undo what a build that was killed while it sealed `folder` had done."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for base, _, names in os.walk(folder):
+        for name in names:
+            Path(base, name).chmod(0o644)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -229,9 +229,9 @@ def _from_urls(settings: Fetch, rows: Path, options: FetchOptions, site: Site) -
         for shard in finished_shards(spec.second)
         for row, outcome in outcomes_of(spec.second, shard).items()
     }
-    finished, waiting = finished_shards(spec.first), read_table(rows, TableRow)
+    waiting = read_table(rows, TableRow)
     for shard in range(-(-total // spec.samples_per_shard)):
-        first = outcomes_of(spec.first, shard) if shard in finished else {}
+        first = outcomes_of(spec.first, shard)
         options.progress(shard * spec.samples_per_shard, total, "packing")
         for row in islice(waiting, spec.samples_per_shard):
             outcome = second.get(row.key) or first.get(row.key, lost())
@@ -303,6 +303,12 @@ def _run_img2dataset(spec: DownloadSpec, total: int, options: FetchOptions, site
                 time.sleep(POLL_SECONDS)
         finally:
             _end_group(process)
+    shards = -(-total // spec.samples_per_shard)
+    if missing := sorted(set(range(shards)) - finished_shards(spec.first).keys()):
+        spec.done.unlink(missing_ok=True)  # a full disk, or too little memory: no row is dropped for that
+        raise RuntimeError(
+            f"img2dataset did not finish {len(missing)} of {shards} shards; see {log_file}. Run it again."
+        )
     if process.returncode != 0 or not spec.done.exists():
         tail = log_file.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
         raise RuntimeError(f"img2dataset ended with code {process.returncode}; the end of {log_file}:\n{tail}")

@@ -185,7 +185,8 @@ class GuardedOpener(urllib.request.OpenerDirector):
             if response.status not in REDIRECTS or target is None:
                 return _successful(response, pace)
             response.close()
-            url = urljoin(url, target)
+            # Bytes beyond ASCII come as Latin-1, whatever they mean; quoted they are the bytes that were sent.
+            url = urljoin(url, quote(target, safe=string.punctuation, encoding="latin-1"))
         raise FetchError("too_many_redirects", f"over {MAX_REDIRECTS}")
 
     def _get(self, url: SplitResult, headers: dict[str, str], pace: _Pace) -> _Response:
@@ -193,11 +194,10 @@ class GuardedOpener(urllib.request.OpenerDirector):
         connected = self._connect(host, port, pace)
         try:
             connected.settimeout(pace.wait_seconds())
-            kind = http.client.HTTPConnection
             if url.scheme == "https":
-                kind = http.client.HTTPSConnection
                 connected = _tls_context().wrap_socket(connected, server_hostname=host)
-            connection = kind(host, port)
+            connection = http.client.HTTPConnection(host, port)  # for both schemes: the socket is ours
+            connection.default_port = SCHEMES[url.scheme]
             connection.sock = cast(Any, _PacedSocket(connected, pace))
             connection.response_class = _Response
             path = quote(url.path or "/", safe=string.punctuation)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from tinygptv_core.plain import ConfigError
 
@@ -157,6 +157,8 @@ def _item(window: _Window, decoder: json.JSONDecoder, where: str) -> object:
             raise ConfigError(f"{where}, at byte {window.byte(window.at)}, is nested too deeply") from None
         except json.JSONDecodeError as error:
             _may_go_on(window, error, where)
+        except ValueError as error:  # Python refuses whole numbers of thousands of digits
+            raise ConfigError(f"{where}, at byte {window.byte(window.at)}, cannot be read: {error}") from None
         else:
             # A number at the very end may go on in the next piece.
             if end < len(window.text) or window.ended:
@@ -200,24 +202,29 @@ def _json_lines(path: Path) -> Iterator[object]:
                 continue
             try:
                 yield json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 if not line.endswith("\n"):
                     raise ConfigError(_cut_off(path, done_bytes, "inside its last line")) from None
                 yield Broken(detail=f"not JSON: {error}")
 
 
-def _separated(path: Path, delimiter: str) -> Iterator[object]:
+def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
+    csv.field_size_limit(MAX_RECORD_CHARACTERS)
     with _opened(path, newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        try:
-            for record in reader:
-                surplus = None in record or None in record.values()
-                yield Broken(detail=f"line {reader.line_num} has other columns than the first") if surplus else record
-        except csv.Error as error:
-            if "unexpected end of data" in str(error):
-                where = f"inside the quotes of the record before line {reader.line_num + 1}"
-                raise ConfigError(_cut_off(path, path.stat().st_size, where)) from None
-            raise ConfigError(f"{path}: line {reader.line_num} cannot be read: {error}") from None
+        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        while True:
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "unexpected end of data" in str(error):
+                    where = f"inside the quotes of the record before line {reader.line_num + 1}"
+                    raise ConfigError(_cut_off(path, path.stat().st_size, where)) from None
+                yield Broken(detail=f"line {reader.line_num}: {error}")
+                continue
+            surplus = None in record or None in record.values()
+            yield Broken(detail=f"line {reader.line_num} has other columns than the first") if surplus else record
 
 
 def _parquet(path: Path) -> Iterator[object]:
@@ -228,7 +235,7 @@ def _parquet(path: Path) -> Iterator[object]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise ConfigError(f"{path} ({size} bytes) cannot be read as parquet; it may be cut off: {error}") from None
 
@@ -237,7 +244,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[object]]] = {
     ".json": _json_array,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".csv": lambda path: _separated(path, ","),
-    ".tsv": lambda path: _separated(path, "\t"),
+    ".csv": lambda path: _separated(path, ",", csv.QUOTE_MINIMAL),
+    ".tsv": lambda path: _separated(path, "\t", csv.QUOTE_NONE),  # whose quotes are words like others
     ".parquet": _parquet,
 }

@@ -234,18 +234,24 @@ def _set_aliases(client: Any, registration: Registration, number: str) -> None:
         client.set_registered_model_alias(registration.name, CHAMPION, number)
 
 
-@contextmanager
-def mlflow_at(tracking_uri: str) -> Iterator[Any]:
-    """MLflow on that registry, without telemetry and without chatter."""
+def import_mlflow() -> Any:
+    """MLflow, without telemetry and without chatter: settings that it reads when it is imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if tracking_uri.startswith(SQLITE):
-        database(tracking_uri).parent.mkdir(parents=True, exist_ok=True)
     import mlflow
     import mlflow.pyfunc
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    return mlflow
+
+
+@contextmanager
+def mlflow_at(tracking_uri: str) -> Iterator[Any]:
+    """MLflow on that registry."""
+    if tracking_uri.startswith(SQLITE):
+        database(tracking_uri).parent.mkdir(parents=True, exist_ok=True)
+    mlflow = import_mlflow()
     # What is set is inherited by child processes, so what was not set must be unset again.
     before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(tracking_uri)

@@ -48,14 +48,21 @@ class Version:
     tags: Mapping[str, str]
     location: str
 
+    @property
+    def has_files(self) -> bool:
+        """Whether its files are where the registry says. Of a remote place that is not asked."""
+        place = urlsplit(self.location)
+        return place.scheme not in ("", "file") or Path(unquote(place.path)).is_dir()
+
 
 def registered(tracking_uri: str, name: str, digest: str) -> Version | None:
-    """The newest version of `name` made from the model artifact, or the checkpoint, with that digest.
+    """The newest version of `name`, with its files, made from the model artifact or the checkpoint with that digest.
 
     Raises:
         ConfigError: the registry cannot be read.
     """
-    same = [v for v in versions(tracking_uri, name) if digest in (v.tags.get(MODEL_TAG), v.tags.get(CHECKPOINT_TAG))]
+    known = [version for version in versions(tracking_uri, name) if version.has_files]
+    same = [v for v in known if digest in (v.tags.get(MODEL_TAG), v.tags.get(CHECKPOINT_TAG))]
     return same[-1] if same else None
 
 

@@ -271,7 +271,7 @@ def _write_test(scenes: Scenes, out: Path) -> None:
         (_test_question("vqa", texts.GROUP_WEIGHTS), seen, Fraction(2)),
         (_test_question("vqa_unseen", UNSEEN_GROUPS), unseen, Fraction(3, 2)),
         (_test_refer, seen, Fraction(1)),
-        (_test_caption, seen, Fraction(2, 3)),
+        (_test_caption, seen, Fraction(1, 3)),
     )
     random = _random(scenes, "scenes_test")
     records = [

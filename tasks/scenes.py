@@ -3,7 +3,7 @@
 from tasks.build import Site, Step
 from tinygptv_core.presets import Scenes
 
-DRAW = Step(name="draw", kind="source", version=1)
+DRAW = Step(name="draw", kind="source", version=2)
 
 
 def draw(scenes: Scenes, site: Site) -> None:

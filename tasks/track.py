@@ -5,7 +5,6 @@ Whatever becomes of MLflow, training goes on; what could not be logged is said o
 
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tasks.register import QUIET, experiment_id
+from tasks.register import experiment_id, import_mlflow
 from tasks.registry import SQLITE, database
 from tinygptv_core.metrics import Line, Tail
 from tinygptv_core.plain import leaves
@@ -120,8 +119,7 @@ class _Server:
 
     def __init__(self, tracking: Tracking):
         self.tracking, self._client, self._is_told = tracking, None, False
-        for name, value in QUIET.items():  # which MLflow reads when it is imported
-            os.environ.setdefault(name, value)
+        import_mlflow()
 
     def ask(self, question: Callable[[Any], T]) -> T | None:
         """`question` of MLflow's client; None when it does not answer."""
@@ -201,13 +199,11 @@ def _opened(server: _Server, run_name: str, parameters: Mapping[str, Any], paren
 
 
 def _client(uri: str) -> Any:
-    """MLflow's client of that server or database, without chatter."""
+    """MLflow's client of that server or database."""
     if uri.startswith(SQLITE):
         database(uri).parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

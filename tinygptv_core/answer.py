@@ -177,8 +177,16 @@ def _autocast(precision: Precision, device: torch.device) -> AbstractContextMana
 
 
 def read_card(folder: Path) -> ModelCard:
-    """What `model.json` of a model's folder says."""
-    return from_plain(ModelCard, json.loads((folder / "model.json").read_text()), "model.json")
+    """What `model.json` of a model's folder says.
+
+    Raises:
+        ConfigError: it is no JSON, or not that of a model.
+    """
+    try:
+        told = json.loads((folder / "model.json").read_text())
+    except ValueError as error:
+        raise ConfigError(f"{folder / 'model.json'} is no JSON: {error}") from None
+    return from_plain(ModelCard, told, "model.json")
 
 
 def load_served(folder: Path, card: ModelCard, places: Sequence[Path], device: str) -> Trained:

@@ -107,9 +107,9 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and is_number:
+    if kind is float and is_number and math.isfinite(value):
         return float(value)
-    if isinstance(value, kind) and (is_number or kind not in (int, float)):
+    if kind is not float and isinstance(value, kind) and (is_number or kind is not int):
         return value
     raise ConfigError(f"{where} is {value!r}; it must be {_describe(kind)}")
 
@@ -135,7 +135,7 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     try:
         return kind(**decoded)
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
 @cache
@@ -158,6 +158,16 @@ def _describe(kind: Any) -> str:
     if kind is tuple:
         return "a list, as in [1, 2]"
     return "a group of values: set one of those below it by its dotted name"
+
+
+def require(value: float, name: str, *, at_least: float) -> None:
+    """Refuse a `value` below `at_least`; a dataclass says so of its field `name` in `__post_init__`.
+
+    Raises:
+        ConfigError: it is below.
+    """
+    if value < at_least:
+        raise ConfigError(f"{name} is {value}; it must be at least {at_least}")
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -184,23 +194,24 @@ def change(value: T, settings: Mapping[str, str]) -> T:
         *groups, leaf = dotted.split(".")
         node, prefix = tree, ""
         for name in groups:
-            node, prefix = _below(node, name, prefix), f"{prefix}{name}."
-        _below(node, leaf, prefix)
-        node[leaf] = _read(text)
+            node, prefix = node[_place(node, name, prefix)], f"{prefix}{name}."
+        node[_place(node, leaf, prefix)] = _read(text)
     return from_plain(type(value), tree, "")
 
 
-def _below(node: Any, name: str, prefix: str) -> Any:
-    """What `name` names below a plain value. Things in a list are named by their `name`."""
+def _place(node: Any, name: str, prefix: str) -> Any:
+    """The index of what `name` names below a plain value. Things in a list are named by their `name`."""
     if isinstance(node, list) and all(isinstance(item, dict) and "name" in item for item in node):
-        node = {item["name"]: item for item in node}
-    if not isinstance(node, dict):
+        places = {item["name"]: place for place, item in enumerate(node)}
+    elif isinstance(node, dict):
+        places = {key: key for key in node}
+    else:
         raise ConfigError(
             f"{prefix.removesuffix('.')} is {node!r}, which holds no names, so there is no {prefix}{name}"
         )
-    if name not in node:
-        raise ConfigError(unknown(prefix, name, list(node)))
-    return node[name]
+    if name not in places:
+        raise ConfigError(unknown(prefix, name, list(places)))
+    return places[name]
 
 
 def _read(text: str) -> Any:

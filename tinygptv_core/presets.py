@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, unknown
+from tinygptv_core import evals
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, require, unknown
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
 from tinygptv_core.stages import NANO_STAGES, Share, Stage
 
@@ -68,6 +69,10 @@ class Scenes:
     instruction_pictures: int
     held_out_pictures: int
 
+    def __post_init__(self) -> None:
+        for name in ("pretraining_pictures", "instruction_pictures", "held_out_pictures"):
+            require(getattr(self, name), name, at_least=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
@@ -77,6 +82,10 @@ class Filter:
     min_words: int
     max_words: int
     unique_urls: bool
+
+    def __post_init__(self) -> None:
+        require(self.min_words, "min_words", at_least=0)
+        require(self.max_words, "max_words", at_least=self.min_words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +102,12 @@ class Fetch:
     max_bytes: int
     samples_per_shard: int
 
+    def __post_init__(self) -> None:
+        for name in ("timeout_seconds", "total_seconds", "max_bytes", "samples_per_shard"):
+            require(getattr(self, name), name, at_least=1)
+        if self.image_size is not None:
+            require(self.image_size, "image_size", at_least=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
@@ -101,6 +116,10 @@ class Screen:
     min_side: int
     max_aspect: float
     unique_bytes: bool
+
+    def __post_init__(self) -> None:
+        require(self.min_side, "min_side", at_least=1)
+        require(self.max_aspect, "max_aspect", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +141,17 @@ class Preset:
     data: Mapping[str, DataSettings]
     stages: tuple[Stage, ...]
     model_name: str = field(metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"stages are {', '.join(names) or 'none'}; there must be one, and no two of one name")
+        for stage in self.stages:
+            if not stage.evals:
+                raise ConfigError(f"{stage.name}.evals is empty; a stage is scored on one evaluation at least")
+            read = {*stage.mix, *(evals.load(name).dataset for name in stage.evals)}
+            if missing := sorted(read - self.data.keys()):
+                raise ConfigError(f"{stage.name}: " + unknown("data set ", missing[0], list(self.data)))
 
 
 PRETRAINING = DataSettings(
@@ -145,13 +175,13 @@ INSTRUCTION = replace(
 )
 NANO_PRETRAINING = replace(
     PRETRAINING,
-    fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=500),
+    fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=1_000),
 )
 
 NANO = Preset(
     name="nano",
-    scenes=Scenes(seed=7, pretraining_pictures=4_000, instruction_pictures=4_000, held_out_pictures=500),
-    backbones=Backbones(name="nano", digest="e90fdb25130b53282f0151e0fdbc8231225dd409d9e6ef7fd75d08ee068cfaf4"),
+    scenes=Scenes(seed=7, pretraining_pictures=3_000, instruction_pictures=4_000, held_out_pictures=500),
+    backbones=Backbones(name="nano", digest="1a729920822689e71ddda6c91a4fbd8fc9e27407cc08e68a6617c4448c61425c"),
     data={
         "scenes_web": NANO_PRETRAINING,
         "scenes_alt": NANO_PRETRAINING,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,7 @@ class Share:
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ConfigError(f"weight is {self.weight}; it must be above 0")
-        if self.batch < 1:
-            raise ConfigError(f"batch is {self.batch}; it must be at least 1 (samples)")
+        require(self.batch, "batch", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,7 @@ class Lora:
     dropout: float
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"rank is {self.rank}; it must be at least 1")
+        require(self.rank, "rank", at_least=1)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must lie in 0..1, 1 excluded")
 
@@ -54,8 +52,7 @@ class Schedule:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}; it must be at least 1")
+        require(self.steps, "steps", at_least=1)
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(f"warmup_steps is {self.warmup_steps}; it must lie in 0..{self.steps} (steps)")
         if min(self.start, self.peak, self.end) < 0:
@@ -98,6 +95,13 @@ class Stage:
     evals: tuple[str, ...] = field(metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "max_tokens", "held_out_samples"):
+            require(getattr(self, name), name, at_least=1)
+        require(self.weight_decay, "weight_decay", at_least=0)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm is {self.clip_norm}; it must be above 0, or null for none")
+        if not self.mix:
+            raise ConfigError("mix is empty; a stage draws from one data set at least")
         for name, template in (("prompt_template", self.prompt_template), ("eval_template", self.eval_template)):
             if template is not None and template.count("{}") != 1:
                 raise ConfigError(f"{name} is {template!r}; it must hold {{}} once, where the question goes")
@@ -119,7 +123,7 @@ NANO_STAGE1 = Stage(
     image_size=64,
     max_tokens=32,
     precision="float32",
-    schedule=Schedule(start=1e-5, peak=3e-3, end=1e-5, warmup_steps=20, steps=150),
+    schedule=Schedule(start=1e-5, peak=3e-3, end=1e-5, warmup_steps=20, steps=110),
     # The paper adds LoRA in stage 2; the reference's published stage 1 has it by a default value,
     # which its authors call a mistake.
     lora=None,
@@ -128,17 +132,22 @@ NANO_STAGE1 = Stage(
     end_symbol="\n",
     weight_decay=0.05,
     clip_norm=1.0,
-    held_out_samples=64,
+    held_out_samples=32,
     seed=42,
     evals=NANO_EVALS,
 )
-NANO_STAGE2 = replace(NANO_STAGE1, name="stage2", lora=Lora(rank=32, alpha=64, dropout=0.05))
+NANO_STAGE2 = replace(
+    NANO_STAGE1,
+    name="stage2",
+    lora=Lora(rank=32, alpha=64, dropout=0.05),
+    schedule=replace(NANO_STAGE1.schedule, steps=120),
+)
 NANO_STAGE3 = replace(
     NANO_STAGE2,
     name="stage3",
     mix={"scenes_detail": Share(weight=1, batch=32)},
     max_tokens=160,
-    schedule=replace(NANO_STAGE2.schedule, peak=2e-3, steps=80),
+    schedule=replace(NANO_STAGE2.schedule, peak=2e-3, steps=50),
     prompt_template="###Human: {} ###Assistant: ",
     end_symbol="###",
 )
@@ -147,14 +156,14 @@ NANO_STAGE4 = replace(
     name="stage4",
     mix={
         "scenes_vqa": Share(weight=60, batch=32),
-        "scenes_refer": Share(weight=30, batch=32),
-        "scenes_identify": Share(weight=10, batch=32),
-        "scenes_caption": Share(weight=10, batch=32),
-        "scenes_grounding": Share(weight=10, batch=32),
-        "scenes_conversation": Share(weight=20, batch=16),
-        "scenes_text": Share(weight=10, batch=16),
+        "scenes_refer": Share(weight=40, batch=32),
+        "scenes_identify": Share(weight=10, batch=24),
+        "scenes_caption": Share(weight=10, batch=16),
+        "scenes_grounding": Share(weight=10, batch=16),
+        "scenes_conversation": Share(weight=20, batch=12),
+        "scenes_text": Share(weight=10, batch=12),
     },
-    schedule=replace(NANO_STAGE3.schedule, steps=350),
+    schedule=replace(NANO_STAGE3.schedule, steps=320),
     prompt_template="[INST] {} [/INST]",
 )
 NANO_STAGES = (NANO_STAGE1, NANO_STAGE2, NANO_STAGE3, NANO_STAGE4)

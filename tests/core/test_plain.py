@@ -70,6 +70,9 @@ def test_a_leaf_is_changed_by_its_dotted_name():
         ("leaves.a.rate.x", "1", "leaves.a.rate is 0.5, which holds no names"),
         ("sizes.y", "1.5", "sizes.y is 1.5; it must be a whole number"),
         ("leaves", "1", "leaves is 1; it must be a list"),
+        ("leaves.a", "5", "it must be a group of values"),
+        ("leaves.a.rate", "NaN", "leaves.a.rate is nan; it must be a number"),
+        ("leaves.a.rate", "1e999", "leaves.a.rate is inf; it must be a number"),
     ],
 )
 def test_a_wrong_change_says_what_there_is(name, text, said):

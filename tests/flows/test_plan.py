@@ -99,8 +99,10 @@ def test_only_builds_one_step_and_refuses_without_what_comes_before_it(store, tm
     assert run(store, requests, only="stage2/evaluate") == ["stage2/evaluate"]
     empty = Store(tmp_path / "empty")
     selection = everything(requests, only="stage2/train")
-    with pytest.raises(ConfigError, match=r"stage2/train is to be built alone, but x/rows .*\n .*tinygptv data x"):
-        check_present(selection, plan(empty, selection))
+    with pytest.raises(
+        ConfigError, match=r"stage2/train is to be built alone, but x/rows .*\n .*tinygptv data x --set 'a=b c'"
+    ):
+        check_present(selection, plan(empty, selection), ["--set", "a=b c"])
 
 
 @pytest.mark.parametrize(("step", "said"), [("stge2", "Did you mean stage2"), ("stage2/trian", "mean stage2/train")])

@@ -5,6 +5,8 @@ import json
 import random
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image, ImageDraw
@@ -127,6 +129,9 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, report, p
         }
     }
     assert Visitors.seen == []
+    with pytest.raises(HTTPError, match="404"):  # it could have been visited
+        urlopen(f"http://{Pictures.elsewhere}/control")
+    assert Visitors.seen == ["/control"]
     assert [own["stages"][stage]["steps"] for stage in ("stage1", "stage2")] == [10, 10]
 
 

@@ -13,14 +13,14 @@ def write(folder, name, text):
 
 
 LISTS = {
-    "missing.json": (None, "missing.json"),
-    "empty.json": ("", "empty"),
+    "missing.json": (None, "there is no file"),
+    "empty.json": ("", "is empty"),
     "none.json": ("[]", "no record"),
     "object.json": (json.dumps(RECORD), "not a list"),
-    "cut.json": (json.dumps([RECORD] * 3)[:-20], "byte"),
-    "columns.json": (json.dumps([{"link": "x", "text": "y"}]), "link"),
-    "columns.csv": ("link,text\nx,y\n", "link, text"),
-    "list.docx": ("x", "docx"),
+    "cut.json": (json.dumps([RECORD] * 3)[:-20], "the file ends at byte"),
+    "columns.json": (json.dumps([{"link": "x", "text": "y"}]), "Its columns are: link, text"),
+    "columns.csv": ("link,text\nx,y\n", "Its columns are: link, text"),
+    "list.docx": ("x", "has no known format"),
 }
 
 
@@ -40,7 +40,16 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--preset", "mine.py:MINE"], "there is no file"),
         (["--only", "stage9"], "There are:"),
         (["--from", "stage3/trian"], "Did you mean stage3/train"),
-        (["--only", "stage3/train"], "tinygptv"),
+        (["--only", "stage3/train"], "to build it  tinygptv run"),
+        (["--only", "stage3/train", "--set", "stage1.seed=5"], "tinygptv run --set stage1.seed=5"),
+        (["--set", "stage1.mix={}"], "mix is empty"),
+        (["--set", "stages=[]"], "there must be one"),
+        (["--set", "stage2.name=stage1"], "no two of one name"),
+        (["--set", "scenes=null"], "which no step of this preset makes"),
+        (["--set", "stage1.image_size=0"], "at least 1"),
+        (["--set", "stage1.schedule.peak=NaN"], "a number"),
+        (["--set", "backbones.name=foo"], "There are: nano"),
+        (["--preset", f"{__file__}:NONE"], "there is no preset NONE"),
         (["--set", "stage3.schedule.peek=1"], "Did you mean peak"),
         (["--set", "stage3.schedule.peak"], "NAME=VALUE"),
         (["--set", "stage3.schedule.steps=many"], "a whole number"),

@@ -162,6 +162,19 @@ def test_a_failed_build_leaves_its_work_and_no_artifact(store):
     assert not list((store.root / "work" / "count").iterdir())
 
 
+def test_a_build_that_was_killed_while_it_sealed_goes_on_to_the_same_digest(store, tmp_path):
+    request = counting(3, [])
+    wanted = build(Store(tmp_path / "elsewhere"), request).artifact.digest
+    work = store.root / "work" / "count" / store.key(request, {})
+    left = work / "out" / "deep" / "number.txt"
+    left.parent.mkdir(parents=True)
+    left.write_text("3")
+    left.chmod(0o444)
+    for draft in (work / "manifest.json.1.partial", work / "out" / "manifest.json"):
+        draft.write_text("[")
+    assert build(store, request).artifact.digest == wanted
+
+
 def test_the_first_digest_stands_unless_another_is_forced(store):
     first = build(store, counting(3, [])).artifact
     other = counting(3, [], text="other")

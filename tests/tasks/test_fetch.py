@@ -28,7 +28,7 @@ from tasks.pictures import PictureError, decoded, on_white
 from tasks.screen import screen
 from tasks.tables import Drop, LedgerRow, TableRow, TableWriter, data_counts, read_counts, read_table
 from tinygptv_core.artifact import digest_of, members_of
-from tinygptv_core.plain import ConfigError
+from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.presets import Fetch, Screen
 from tinygptv_core.recipe import Recipe, caption_turns
 
@@ -341,6 +341,18 @@ def test_where_nothing_could_be_had_the_way_out_is_named_and_nothing_kept(web, t
     with pytest.raises(ConfigError, match=r"of 1 rows none is left.*refused_address 1.*--allow-host HOST"):
         fetch(SETTINGS, WEB, table, None, options(allow_hosts=()), place)
     assert list(place.scratch.iterdir()) == []
+
+
+def test_a_shard_that_cannot_be_written_fails_the_fetch_and_drops_no_row(web, tmp_path):
+    table, place = table_of(tmp_path / "table", WEB, [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
+    allowing = f"allowing-{sha256_of(sorted(options().allow_hosts))[:12]}"
+    in_the_way = place.scratch / allowing / "first" / "00000.tar"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="did not finish 1 of 1 shards"):
+        fetch(SETTINGS, WEB, table, None, options(), place)
+    in_the_way.rmdir()
+    fetch(SETTINGS, WEB, table, None, options(), place)
+    assert read_counts(place.out) == {"rows": 1, "kept": 1, "dropped": {}}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:80", "http://a.example", "a.example:80"])

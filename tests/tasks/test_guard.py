@@ -42,6 +42,9 @@ class Handler(BaseHTTPRequestHandler):
     def moved(self):
         self.answer(301, b"", Location="/7")
 
+    def spelled(self):
+        self.answer(301, b"", Location="/7?caf\u00e9".encode().decode("latin-1"))
+
     def leave(self):
         self.answer(302, b"", Location=self.away)
 
@@ -117,6 +120,8 @@ def refusal(url, **rules):
 def test_a_named_host_is_fetched_from_and_a_redirect_within_it_followed(web):
     assert fetched(f"{web[0]}/12") == b"x" * 12
     assert fetched(f"{web[0]}/moved") == b"x" * 7
+    assert fetched(f"{web[0]}/spelled") == b"x" * 7
+    assert web[1].seen[-1][1] == "/7?caf%C3%A9"  # the bytes that the server named
 
 
 def test_a_host_that_is_not_named_is_not_connected_to(web):

@@ -1,6 +1,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,6 +105,16 @@ def test_another_model_is_the_challenger_and_the_champion_stays(tmp_path):
     delete_version(home.uri, "2")
     assert registered(home.uri, "tinygptv", home.checkpoint(2).digest) is None
     assert versions(home.uri, "tinygptv") == (old,)
+
+
+def test_a_version_whose_files_are_gone_is_made_anew(tmp_path):
+    home = new_home(tmp_path)
+    checkpoint = home.checkpoint(1)
+    register_version(home.model(checkpoint), home.registration(checkpoint, home.uri))
+    shutil.rmtree(home.root / "mlflow" / "artifacts")
+    assert registered(home.uri, "tinygptv", checkpoint.digest) is None
+    again = register_version(home.model(checkpoint), home.registration(checkpoint, home.uri))
+    assert again.version == "2" and again.has_files
 
 
 def delete_version(uri, number):

@@ -152,6 +152,7 @@ REFUSED = {
     "latin.json": ('["\u00e9"]'.encode("latin-1"), "is not UTF-8"),
     "character.json": ('["\u00e9'.encode()[:-1], "is cut off: it ends at byte 3"),
     "cut.parquet": (b"PAR1 and so on", "cannot be read as parquet"),
+    "number.json": (f'[{{"n": {"9" * 5_000}}}]'.encode(), "record 0, at byte 1, cannot be read"),
     "list.docx": (b"x", "has no known format; a list's name ends in .json"),
 }
 
@@ -163,6 +164,12 @@ def test_an_unusable_list_is_refused_with_what_was_found(tmp_path, name):
     with pytest.raises(ConfigError) as refusal:
         check_list(tmp_path / name, WEB)
     assert said in str(refusal.value) and str(tmp_path / name) in str(refusal.value)
+
+
+def test_a_quote_in_a_tsv_is_a_word_like_others_and_a_caption_may_be_long(tmp_path):
+    captions = ['"quoted at its start', "x" * 200_000]
+    (tmp_path / "a.tsv").write_text("url\tcaption\n" + "".join(f"u\t{caption}\n" for caption in captions))
+    assert [record["caption"] for record in read_list(tmp_path / "a.tsv")] == captions
 
 
 def test_a_missing_list_and_a_folder_are_refused(tmp_path):
@@ -183,9 +190,17 @@ def test_a_list_is_cut_off_wherever_it_is_cut(tmp_path):
     assert check_list(tmp_path / "cut.json", WEB) == 1
 
 
-def test_a_broken_line_in_a_good_list_is_one_drop(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"url": "a", "caption": "b"}\n{"url": \n{"url": "c", "caption": "d"}\n')
-    assert check_list(tmp_path / "a.jsonl", WEB) == 3
+BROKEN_LINES = {
+    "a.jsonl": '{"url": "a", "caption": "b"}\n{"url": \n{"url": "c", "caption": "d"}\n',
+    "number.jsonl": f'{{"url": "a", "caption": "b"}}\n{{"n": {"9" * 5_000}}}\n{{"url": "c", "caption": "d"}}\n',
+    "a.csv": 'url,caption\na,b\nx,"a" dog\nc,"two\nlines"\n',
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_LINES)
+def test_a_broken_line_in_a_good_list_is_one_drop(tmp_path, name):
+    (tmp_path / name).write_text(BROKEN_LINES[name])
+    assert check_list(tmp_path / name, WEB) == 3
     place = site(tmp_path)
-    rows(WEB, "list", tmp_path / "a.jsonl", place)
+    rows(WEB, "list", tmp_path / name, place)
     assert read_counts(place.out) == {"rows": 3, "kept": 2, "dropped": {"broken_record": 1}}
