@@ -17,7 +17,7 @@ from torch import Tensor
 from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
-from tinygptv_core.generate import generate
+from tinygptv_core.generate import generate, greedy
 from tinygptv_core.image import preprocess
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
@@ -143,7 +143,7 @@ def answer(
 
 def _encode(trained: Trained, asked: Asked) -> prompt.Encoded:
     text = prompt.question(asked.text, asked.prompt, trained.form.asks, has_image=True)
-    return prompt.encode_question(trained.tokenizer, text, has_image=True)
+    return prompt.encode_question(trained.tokenizer, text, has_image=True, dialect=trained.form.dialect)
 
 
 def _answer_batch(
@@ -164,8 +164,7 @@ def _answer_batch(
             trained.model,
             collated,
             tokenizer=trained.tokenizer,
-            max_new_tokens=max_new_tokens,
-            stop=trained.form.end_symbol,
+            decoding=greedy(max_new_tokens, stop=trained.form.end_symbol),
             image_BQD=image_BQD,
         )
     return [text.strip() for text in texts]

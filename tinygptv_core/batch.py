@@ -19,7 +19,8 @@ class Batch:
         images_B3HW: normalised pictures, float32; None for text alone.
         ids_BT: token ids; at the slot stands a placeholder, at padding the pad id. int64.
         labels_BT: the target at each position (not shifted), `IGNORED` where there is none. int64.
-        mask_BT: True where there is a token (the placeholder is one), False at padding.
+        mask_BT: True where there is a token to be attended to (the placeholder is one), False at padding and at
+            what no position attends to.
         slot_B: where the placeholder stands, 0 <= slot < T; None for text alone. int64.
         keys: the samples' keys, in order.
     """

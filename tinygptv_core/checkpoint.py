@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tinygptv_core.artifact import sha256_of_file
-from tinygptv_core.plain import ConfigError, canonical_json, from_plain, plain
-from tinygptv_core.stages import Lora, Stage
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_json, from_plain, plain
+from tinygptv_core.stages import Dialect, Lora, Stage, asking_template
 
 LOGGER = logging.getLogger(__name__)
 
@@ -37,11 +37,12 @@ class CheckpointForm:
     prompt_template: str | None
     eval_template: str
     end_symbol: str
+    dialect: Dialect = field(default="tinygptv", metadata=IDENTITY_UNLESS_DEFAULT)
 
     @property
     def asks(self) -> str:
         """The template that a question is asked in (as `Stage.asks`)."""
-        return self.prompt_template if self.prompt_template is not None else self.eval_template
+        return asking_template(self.dialect, self.prompt_template, self.eval_template)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ def form_of(stage: Stage) -> CheckpointForm:
         prompt_template=stage.prompt_template,
         eval_template=stage.eval_template,
         end_symbol=stage.end_symbol,
+        dialect=stage.dialect,
     )
 
 

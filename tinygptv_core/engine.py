@@ -37,7 +37,8 @@ class NotFiniteError(FloatingPointError):
 class StepResult:
     """What one step gave: the mean loss of its target tokens, and the gradients' norm before clipping.
 
-    The norm is None for a step that a float16 scaler skipped.
+    The norm is None for a step without one of the optimizer: a float16 scaler skipped it, or it only adds its
+    gradients to the next one's.
     """
 
     loss: float
@@ -86,12 +87,16 @@ class DDPEngine:
 
         Random numbers (dropout) are seeded by (seed, step, rank) here, so that none need be saved.
 
+        Where the stage names the published accumulation, the optimizer is only stepped when its turn has come.
+
         Raises:
             NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer.
         """
         torch.manual_seed(_seed(self._stage.seed, step, self._rank))
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
         loss = self._backward(batch.to(self._device), where)
+        if not self._is_due(step):
+            return StepResult(loss=loss, gradient_norm=None)
         self._scaler.unscale_(self._optimizer)
         gradient_norm = self._checked_norm(where)
         for group in self._optimizer.param_groups:
@@ -100,6 +105,12 @@ class DDPEngine:
         self._scaler.update()
         self._optimizer.zero_grad()
         return StepResult(loss=loss, gradient_norm=gradient_norm)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the optimizer is stepped. As in the reference, what an epoch leaves over leaks into the next."""
+        schedule = self._stage.schedule
+        in_epoch = step % (schedule.published_epoch_steps or schedule.steps)
+        return (in_epoch + 1) % self._stage.published_accumulation == 0
 
     def _backward(self, batch: Batch, where: str) -> float:
         """The mean loss over all processes, its gradients left in the parameters."""
@@ -154,8 +165,10 @@ class DDPEngine:
         return loss_sum / num_targets if num_targets else None
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and AdamW's moments by name, and the scaler's two numbers."""
+        """Parameters, AdamW's moments and gradients not yet stepped with by name, and the scaler's two numbers."""
         tensors = {f"parameter/{name}": parameter.detach() for name, parameter in self._parameters.items()}
+        if self._stage.published_accumulation > 1:
+            tensors |= {f"gradient/{name}": p.grad for name, p in self._parameters.items() if p.grad is not None}
         for name, parameter in self._parameters.items():
             for kind, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{kind}/{name}"] = value
@@ -176,6 +189,8 @@ class DDPEngine:
         for name, parameter in self._parameters.items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter/{name}"])
+            if f"gradient/{name}" in tensors:
+                parameter.grad = tensors[f"gradient/{name}"].to(parameter.device, copy=True)
             if f"step/{name}" in tensors:  # a parameter that no batch has used yet has no moments
                 moments = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")}
                 self._optimizer.state[parameter] = {"step": tensors[f"step/{name}"].clone(), **moments}

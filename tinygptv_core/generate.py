@@ -1,13 +1,82 @@
-"""Answers: greedy decoding of a batch of questions, one token a step."""
+"""Answers to a batch of questions: greedy, by beams or drawn, with a cache of what was read."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from tinygptv_core.batch import Batch
 from tinygptv_core.model import TinyGPTV
 
-# Shape letters of this file: B batch, S positions with the picture in place, Q image queries, D width of the LLM.
+# Shape letters of this file: B batch (or beams), S positions with the picture in place, T tokens of an answer so far,
+# Q image queries, D width of the LLM, V vocabulary.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Tokens are drawn: from the scores divided by `temperature`, among the likeliest that together reach `top_p`."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature is {self.temperature} and top_p is {self.top_p}; they must be above 0, top_p at most 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How the next token of an answer is chosen, and where the answer ends.
+
+    Attributes:
+        max_new_tokens: the most tokens of an answer, at least 1.
+        stop: what ends an answer, such as the stage's end symbol; spelled as the tokenizer spells it.
+        beams: how many answers are followed side by side, of which the likeliest per token is given; 1 is greedy.
+        repetition_penalty: what the scores of tokens that were said before are divided by (multiplied, below 0).
+            Source: CTRL, arXiv:1909.05858, section 4.1. 1 is none.
+        said: tokens that count as said from the start. The reference's penalty has its end of text there.
+        sampling: None takes the likeliest token.
+    """
+
+    max_new_tokens: int
+    stop: str
+    beams: int
+    repetition_penalty: float
+    said: tuple[int, ...]
+    sampling: Sampling | None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if not self.stop:
+            raise ValueError("stop is empty; every text holds that")
+        if self.beams < 1 or self.repetition_penalty <= 0:
+            raise ValueError(
+                f"beams is {self.beams} and repetition_penalty is {self.repetition_penalty}; "
+                "they must be at least 1 and above 0"
+            )
+        if self.beams > 1 and self.sampling is not None:
+            raise ValueError(f"beams is {self.beams} and sampling is {self.sampling}; choose one of them")
+
+
+def greedy(max_new_tokens: int, stop: str) -> Decoding:
+    """The likeliest token each time."""
+    return Decoding(max_new_tokens=max_new_tokens, stop=stop, beams=1, repetition_penalty=1.0, said=(), sampling=None)
 
 
 @torch.no_grad()
@@ -16,54 +85,69 @@ def generate(
     batch: Batch,
     *,
     tokenizer: PreTrainedTokenizerBase,
-    max_new_tokens: int,
-    stop: str,
+    decoding: Decoding,
     image_BQD: Tensor | None = None,
 ) -> list[str]:
-    """What the model says to each question, the most probable token each time.
+    """What the model says to each question.
 
-    A row ends with the tokenizer's end of text, or where its text holds `stop`; neither is part of the answer.
+    A row ends with the tokenizer's end of text, or where its text holds `decoding.stop`; neither is part of the answer.
 
     Args:
         model: in eval mode.
         batch: questions, padded on the LEFT, so that every row's next token is at the end.
-        max_new_tokens: the most tokens of an answer, at least 1.
-        stop: what ends an answer, such as the stage's end symbol; spelled as the tokenizer spells it.
         image_BQD: the projected pictures (`model.project`) where they are known already.
 
     Returns:
-        A text per row. Padding is masked and positions count from a row's first token, so a row's
-        answer does not depend on the rows beside it.
+        A text per row. Padding is masked, positions count from a row's first token and numbers are drawn
+        for each row by itself, so that a row's answer does not depend on the rows beside it.
 
     Raises:
-        ValueError: the model is in training mode, the batch is padded on the right, or `stop` is empty.
+        ValueError: the model is in training mode, or the batch is padded on the right.
     """
-    _check(model, batch, stop)
-    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
-    answers = [_Answer(tokenizer, stop) for _ in batch.keys]
-    cache = DynamicCache(config=model.llm.config)
-    for _ in range(max_new_tokens):
-        next_B = _next_token(model, embeds_BSD, mask_BS, cache)
+    _check(model, batch)
+    if decoding.beams > 1:
+        tokens_BT = beam_tokens(model, batch, tokenizer=tokenizer, decoding=decoding, image_BQD=image_BQD)
+        return [text_of(tokenizer, tokens).partition(decoding.stop)[0] for tokens in tokens_BT.tolist()]
+    answers = [_Answer(tokenizer, decoding.stop) for _ in batch.keys]
+    for _, next_B in islice(token_steps(model, batch, decoding, image_BQD), decoding.max_new_tokens):
         for answer, token in zip(answers, next_B.tolist(), strict=True):
             answer.add(token)
         if all(answer.ended for answer in answers):
             break
-        embeds_BSD = model.llm.get_input_embeddings()(next_B[:, None])
-        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(next_B), 1)], dim=1)
     return [answer.text for answer in answers]
 
 
-def _check(model: TinyGPTV, batch: Batch, stop: str) -> None:
+def _check(model: TinyGPTV, batch: Batch) -> None:
     if model.training:
         raise ValueError("the model is in training mode, where dropout would decide the answer; call model.eval()")
     if not bool(batch.mask_BT[:, -1].all()):
         raise ValueError("the batch is padded on the right; questions to be answered are padded on the left")
-    if not stop:
-        raise ValueError("stop is empty; every text holds that")
 
 
-def _next_token(model: TinyGPTV, embeds_BSD: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:
-    """next_B, int64. `embeds_BSD` are the positions that `cache` has not seen, the last ones of `mask_BS`."""
+@torch.no_grad()
+def token_steps(
+    model: TinyGPTV, batch: Batch, decoding: Decoding, image_BQD: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token after token, without end: (scores_BV, next_B), the scores after the penalty. For `decoding.beams` of 1.
+
+    Args:
+        batch, image_BQD: as for `generate`.
+    """
+    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
+    penalty, choose = _Penalty(decoding), _chooser(batch, decoding.sampling)
+    cache = DynamicCache(config=model.llm.config)
+    tokens_BT = batch.ids_BT.new_empty(len(batch.keys), 0)
+    while True:
+        scores_BV = penalty(tokens_BT, _next_scores(model, embeds_BSD, mask_BS, cache))
+        next_B = choose(scores_BV)
+        yield scores_BV, next_B
+        tokens_BT = torch.cat([tokens_BT, next_B[:, None]], dim=1)
+        embeds_BSD = model.llm.get_input_embeddings()(next_B[:, None])
+        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(next_B), 1)], dim=1)
+
+
+def _next_scores(model: TinyGPTV, embeds_BSD: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:
+    """scores_BV of the next token. `embeds_BSD` are the positions that `cache` has not seen, the last of `mask_BS`."""
     position_BS = (mask_BS.long().cumsum(1) - 1).clamp(min=0)[:, -embeds_BSD.shape[1] :]
     out = model.llm.model(
         inputs_embeds=embeds_BSD,
@@ -72,7 +156,108 @@ def _next_token(model: TinyGPTV, embeds_BSD: Tensor, mask_BS: Tensor, cache: Dyn
         past_key_values=cache,
         use_cache=True,
     )
-    return model.llm.lm_head(out.last_hidden_state[:, -1]).argmax(-1)
+    return model.llm.lm_head(out.last_hidden_state[:, -1])
+
+
+class _Penalty(LogitsProcessor):
+    """transformers' own, given embeddings, would leave out as many of the first tokens as a row has padding."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._penalty, self._said = decoding.repetition_penalty, decoding.said
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores (B, V) with those of what was said, `input_ids` (B, T), made smaller."""
+        if self._penalty == 1:
+            return scores
+        said_BT = torch.cat([input_ids, input_ids.new_tensor(self._said).expand(len(input_ids), -1)], dim=1)
+        old_BT = scores.gather(1, said_BT)
+        return scores.scatter(1, said_BT, torch.where(old_BT < 0, old_BT * self._penalty, old_BT / self._penalty))
+
+
+def _chooser(batch: Batch, sampling: Sampling | None) -> Callable[[Tensor], Tensor]:
+    """scores_BV -> next_B."""
+    if sampling is None:
+        return lambda scores_BV: scores_BV.argmax(-1)
+    rows = zip(batch.ids_BT.tolist(), batch.mask_BT.tolist(), strict=True)
+    questions = [[token for token, is_seen in zip(ids, mask, strict=True) if is_seen] for ids, mask in rows]
+    generators = [_generator(sampling.seed, tokens) for tokens in questions]
+
+    def draw(scores_BV: Tensor) -> Tensor:
+        likely_BV = _nucleus((scores_BV.float() / sampling.temperature).softmax(-1), sampling.top_p).cpu()
+        drawn = [
+            torch.multinomial(likely_V, 1, generator=generator)
+            for likely_V, generator in zip(likely_BV, generators, strict=True)
+        ]
+        return torch.cat(drawn).to(scores_BV.device)
+
+    return draw
+
+
+def _generator(seed: int, question: Sequence[int]) -> torch.Generator:
+    """What a row is drawn from: a function of the seed and the row's own question."""
+    digest = hashlib.sha256(json.dumps([seed, *question]).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+def _nucleus(likely_BV: Tensor, top_p: float) -> Tensor:
+    """The probabilities with 0 for all but the likeliest, as many as it takes to reach `top_p`; the first stays.
+
+    Source: A. Holtzman and others, arXiv:1904.09751.
+    """
+    sorted_BV, order_BV = likely_BV.sort(dim=-1, descending=True, stable=True)
+    is_kept_BV = sorted_BV.cumsum(-1) - sorted_BV < top_p
+    return torch.zeros_like(likely_BV).scatter(-1, order_BV, sorted_BV * is_kept_BV)
+
+
+@torch.no_grad()
+def beam_tokens(
+    model: TinyGPTV,
+    batch: Batch,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    image_BQD: Tensor | None,
+) -> Tensor:
+    """tokens_BT of each row's best beam, filled up with padding after its end; by transformers' own search.
+
+    Args:
+        batch, image_BQD: as for `generate`.
+    """
+    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
+    found = model.llm.generate(  # pyright: ignore[reportAttributeAccessIssue] -- the mixin's protocol fits no model
+        inputs_embeds=embeds_BSD,
+        attention_mask=mask_BS.long(),
+        num_beams=decoding.beams,
+        do_sample=False,
+        max_new_tokens=decoding.max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        logits_processor=LogitsProcessorList([_Penalty(decoding)]),
+        stopping_criteria=StoppingCriteriaList([_Said(tokenizer, decoding.stop)]),
+    )
+    return torch.as_tensor(found)
+
+
+class _Said(StoppingCriteria):
+    """A row ends where its text holds the stop."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] -- torch has one class of tensors
+        self, input_ids: Tensor, scores: object, **kwargs: object
+    ) -> Tensor:
+        """is_ended_B of the tokens so far, `input_ids` (B, T)."""
+        is_ended = [self._stop in text_of(self._tokenizer, tokens) for tokens in input_ids.tolist()]
+        return torch.tensor(is_ended, device=input_ids.device)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The text of an answer's tokens, what lies between them included.
+
+    Boxes and captions are compared as they are spelled.
+    """
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class _Answer:
@@ -90,7 +275,5 @@ class _Answer:
         if self.ended:
             return
         self._tokens.append(token)
-        # What lies between tokens is part of the answer: boxes and captions are compared as they are spelled.
-        text = self._tokenizer.decode(self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        self.text, found, _ = str(text).partition(self._stop)
+        self.text, found, _ = text_of(self._tokenizer, self._tokens).partition(self._stop)
         self.ended = bool(found) or token == self._tokenizer.eos_token_id

@@ -8,7 +8,7 @@ Everything random comes from `_random`, whose bits are the same with every versi
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -152,6 +152,15 @@ class Draw:
     positions: tuple[int, ...]
 
 
+def drawn_places(weights: Sequence[float], uniform_N: np.ndarray) -> np.ndarray:
+    """For each number of `uniform_N` (0 <= number < 1) a place in `weights`, with probability weight / sum.
+
+    The rule of Python's `random.choices`, so that the reference's numbers give the reference's choices.
+    """
+    bounds = np.cumsum(weights)
+    return np.minimum(np.searchsorted(bounds, uniform_N * bounds[-1], side="right"), len(bounds) - 1)
+
+
 class Order:
     """The samples of every step of a stage."""
 
@@ -167,10 +176,9 @@ class Order:
 
     @cached_property
     def _choices(self) -> np.ndarray:
-        """For every step the place of its data set in `_names`, drawn with probability weight / sum."""
-        bounds = np.cumsum([self._stage.mix[name].weight for name in self._names])
-        drawn = _random(self._stage.schedule.steps, self._stage.seed, "mix") / 2.0**64 * bounds[-1]
-        return np.minimum(np.searchsorted(bounds, drawn, side="right"), len(bounds) - 1)
+        """For every step the place of its data set in `_names`."""
+        weights = [self._stage.mix[name].weight for name in self._names]
+        return drawn_places(weights, _random(self._stage.schedule.steps, self._stage.seed, "mix") / 2.0**64)
 
     def dataset_at(self, step: int) -> str:
         """The data set that step 0, 1, ... draws from."""

@@ -103,7 +103,25 @@ class TinyGPTV(nn.Module):
         Raises:
             ValueError: there are pictures and no slots, or slots and no pictures.
         """
-        image_BQD = self.images(batch, queries_BQE)
+        logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE))
+        return functional.cross_entropy(logits_KV, labels_K, reduction="sum"), labels_K.new_tensor(len(labels_K))
+
+    def row_losses(self, batch: Batch, image_BQD: Tensor | None) -> Tensor:
+        """loss_B: the mean cross-entropy of each sample's own targets, in nats, float32; 0 where it has none.
+
+        Args:
+            batch, image_BQD: as for `embed`; padded on the right.
+        """
+        logits_KV, labels_K, row_K = self._targets(batch, image_BQD)
+        loss_K = functional.cross_entropy(logits_KV, labels_K, reduction="none")
+        sum_B = loss_K.new_zeros(len(batch.keys)).index_add(0, row_K, loss_K)
+        return sum_B / row_K.bincount(minlength=len(batch.keys)).clamp(min=1)
+
+    def _targets(self, batch: Batch, image_BQD: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Each position predicts the label after it: (logits_KV, labels_K, row_K), row by row.
+
+        Logits are computed for targets alone: V is wide, K is small.
+        """
         embeds_BSD, mask_BS = self.embed(batch, image_BQD)
         labels_BS = batch.labels_BT
         if image_BQD is not None and batch.slot_B is not None:
@@ -112,14 +130,9 @@ class TinyGPTV(nn.Module):
         hidden_BSD = self.llm.model(
             inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False
         ).last_hidden_state
-        return self._loss(hidden_BSD, labels_BS)
-
-    def _loss(self, hidden_BSD: Tensor, labels_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """Each position predicts the label after it. Logits are computed for targets alone: V is wide, K is small."""
         is_target_BS = labels_BS[:, 1:] != IGNORED
         logits_KV = self.llm.lm_head(hidden_BSD[:, :-1][is_target_BS])
-        labels_K = labels_BS[:, 1:][is_target_BS]
-        return functional.cross_entropy(logits_KV.float(), labels_K, reduction="sum"), is_target_BS.sum()
+        return logits_KV.float(), labels_BS[:, 1:][is_target_BS], is_target_BS.nonzero()[:, 0]
 
 
 def _new_projections(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

@@ -2,7 +2,9 @@
 
 Everything that is computed is described by frozen dataclasses; this is the one way in which they
 become JSON (for keys and `RUN.json`) and come back, and the one way in which `--set` edits them.
-A field with `metadata={"identity": False}` does not bear on a result and is left out of keys.
+A field with `metadata={"identity": False}` does not bear on a result and is left out of keys. One with
+`{"identity": "unless default"}` is left out while it has its default: a choice that came later, whose
+default is what was done before, so that the keys of before still name the same thing.
 """
 
 import difflib
@@ -11,7 +13,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,6 +21,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
+IDENTITY_UNLESS_DEFAULT: Mapping[str, Any] = {"identity": "unless default"}
 
 
 class ConfigError(ValueError):
@@ -43,9 +46,14 @@ def plain(value: object, *, identity: bool = False) -> Any:
         case Mapping():
             return {_name(name): plain(item, identity=identity) for name, item in value.items()}
         case _ if is_dataclass(value) and not isinstance(value, type):
-            kept = [f for f in fields(value) if not identity or f.metadata.get("identity", True)]
+            kept = [f for f in fields(value) if not identity or _is_identity(f, getattr(value, f.name))]
             return {f.name: plain(getattr(value, f.name), identity=identity) for f in kept}
     raise ConfigError(f"a config may not hold {type(value).__name__}: {value!r} has no stable bytes")
+
+
+def _is_identity(of: Field[Any], value: object) -> bool:
+    told = of.metadata.get("identity", True)
+    return value != of.default if told == "unless default" else told
 
 
 def _name(name: object) -> str:

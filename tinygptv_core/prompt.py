@@ -6,12 +6,17 @@
 Answers and end symbols are targets; BOS, questions and the picture are not. Each part is tokenized by
 itself, so that a question has the same ids whether or not an answer follows it.
 
-TinyGPT-V, arXiv:2312.16862. The reference masks the BOS of later turns out of the attention, because its
-BOS is its padding; here every token is attended to, and only padding is not.
+TinyGPT-V, arXiv:2312.16862. Every token is attended to, and only padding is not.
+
+That is our dialect. The published weights were trained and are asked in another, "published": there the
+BOS of later turns is masked out of the attention, because the reference's BOS is its padding; `max_tokens`
+counts all that follows the first question, later questions among it; and a question to be answered
+begins without BOS.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +24,7 @@ import torch
 
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.recipe import Turn
-from tinygptv_core.stages import Stage
+from tinygptv_core.stages import Dialect, Stage
 
 IMAGE_MARK = "<ImageHere>"
 IMAGE_SLOT = f"<Img>{IMAGE_MARK}</Img> "
@@ -38,11 +43,13 @@ class Encoded:
         ids: token ids, `PLACEHOLDER_ID` at the slot.
         labels: the target at each position (not shifted), `IGNORED` where there is none.
         slot: where the placeholder stands, 0 <= slot < len(ids); None for text alone.
+        unseen: positions that no other attends to, though they are no padding.
     """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     slot: int | None
+    unseen: tuple[int, ...] = ()
 
 
 def question(text: str, prompt: str, template: str, has_image: bool) -> str:
@@ -63,8 +70,48 @@ def _filled(prompt: str, text: str) -> str:
     return f"{before}{text}{after}" if "{}" in prompt else prompt
 
 
-def encode_question(tokenizer: Tokenizer, asked: str, *, has_image: bool) -> Encoded:
-    """`[BOS] [asked]` for the model to go on from; `asked` is what `question` returned."""
+def chat(system: str, turns: Sequence[Turn], template: str, has_image: bool) -> str:
+    """A conversation so far as one question, the picture shown in its first: what a chat goes on from.
+
+    Args:
+        system: stands before everything.
+        turns: questions and answers in turn, a question last.
+        template: goes around each question; the reference's is `stages.PUBLISHED_QUESTION`.
+    """
+    spoken = [
+        turn.text if turn.role == "assistant" else question(turn.text, "{}", template, has_image and position == 0)
+        for position, turn in enumerate(turns)
+    ]
+    return system + "".join(spoken)
+
+
+def encode_question(tokenizer: Tokenizer, asked: str, *, has_image: bool, dialect: Dialect) -> Encoded:
+    """`[BOS] [asked]` for the model to go on from, without BOS in the published dialect.
+
+    Args:
+        asked: what `question` or `chat` returned.
+    """
+    encoded = _begun(tokenizer, asked, has_image)
+    if dialect == "tinygptv":
+        return encoded
+    slot = None if encoded.slot is None else encoded.slot - 1
+    return Encoded(ids=encoded.ids[1:], labels=encoded.labels[1:], slot=slot)
+
+
+def encode_choice(tokenizer: Tokenizer, asked: str, choice: str, *, end_symbol: str, has_image: bool) -> Encoded:
+    """`[BOS] [asked] [choice, end symbol]`, the choice's tokens the targets, to be ranked with others (`rank.py`).
+
+    In both dialects, since the reference ranks as it trains.
+
+    Args:
+        asked: what `question` or `chat` returned.
+    """
+    target = _ids(tokenizer, choice + end_symbol)
+    return _joined([(_begun(tokenizer, asked, has_image), target)], max_tokens=len(target))
+
+
+def _begun(tokenizer: Tokenizer, asked: str, has_image: bool) -> Encoded:
+    """`[BOS] [asked]`."""
     ids, slot = _with_slot(tokenizer, asked) if has_image else (_ids(tokenizer, asked), None)
     ids = [tokenizer.bos_token_id, *ids]
     return Encoded(ids=tuple(ids), labels=(IGNORED,) * len(ids), slot=None if slot is None else slot + 1)
@@ -79,23 +126,35 @@ def encode_training(
         turns: questions and answers in turn; a first answer without a question is asked for by `prompt`.
         prompt: goes around the first question. Later ones stand in the stage's template alone.
         stage: gives the template (None: nothing is asked, a picture stands alone), the end symbol,
-            and `max_tokens`, at which each answer's targets are cut on the right, end symbol and all.
+            and `max_tokens`, at which each answer's targets are cut on the right, end symbol and all. Its
+            dialect decides on the BOS of later turns and what is cut, as the head of this file says.
 
     Raises:
         ValueError: the turns do not alternate, end with a question, or ask where the stage has no template.
     """
-    ids: list[int] = []
-    labels: list[int] = []
-    slot: int | None = None
+    parts: list[tuple[Encoded, list[int]]] = []
     for position, (asked, answer) in enumerate(_exchanges(turns)):
         shows_image = has_image and position == 0
         first_prompt = prompt if position == 0 else "{}"
         before = _before_answer(tokenizer, _asked(asked, first_prompt, stage, shows_image), shows_image)
-        slot = before.slot if position == 0 else slot
-        target = _ids(tokenizer, answer + stage.end_symbol)[: stage.max_tokens]
-        ids += [*before.ids, *target]
-        labels += [*before.labels, *target]
-    return Encoded(ids=tuple(ids), labels=tuple(labels), slot=slot)
+        parts.append((before, _ids(tokenizer, answer + stage.end_symbol)))
+    return _joined(parts, stage.max_tokens) if stage.dialect == "tinygptv" else _published(parts, stage.max_tokens)
+
+
+def _joined(parts: Sequence[tuple[Encoded, list[int]]], max_tokens: int) -> Encoded:
+    """Questions and answers one after another, each answer cut at `max_tokens`."""
+    ids = [token for before, answer in parts for token in (*before.ids, *answer[:max_tokens])]
+    labels = [label for before, answer in parts for label in (*before.labels, *answer[:max_tokens])]
+    return Encoded(ids=tuple(ids), labels=tuple(labels), slot=parts[0][0].slot)
+
+
+def _published(parts: Sequence[tuple[Encoded, list[int]]], max_tokens: int) -> Encoded:
+    """As `_joined`, but cut at `max_tokens` after the first question; later turns begin unseen."""
+    uncut = _joined(parts, max_tokens=max(len(answer) for _, answer in parts))
+    length = min(len(uncut.ids), len(parts[0][0].ids) + max_tokens)
+    ends = accumulate(len(before.ids) + len(answer) for before, answer in parts)
+    unseen = tuple(end for end in ends if end < length)
+    return Encoded(ids=uncut.ids[:length], labels=uncut.labels[:length], slot=uncut.slot, unseen=unseen)
 
 
 def _exchanges(turns: Sequence[Turn]) -> Iterator[tuple[str | None, str]]:
@@ -119,7 +178,7 @@ def _asked(text: str | None, prompt: str, stage: Stage, has_image: bool) -> str 
 
 def _before_answer(tokenizer: Tokenizer, asked: str | None, has_image: bool) -> Encoded:
     if asked is not None:
-        return encode_question(tokenizer, asked, has_image=has_image)
+        return _begun(tokenizer, asked, has_image)
     ids = (tokenizer.bos_token_id, *([PLACEHOLDER_ID] if has_image else []))
     return Encoded(ids=ids, labels=(IGNORED,) * len(ids), slot=1 if has_image else None)
 
@@ -168,6 +227,7 @@ def collate(
     for row, (sample, start) in enumerate(zip(encoded, starts, strict=True)):
         here = slice(start, start + len(sample.ids))
         ids_BT[row, here], labels_BT[row, here], mask_BT[row, here] = sample.ids, sample.labels, True
+        mask_BT[row, [start + position for position in sample.unseen]] = False
     slot_B = [slot + start for slot, start in zip(slots, starts, strict=True) if slot is not None]
     return Batch(
         images_B3HW=None if images is None else torch.from_numpy(np.stack(images)),

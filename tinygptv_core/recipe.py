@@ -5,7 +5,8 @@ preset, so that they can be changed without touching the data set.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,9 +70,12 @@ def text_of(row: Row, column: str) -> str:
 
 
 def clean_caption(caption: str) -> str:
-    """A caption as stages 1 and 2 read it (SPEC: lower case, eleven marks to spaces, at most 50 words)."""
-    spaced = re.sub(r"\s+", " ", re.sub(r"[.!\"()*#:;~]", " ", caption.lower()))
-    return " ".join(spaced.strip().split(" ")[:MAX_CAPTION_WORDS])
+    """A caption as stages 1 and 2 read it: lower case, ten marks to spaces, at most 50 words.
+
+    As in the reference (BLIP's), only runs of white space become a space: a single tab or line break stays.
+    """
+    spaced = re.sub(r"\s{2,}", " ", re.sub(r"[.!\"()*#:;~]", " ", caption.lower()))
+    return " ".join(spaced.rstrip("\n").strip(" ").split(" ")[:MAX_CAPTION_WORDS])
 
 
 def caption_turns(row: Row) -> tuple[Turn, ...]:
@@ -93,12 +97,32 @@ def box_of(row: Row) -> str:
     width, height = _number(row["width"]), _number(row["height"])
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(f"box {row['box']} does not lie in {width} x {height} pixels")
+    return spelled_box((left, top, right, bottom), width, height)
+
+
+def spelled_box(corners: tuple[float, float, float, float], width: float, height: float) -> str:
+    """A box as the model spells it: "{<left><top><right><bottom>}", hundredths of the picture's sides, truncated.
+
+    Args:
+        corners: left, top, right and bottom in pixels, within the picture.
+        width, height: of the picture, in pixels, above 0.
+    """
     sides = (width, height, width, height)
-    return (
-        "{"
-        + "".join(f"<{int(100 * c / side)}>" for c, side in zip((left, top, right, bottom), sides, strict=True))
-        + "}"
-    )
+    return "{" + "".join(f"<{int(100 * c / side)}>" for c, side in zip(corners, sides, strict=True)) + "}"
+
+
+def answer_shares(answers: Sequence[str]) -> dict[str, float]:
+    """The distinct answers of several people, cleaned as captions are, each with its share of all, 0..1.
+
+    Training draws one by these shares, as the reference does for the VQA data sets.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not answers:
+        raise ValueError("there is no answer to draw")
+    counts = Counter(clean_caption(answer) for answer in answers)
+    return {answer: count / len(answers) for answer, count in counts.items()}
 
 
 def _listed(value: object) -> list[object]:

@@ -16,11 +16,13 @@ def rate(schedule: Schedule, step: int) -> float:
         ValueError: there is no such step.
 
     Source: the reference's `linear_warmup_cosine_lr`, which counts the warm-up's steps within an
-    epoch and so starts it again in the next one; here they are counted over the whole run.
+    epoch and so starts it again in the next one; here they are counted over the whole run, unless
+    the schedule is the one as published.
     """
     if not 0 <= step < schedule.steps:
         raise ValueError(f"step is {step}; it must lie in 0..{schedule.steps - 1}")
     if step < schedule.warmup_steps:
-        return schedule.start + (schedule.peak - schedule.start) * step / schedule.warmup_steps
+        warm = step % (schedule.published_epoch_steps or schedule.steps)
+        return schedule.start + (schedule.peak - schedule.start) * warm / schedule.warmup_steps
     fraction = (1 + math.cos(math.pi * step / schedule.steps)) / 2
     return schedule.end + (schedule.peak - schedule.end) * fraction

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, require
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
+
+Dialect = Literal["tinygptv", "published"]
+"""How a model is spoken to: our way, or the reference's where the published weights depend on it (`prompt.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,11 @@ class Schedule:
 
     As in the reference the cosine has no warm-up offset, so that the rate jumps down at the end of
     the warm-up; unlike it, warm-up counts total steps and an end above the peak is refused.
+
+    Attributes:
+        published_epoch_steps: names the schedule as published: the warm-up starts again after every so
+            many steps (the reference's epoch) for as long as it lasts, which may be longer than all
+            steps, and the end may lie above the peak.
     """
 
     start: float
@@ -50,15 +58,21 @@ class Schedule:
     end: float
     warmup_steps: int
     steps: int
+    published_epoch_steps: int | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         require(self.steps, "steps", at_least=1)
-        if not 0 <= self.warmup_steps <= self.steps:
+        if self.warmup_steps < 0 or (self.warmup_steps > self.steps and self.published_epoch_steps is None):
             raise ConfigError(f"warmup_steps is {self.warmup_steps}; it must lie in 0..{self.steps} (steps)")
         if min(self.start, self.peak, self.end) < 0:
             raise ConfigError(f"start, peak and end are {self.start}, {self.peak} and {self.end}; none may be below 0")
-        if self.end > self.peak:
-            raise ConfigError(f"end is {self.end}, above the peak of {self.peak}: a rate that rises is refused")
+        if self.published_epoch_steps is not None and self.published_epoch_steps < 1:
+            raise ConfigError(f"published_epoch_steps is {self.published_epoch_steps}; it must be at least 1")
+        if self.end > self.peak and self.published_epoch_steps is None:
+            raise ConfigError(
+                f"end is {self.end}, above the peak of {self.peak}: a rate that rises is refused. "
+                "The schedule as published, whose rate does rise, is named by published_epoch_steps."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +85,15 @@ class Stage:
         max_tokens: the most target tokens of one answer, its end symbol among them.
         lora: the adapters; None trains without them.
         prompt_template: what stands around a question, `{}` in its place; None: nothing is asked.
-        eval_template: the same for evaluating a stage that was trained without questions.
+        eval_template: the same for evaluating a stage that was trained without questions; of a
+            published stage, for evaluating it at all.
         end_symbol: what ends an answer.
         clip_norm: the largest norm of all gradients together; None does not clip, as the reference.
         held_out_samples: of each data set, kept out of training to measure the loss before and after.
         evals: files of `tinygptv_core/evals` to score the stage on. They do not bear on training.
+        dialect: how samples and questions are spelled, for weights that were trained in that spelling.
+        published_accumulation: after how many steps the optimizer is stepped, with the sum of the
+            steps' gradients: the reference's accumulation, which does not divide. 1 is none.
     """
 
     name: str
@@ -93,9 +111,11 @@ class Stage:
     held_out_samples: int
     seed: int
     evals: tuple[str, ...] = field(metadata=NOT_IDENTITY)
+    dialect: Dialect = field(default="tinygptv", metadata=IDENTITY_UNLESS_DEFAULT)
+    published_accumulation: int = field(default=1, metadata=IDENTITY_UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "max_tokens", "held_out_samples"):
+        for name in ("image_size", "max_tokens", "held_out_samples", "published_accumulation"):
             require(getattr(self, name), name, at_least=1)
         require(self.weight_decay, "weight_decay", at_least=0)
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -108,9 +128,17 @@ class Stage:
 
     @property
     def asks(self) -> str:
-        """The template that a question is asked in: the stage's own, or that of its evaluation."""
-        return self.prompt_template if self.prompt_template is not None else self.eval_template
+        """The template that a question is asked in after training."""
+        return asking_template(self.dialect, self.prompt_template, self.eval_template)
 
+
+def asking_template(dialect: Dialect, prompt_template: str | None, eval_template: str) -> str:
+    """The training's own template, or that of evaluation where it has none, or is published and so evaluated."""
+    return eval_template if prompt_template is None or dialect == "published" else prompt_template
+
+
+PUBLISHED_QUESTION = "###Human: {}###Assistant: "
+"""The evaluations and the chat of the reference ask in this template, whatever the stage was trained with."""
 
 # Phi-2's own form of a question, from its model card: what it knows before any stage taught it another.
 PHI_QUESTION = "Instruct: {}\nOutput:"

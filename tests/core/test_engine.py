@@ -186,3 +186,29 @@ def test_the_mean_loss_is_weighted_by_tokens_and_changes_nothing(spec, batch_of)
     expected = sum(float(loss) for loss, _ in sums) / sum(int(number) for _, number in sums)
     assert engine.mean_loss([batch_of["shapes"], batch_of["words"]]) == pytest.approx(expected, rel=1e-6)
     assert engine.mean_loss([]) is None
+
+
+def test_the_published_accumulation_steps_with_the_undivided_sum_of_its_steps_gradients(spec, batch_of):
+    """Two steps over one batch give twice its gradient; what an epoch of three leaves over counts in the next."""
+    schedule = replace(spec.stage.schedule, published_epoch_steps=3)
+    plain_stage = replace(spec.stage, clip_norm=None)
+    stage = replace(plain_stage, published_accumulation=2, schedule=schedule)
+    batch = batch_of["shapes"]
+    once = engine_for(spec, stage=plain_stage).step(batch, step=0, rate=0.0, dataset="shapes").gradient_norm
+    engine = engine_for(spec, stage=stage)
+    norms = [engine.step(batch, step=step, rate=0.0, dataset="shapes").gradient_norm for step in (0, 1, 2, 3, 4)]
+    assert [norm is None for norm in norms] == [True, False, True, True, False]
+    assert norms[1] == pytest.approx(2 * once, rel=0.2)
+    assert norms[4] == pytest.approx(3 * once, rel=0.2)
+
+
+def test_gradients_not_yet_stepped_with_are_part_of_the_state(spec, batch_of):
+    stage = replace(spec.stage, published_accumulation=2)
+    whole, killed, resumed = (engine_for(spec, stage=stage) for _ in range(3))
+    for engine in (whole, killed):
+        engine.step(batch_of["shapes"], step=0, rate=1e-3, dataset="shapes")
+    resumed.load_state({name: tensor.clone() for name, tensor in killed.state().items()})
+    for engine in (whole, resumed):
+        engine.step(batch_of["shapes"], step=1, rate=1e-3, dataset="shapes")
+    state = whole.state()
+    assert all(torch.equal(state[name], tensor) for name, tensor in resumed.state().items())

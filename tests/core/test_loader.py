@@ -1,4 +1,5 @@
 import pickle
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 
 from tests.core.tiny_run import PROMPTS, STAGE, picture, shape_samples, tiny_spec, tiny_tokenizer, write_dataset
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.loader import Order, ShardSet, Shuffled, Steps, batches, prompt_for
+from tinygptv_core.loader import Order, ShardSet, Shuffled, Steps, batches, drawn_places, prompt_for
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
 from tinygptv_core.stages import Share
@@ -164,3 +165,10 @@ def test_a_broken_picture_is_named(tmp_path, spec):
     step = next(step for step in range(8) if steps_of(broken).order.dataset_at(step) == "shapes")
     with pytest.raises(ValueError, match=r"shapes, sample 00000000\d: 10 bytes that are no picture"):
         steps_of(broken)[step]
+
+
+def test_places_are_drawn_as_pythons_own_choices_are():
+    weights = [115.0, 14.0, 3.0]
+    generator, same = random.Random(42), random.Random(42)
+    uniform = np.array([generator.random() for _ in range(200)])
+    assert drawn_places(weights, uniform).tolist() == same.choices(range(3), weights, k=200)

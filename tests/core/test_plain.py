@@ -6,7 +6,17 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, canonical_json, change, from_plain, leaves, plain, sha256_of
+from tinygptv_core.plain import (
+    IDENTITY_UNLESS_DEFAULT,
+    NOT_IDENTITY,
+    ConfigError,
+    canonical_json,
+    change,
+    from_plain,
+    leaves,
+    plain,
+    sha256_of,
+)
 from tinygptv_core.presets import NANO, changed, named, with_list
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Schedule
@@ -102,6 +112,26 @@ def test_a_users_list_takes_the_place_of_the_pretraining_lists():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="there is no preset nanoo. Did you mean nano"):
         named("nanoo")
+
+
+def test_a_choice_that_came_later_is_left_out_of_keys_while_it_has_its_default():
+    @dataclass(frozen=True)
+    class Later:
+        rate: float
+        way: str = field(default="ours", metadata=IDENTITY_UNLESS_DEFAULT)
+
+    assert canonical_json(Later(1.5)) == '{"rate":1.5}'
+    assert canonical_json(Later(1.5, way="theirs")) == '{"rate":1.5,"way":"theirs"}'
+    assert plain(Later(1.5)) == {"rate": 1.5, "way": "ours"}
+
+
+def test_the_published_ways_are_in_keys_and_nanos_keys_do_not_speak_of_them():
+    stage = NANO.stages[3]
+    assert "published" not in canonical_json(NANO) and "dialect" not in canonical_json(NANO)
+    for change_of in ({"dialect": "published"}, {"published_accumulation": 2}):
+        assert sha256_of(replace(stage, **change_of)) != sha256_of(stage)
+    with pytest.raises(ConfigError, match="published_accumulation is 0"):
+        replace(stage, published_accumulation=0)
 
 
 def test_a_missing_name_is_said():

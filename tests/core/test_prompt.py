@@ -5,7 +5,16 @@ import pytest
 
 from tests.core.tiny_run import STAGE, tiny_tokenizer
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.prompt import PLACEHOLDER_ID, Encoded, collate, encode_question, encode_training, question
+from tinygptv_core.prompt import (
+    PLACEHOLDER_ID,
+    Encoded,
+    chat,
+    collate,
+    encode_choice,
+    encode_question,
+    encode_training,
+    question,
+)
 from tinygptv_core.recipe import Turn
 
 TOKENIZER = tiny_tokenizer()
@@ -51,7 +60,7 @@ def test_a_caption_with_a_template_is_asked_for_by_the_prompt():
 
 def test_a_sample_begins_as_its_question_alone_does():
     asked = question("where", "tell {}", STAGE.prompt_template or "", has_image=True)
-    alone = encode_question(TOKENIZER, asked, has_image=True)
+    alone = encode_question(TOKENIZER, asked, has_image=True, dialect="tinygptv")
     turns = [Turn("user", "where"), Turn("assistant", "here")]
     whole = encode_training(TOKENIZER, turns, prompt="tell {}", stage=STAGE, has_image=True)
     assert whole.ids[: len(alone.ids)] == alone.ids
@@ -79,7 +88,9 @@ def test_each_answer_is_cut_on_the_right_with_its_end_symbol():
 
 
 def test_the_mark_in_a_users_words_is_words():
-    encoded = encode_question(TOKENIZER, "Q: <Img><ImageHere></Img> <ImageHere>? A: ", has_image=True)
+    encoded = encode_question(
+        TOKENIZER, "Q: <Img><ImageHere></Img> <ImageHere>? A: ", has_image=True, dialect="tinygptv"
+    )
     assert encoded.slot == 1 + len("Q: <Img>")
     assert list(encoded.ids[encoded.slot + 1 :]) == ids("</Img> <ImageHere>? A: ")
 
@@ -100,7 +111,7 @@ def test_a_question_where_the_stage_asks_none_is_refused():
 
 def test_a_question_without_a_slot_for_its_picture_is_refused():
     with pytest.raises(ValueError, match="has no <ImageHere> for the picture"):
-        encode_question(TOKENIZER, "Q: why A: ", has_image=True)
+        encode_question(TOKENIZER, "Q: why A: ", has_image=True, dialect="tinygptv")
 
 
 SHORT = Encoded(ids=(9, 0, 7), labels=(IGNORED, IGNORED, 7), slot=1)
@@ -141,3 +152,66 @@ def test_a_batch_of_text_has_neither_pictures_nor_slots():
 def test_pictures_and_slots_must_belong_together(samples, images):
     with pytest.raises(ValueError, match="a batch has one for each sample or none"):
         collate(samples, images, keys=["a"] * len(samples), pad_id=4, side="right")
+
+
+PUBLISHED = replace(STAGE, dialect="published")
+TWO = [Turn("user", "a"), Turn("assistant", "bc"), Turn("user", "d"), Turn("assistant", "ef")]
+
+
+def test_published_the_later_beginnings_are_there_but_nothing_attends_to_them():
+    stage, published = replace(STAGE, max_tokens=99), replace(PUBLISHED, max_tokens=99)
+    ours = encode_training(TOKENIZER, TWO, prompt="{}", stage=stage, has_image=True)
+    theirs = encode_training(TOKENIZER, TWO, prompt="{}", stage=published, has_image=True)
+    assert (theirs.ids, theirs.labels, theirs.slot) == (ours.ids, ours.labels, ours.slot)
+    later = len(ids("Q: <Img>")) + len(ids("</Img> a A: ")) + len(ids("bc\n")) + 2
+    assert (ours.unseen, theirs.unseen) == ((), (later,))
+    assert theirs.ids[later] == BOS
+    mask_T = collate([theirs], IMAGES[:1], keys=["a"], pad_id=4, side="right").mask_BT[0]
+    assert [position for position, is_seen in enumerate(mask_T.tolist()) if not is_seen] == [later]
+
+
+def test_unseen_positions_move_with_padding_on_the_left():
+    hidden = replace(SHORT, unseen=(1,))
+    batch = collate([hidden, LONG], IMAGES, keys=["a", "b"], pad_id=4, side="left")
+    assert batch.mask_BT.tolist() == [[False, False, True, False, True], [True] * 5]
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "expected"), [(2, "bc"), (3, "bc\n"), (4, "bc\n"), (13, "bc\ne"), (99, "bc\nef\n")]
+)
+def test_published_all_that_follows_the_first_question_is_cut_together(max_tokens, expected):
+    """`bc` and its end are three tokens, the next question with its beginning nine."""
+    stage = replace(PUBLISHED, max_tokens=max_tokens)
+    encoded = encode_training(TOKENIZER, TWO, prompt="{}", stage=stage, has_image=False)
+    assert targets(encoded) == expected
+    assert len(encoded.ids) <= 1 + len("Q: a A: ") + max_tokens
+    assert all(position < len(encoded.ids) for position in encoded.unseen)
+
+
+def test_published_a_question_to_be_answered_has_no_beginning():
+    asked = question("where", "{}", "Q: {} A: ", has_image=True)
+    ours = encode_question(TOKENIZER, asked, has_image=True, dialect="tinygptv")
+    published = encode_question(TOKENIZER, asked, has_image=True, dialect="published")
+    assert published.ids == ours.ids[1:]
+    assert published.slot == len("Q: <Img>")
+    assert len(published.labels) == len(published.ids)
+
+
+def test_a_stage_is_asked_in_its_own_template_but_published_in_that_of_evaluation():
+    asked = [stage.asks for stage in (STAGE, CAPTIONS, replace(PUBLISHED, eval_template="#{}"))]
+    assert asked == [STAGE.prompt_template, CAPTIONS.eval_template, "#{}"]
+
+
+def test_a_chat_shows_the_picture_in_its_first_question():
+    turns = [Turn("user", "what"), Turn("assistant", "a cat."), Turn("user", "{}?")]
+    assert chat("Be kind. ", turns, "#Q {}#A ", has_image=True) == (
+        "Be kind. #Q <Img><ImageHere></Img> what#A a cat.#Q {}?#A "
+    )
+
+
+def test_a_choice_is_its_question_and_itself():
+    choice = encode_choice(TOKENIZER, "Q: <Img><ImageHere></Img> A: ", "no", end_symbol="\n", has_image=True)
+    before = encode_question(TOKENIZER, "Q: <Img><ImageHere></Img> A: ", has_image=True, dialect="tinygptv")
+    assert list(choice.ids) == [*before.ids, *ids("no\n")]
+    assert targets(choice) == "no\n"
+    assert choice.slot == before.slot

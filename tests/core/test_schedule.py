@@ -1,5 +1,6 @@
 import pytest
 
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.schedule import rate
 from tinygptv_core.stages import Schedule
 
@@ -38,3 +39,19 @@ def test_without_warm_up_it_begins_at_the_peak():
 def test_a_step_out_of_range_is_refused(step):
     with pytest.raises(ValueError, match=rf"step is {step}; it must lie in 0..4999"):
         rate(STAGE1, step)
+
+
+def test_as_published_the_warm_up_starts_again_in_every_epoch_and_the_rate_may_rise():
+    """Epochs of two steps, a warm-up of five: 0, 1/5; 0, 1/5; 0 of the way to the peak; then the cosine."""
+    schedule = Schedule(start=0.0, peak=5.0, end=9.0, warmup_steps=5, steps=6, published_epoch_steps=2)
+    assert [rate(schedule, step) for step in range(5)] == pytest.approx([0, 1, 0, 1, 0])
+    assert rate(schedule, 5) == pytest.approx(7 + 3**0.5)
+
+
+def test_what_only_the_published_schedule_does_is_refused_without_its_name():
+    with pytest.raises(ConfigError, match=r"a rate that rises is refused\. .* named by published_epoch_steps"):
+        Schedule(start=0.0, peak=5.0, end=9.0, warmup_steps=5, steps=6)
+    with pytest.raises(ConfigError, match=r"warmup_steps is 7; it must lie in 0\.\.6"):
+        Schedule(start=0.0, peak=5.0, end=1.0, warmup_steps=7, steps=6)
+    with pytest.raises(ConfigError, match="published_epoch_steps is 0"):
+        Schedule(start=0.0, peak=5.0, end=1.0, warmup_steps=1, steps=6, published_epoch_steps=0)
