@@ -69,7 +69,8 @@ WEIGHTS_EXAMPLES = """\
 examples:
   tinygptv weights import backbones --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth --llm phi-2/
   tinygptv weights import backbones --vision blip2-flan-t5-xxl/ --qformer blip2-flan-t5-xxl/ --llm phi-2/
-  tinygptv weights import checkpoint TinyGPT-V_for_Stage2.pth --stage stage2 --preset my_run.py:MINE
+  tinygptv weights import checkpoint TinyGPT-V_for_Stage2.pth --stage stage2 --preset my_run.py:MINE \\
+      --set stage2.dialect=published         it was trained in the original's spelling of prompts
   tinygptv run --preset my_run.py:MINE --init stage2=9c41d0b2aa17     go on from it: no stage before it is trained
   tinygptv weights export models:/tinygptv@champion out/ --to hf      a folder as Hugging Face has it
   tinygptv weights export 9c41d0b2aa17 TinyGPT-V.pth --to published   the original's own layout

@@ -25,8 +25,7 @@ def backbones_step(backbones: Backbones, store: Store) -> Request:
         def take(inputs: Mapping[str, Artifact], site: Site) -> None:
             import_backbones(backbones, site)
 
-        config = {"name": backbones.name, "digest": backbones.digest}
-        return Request(name=BACKBONES, step=IMPORT, config=config, inputs={}, work=take)
+        return Request(name=BACKBONES, step=IMPORT, config=backbones, inputs={}, work=take)
 
     def convert(inputs: Mapping[str, Artifact], site: Site) -> None:
         convert_backbones(sources, site)

@@ -57,21 +57,15 @@ def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: P
     Raises:
         ConfigError: no such preset, stage or file.
     """
+    from tinygptv_core.checkpoint import form_of
+
     found = starting_at(changed(preset_named(preset), settings), stage)
     of, backbones = found.stages[0], found.backbones
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         import_checkpoint(file, of, backbones, site)
 
-    config = {
-        "image_size": of.image_size,
-        "lora": of.lora,
-        "prompt_template": of.prompt_template,
-        "eval_template": of.eval_template,
-        "end_symbol": of.end_symbol,
-        "stage": of.name,
-        "sizes": backbones.sources.sizes if backbones.sources else backbones.digest,
-    }
+    config = {"form": form_of(of), "sizes": backbones.sources.sizes if backbones.sources else backbones.digest}
     inputs = files_as_inputs("file", file, store.root / "stamps")
     return Request(name=f"{stage}/import", step=CHECKPOINT, config=config, inputs=inputs, work=work)
 

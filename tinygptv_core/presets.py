@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tinygptv_core import evals
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, require, unknown
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, change, require, unknown
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
 from tinygptv_core.stages import NANO_STAGES, Share, Stage
 
@@ -57,7 +57,7 @@ class Backbones:
 
     name: str
     digest: str | None
-    sources: Sources | None = None
+    sources: Sources | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True, kw_only=True)

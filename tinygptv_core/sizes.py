@@ -1,8 +1,8 @@
 """How large each part is, as plain numbers: what files of weights do not say of themselves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from tinygptv_core.plain import ConfigError
+from tinygptv_core.plain import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,9 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name, part in (("vision", self.vision), ("qformer", self.qformer), ("llm", self.llm)):
+            for field in fields(part):
+                if isinstance(value := getattr(part, field.name), int) and field.name != "end_id":
+                    require(value, f"{name}.{field.name}", at_least=1)
             if part.width % part.heads:
                 raise ConfigError(f"{name}.width is {part.width}, which does not divide among {part.heads} heads")
         ends = (self.qformer.width, self.llm.width)

@@ -491,6 +491,7 @@ def test_importing_takes_little_more_memory_than_the_weights(tmp_path, form):
         capture_output=True,
         text=True,
         env=environment,
+        cwd=Path(__file__).parents[2],
         check=True,
     )
     assert int(done.stdout) < 1.2 * size
