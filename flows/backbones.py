@@ -36,7 +36,8 @@ def backbones(home: Path) -> Built:
     """The flow; Prefect is imported here, after its settings."""
     from prefect import flow
 
-    from flows.walk import noted, step
+    from flows.noted import noted
+    from flows.walk import step
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         pretrain(NANO, site)

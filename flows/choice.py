@@ -10,13 +10,13 @@ from pathlib import Path
 
 from flows.pipeline import steps
 from flows.place import Place
-from flows.plan import Planned, Selection, check_present, plan, select
+from flows.plan import Planned, Selection, check_present, given, plan, select
 from flows.terminal import Terminal
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.registry import names
 from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.presets import Preset, changed, named, with_list
+from tinygptv_core.presets import Preset, changed, named, starting_at, with_list
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
@@ -36,6 +36,7 @@ class Choice:
     allow_hosts: tuple[str, ...]
     home: str
     ray_address: str | None
+    init: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +60,28 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         ConfigError: something the person can mend: an unknown name, a wrong value, a list that cannot be read ...
     """
     preset = changed(_preset(choice), choice.settings)
+    stage, digest = _init(choice.init)
+    preset = starting_at(preset, stage) if stage else preset
     home = Path(choice.home).expanduser().absolute()
     if writes:
-        _check_writable(home)
+        check_writable(home)
     terminal = Terminal()
     place = Place(
         home=home,
         fetching=_fetching(choice),
         list_file=_list_file(choice.list_file) if choice.list_file else None,
         ray_address=choice.ray_address,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
+        tracking_uri=tracking_uri(home),
         experiment=preset.name,
         options=_options(),
         run=_new_run(),
         progress=terminal.progress,
     )
-    shipped(preset.backbones)
+    if preset.backbones.sources is None:
+        shipped(preset.backbones)
     requests = steps(preset, place)
+    if stage:
+        requests = given(requests, f"{stage}/train", place.store.find("checkpoint", digest))
     selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
     planned = plan(place.store, selection)
     check_present(selection, planned, _typed(choice))
@@ -84,9 +90,35 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)
 
 
+def _init(text: str | None) -> tuple[str, str]:
+    """(stage, digest) of `--init stage2=DIGEST`; two empty texts without it."""
+    stage, equals, digest = (text or "").partition("=")
+    if text is not None and not (stage and equals and digest):
+        raise ConfigError(
+            f"--init {text}: it must read STAGE=DIGEST, as in stage2=9c41d0b2aa17.\n"
+            "  tinygptv weights import checkpoint FILE --stage stage2 ends with it"
+        )
+    return stage, digest
+
+
+def preset_named(name: str) -> Preset:
+    """One of the project's presets, or `FILE.py:NAME`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    path, colon, inside = name.partition(":")
+    return _from_file(Path(path), inside) if colon else named(name)
+
+
 def _typed(choice: Choice) -> list[str]:
     """The options of `choice` that say what is built and where, as they are typed."""
-    pairs = [("--preset", choice.preset), ("--list", choice.list_file), ("--home", choice.home)]
+    pairs = [
+        ("--preset", choice.preset),
+        ("--list", choice.list_file),
+        ("--home", choice.home),
+        ("--init", choice.init),
+    ]
     pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
     unsaid = (None, DEFAULT_PRESET, default_home())
     return [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
@@ -98,8 +130,7 @@ def default_home() -> str:
 
 
 def _preset(choice: Choice) -> Preset:
-    path, colon, name = choice.preset.partition(":")
-    preset = _from_file(Path(path), name) if colon else named(choice.preset)
+    preset = preset_named(choice.preset)
     if choice.list_file is None:
         return preset
     from flows.data import recipe
@@ -131,7 +162,17 @@ def _from_file(path: Path, name: str) -> Preset:
     return presets[name]
 
 
-def _check_writable(home: Path) -> None:
+def tracking_uri(home: Path) -> str:
+    """Where MLflow keeps what it is told: the server that the environment names, or a database in the home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+
+
+def check_writable(home: Path) -> None:
+    """Make the home, and a file in it.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         probe = home / f".probe-{os.getpid()}"

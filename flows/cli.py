@@ -2,15 +2,17 @@
 
 import argparse
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.choice import DEFAULT_PRESET, Choice, default_home, prepare
+from flows import weights
+from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_home, prepare, tracking_uri
 from flows.place import import_ahead
 from flows.settings import settle_prefect
+from flows.train import backbones_step
+from tasks.build import Store
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
 
@@ -22,6 +24,7 @@ examples:
   tinygptv plan --set stage3.schedule.peak=2e-5      what that change would build, and why
   tinygptv run --from stage3                         stage 3 anew, and what follows from it
   tinygptv run --list my.json --allow-host 10.0.0.5  stages 1 and 2 on your own list of URLs
+  tinygptv weights --help                            published weights, to bring them and to write them
   tinygptv ask models:/tinygptv@challenger picture.jpg "what colour is the circle?"
 """
 
@@ -52,7 +55,62 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
     ask.add_argument("question", metavar="QUESTION")
     _add_home(ask)
+    brought = commands.add_parser(
+        "weights",
+        help="bring weights from elsewhere, or make files for others",
+        epilog=WEIGHTS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_weights(brought)
     return top
+
+
+WEIGHTS_EXAMPLES = """\
+examples:
+  tinygptv weights import backbones --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth --llm phi-2/
+  tinygptv weights import backbones --vision blip2-flan-t5-xxl/ --qformer blip2-flan-t5-xxl/ --llm phi-2/
+  tinygptv weights import checkpoint TinyGPT-V_for_Stage2.pth --stage stage2 --preset my_run.py:MINE \\
+      --set stage2.dialect=published         it was trained in the original's spelling of prompts
+  tinygptv run --preset my_run.py:MINE --init stage2=9c41d0b2aa17     go on from it: no stage before it is trained
+  tinygptv weights export models:/tinygptv@champion out/ --to hf      a folder as Hugging Face has it
+  tinygptv weights export 9c41d0b2aa17 TinyGPT-V.pth --to published   the original's own layout
+  tinygptv weights import model out/                                  the same backbones and checkpoint again
+"""
+
+
+def _add_weights(weights: argparse.ArgumentParser) -> None:
+    ways = weights.add_subparsers(dest="way", required=True, metavar="import|export")
+    bring = ways.add_parser("import", help="put published weights into the store; every tensor is accounted for")
+    kinds = bring.add_subparsers(dest="kind", required=True, metavar="backbones|checkpoint|model")
+    backbones = kinds.add_parser("backbones", help="vision tower, Q-Former and language model")
+    backbones.add_argument("--vision", metavar="PATH", help="eva_vit_g.pth, or a BLIP-2 folder of Hugging Face")
+    backbones.add_argument(
+        "--qformer", metavar="PATH", help="blip2_pretrained_flant5xxl.pth, or a BLIP-2 folder of Hugging Face"
+    )
+    backbones.add_argument("--llm", metavar="DIR", help="microsoft/phi-2, of any revision, with its tokenizer.json")
+    backbones.add_argument("--preset", help="take sizes, dtype, pins and paths from this one (default: the paper's)")
+    checkpoint = kinds.add_parser("checkpoint", help="TinyGPT-V_for_StageN.pth")
+    checkpoint.add_argument("file", metavar="FILE")
+    checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is: stage1 ... stage4")
+    checkpoint.add_argument("--preset", default="nano", help="whose stage and backbones (default: nano)")
+    for command in (backbones, checkpoint):
+        _add_settings(command)
+    model = kinds.add_parser("model", help="a folder that `weights export --to hf` wrote")
+    model.add_argument("folder", metavar="DIR")
+    take = ways.add_parser("export", help="make files of a model for others")
+    take.add_argument("model", metavar="MODEL", help="as for `ask`, or the beginning of a checkpoint's digest")
+    take.add_argument("out", metavar="OUT", help="a folder (hf) or file (published) that is not there yet")
+    take.add_argument("--to", required=True, choices=("hf", "published"), help="which layout")
+    take.add_argument("--backbones", metavar="DIGEST", help="on which it was trained, where the store does not say")
+    for command in (backbones, checkpoint, model, take):
+        _add_home(command)
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+        help="change one value of the preset, as in stage3.schedule.peak=2e-5; may be repeated",
+    )  # fmt: skip
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
@@ -61,10 +119,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
         default=DEFAULT_PRESET,
         help=f"one of {', '.join(PRESETS)}, or FILE.py:NAME of your own (default: nano)",
     )
-    command.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-        help="change one value of the preset, as in stage3.schedule.peak=2e-5; may be repeated",
-    )  # fmt: skip
+    _add_settings(command)
     command.add_argument(
         "--list", metavar="FILE", dest="list_file",
         help="your own list of pictures (JSON array, JSON lines, CSV, TSV or parquet with columns url and caption) "
@@ -75,6 +130,10 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
         help="fetch from this host although its address is not public; may be repeated",
     )  # fmt: skip
     command.add_argument("--ray-address", metavar="A", help="a running Ray cluster (default: one on this machine)")
+    command.add_argument(
+        "--init", metavar="STAGE=DIGEST",
+        help="take this checkpoint of the store for what STAGE trains; the stages before it are left out",
+    )  # fmt: skip
     _add_home(command)
 
 
@@ -109,6 +168,7 @@ def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
         allow_hosts=tuple(options.allow_hosts),
         home=options.home,
         ray_address=options.ray_address,
+        init=options.init,
     )
 
 
@@ -167,13 +227,44 @@ def _failed(choice: Choice, error: Exception) -> int:
 def _ask(options: argparse.Namespace) -> int:
     from tasks.ask import ask
 
-    home = Path(options.home).expanduser().absolute()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
-    print(ask(options.model, Path(options.image), options.question, uri))
+    print(ask(options.model, Path(options.image), options.question, tracking_uri(_home(options))))
     return DONE
 
 
-COMMANDS = {"run": _run, "plan": _plan, "data": _data, "train": _train, "ask": _ask}
+def _home(options: argparse.Namespace) -> Path:
+    return Path(options.home).expanduser().absolute()
+
+
+def _weights(options: argparse.Namespace) -> int:
+    if options.way == "export":
+        return _export(options)
+    check_writable(_home(options))
+    store = Store(_home(options) / "store")
+    store.root.mkdir(exist_ok=True)
+    if options.kind == "backbones":
+        paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
+        requests = (backbones_step(weights.backbones_to_import(options.preset, paths, options.settings), store),)
+    elif options.kind == "checkpoint":
+        file = Path(options.file).expanduser().absolute()
+        requests = (weights.checkpoint_request(options.preset, options.stage, options.settings, file, store),)
+    else:
+        requests = weights.model_requests(Path(options.folder).expanduser().absolute(), store)
+    for request in requests:
+        print(weights.words(weights.build(request, store), store))
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from tasks.weights import Export, export
+
+    out = Path(options.out).expanduser().absolute()
+    wanted = Export(model=options.model, backbones=options.backbones, to=options.to, out=out)
+    export(wanted, Store(_home(options) / "store"), tracking_uri(_home(options)))
+    print(out)
+    return DONE
+
+
+COMMANDS = {"run": _run, "plan": _plan, "data": _data, "train": _train, "ask": _ask, "weights": _weights}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ from tinygptv_core.presets import Preset
 
 def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
     """Everything that `preset` wants, each step after those whose artifacts it reads."""
-    order = [*source_steps(preset, place), backbones_step(preset)]
+    order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     for name, settings in preset.data.items():
         order += dataset_steps(name, settings, place)
     order.append(evaluate_step(preset.stages[0], None, place))

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.build import FORCED, Inputs, Request, Store
@@ -85,6 +85,15 @@ def select(requests: tuple[Request, ...], *, only: str | None, start_from: str |
     needed = upstream(requests, targets)
     walked = tuple(request for request in requests if request.name in needed)
     return Selection(walked=walked, must_exist=needed - targets if only else frozenset(), forced=forced)
+
+
+def given(requests: Sequence[Request], name: str, artifact: Artifact) -> tuple[Request, ...]:
+    """`requests` with `artifact` in the place of what the step `name` would make."""
+    return tuple(
+        replace(request, inputs={key: artifact if item == name else item for key, item in request.inputs.items()})
+        for request in requests
+        if request.name != name
+    )
 
 
 def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:

@@ -12,7 +12,7 @@ from flows.choice import Prepared
 from flows.evaluate import FRESH
 from flows.place import Place
 from tasks.build import Built
-from tasks.registry import registered
+from tasks.registry import CHECKPOINT_TAG, registered
 from tasks.report import DataReport, ModelReport, Report, ReportDetails, StageReport, StepReport, write_report
 from tasks.tables import data_counts
 from tinygptv_core import evals
@@ -81,7 +81,7 @@ def _scores(built: Mapping[str, Built], name: str) -> dict[str, Any]:
 def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None:
     if "register" not in built:
         return None
-    name, last = prepared.preset.model_name, prepared.preset.stages[-1].name
+    name = prepared.preset.model_name
     version = registered(prepared.place.tracking_uri, name, built["register"].artifact.digest)
     if version is None:
         raise RuntimeError(f"{name} was registered at {prepared.place.tracking_uri}, but is not there any more")
@@ -89,7 +89,7 @@ def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None
         "name": name,
         "version": version.version,
         "aliases": list(version.aliases),
-        "checkpoint_digest": built[f"{last}/train"].artifact.digest,
+        "checkpoint_digest": version.tags[CHECKPOINT_TAG],
     }
 
 

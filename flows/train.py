@@ -4,26 +4,40 @@ from collections.abc import Mapping
 
 from flows.data import recipe
 from flows.place import Place
-from tasks.backbones_import import IMPORT, import_backbones
-from tasks.build import Request, Site
+from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
+from tasks.build import Request, Site, Store
 from tasks.track import tracking_stage
 from tasks.train import TRAIN, train_on_ray
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import plain
-from tinygptv_core.presets import Preset
+from tinygptv_core.presets import Backbones
 from tinygptv_core.run import DataFolders, RunSpec
 from tinygptv_core.stages import Stage
 
 BACKBONES = "backbones/import"
 
 
-def backbones_step(preset: Preset) -> Request:
-    """The frozen parts, checked against the preset's digest."""
+def backbones_step(backbones: Backbones, store: Store) -> Request:
+    """The frozen parts, those of the package or made from a user's files, checked against the preset's digest."""
+    sources = backbones.sources
+    if sources is None:
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        import_backbones(preset.backbones, site)
+        def take(inputs: Mapping[str, Artifact], site: Site) -> None:
+            import_backbones(backbones, site)
 
-    return Request(name=BACKBONES, step=IMPORT, config=preset.backbones, inputs={}, work=work)
+        return Request(name=BACKBONES, step=IMPORT, config=backbones, inputs={}, work=take)
+
+    def convert(inputs: Mapping[str, Artifact], site: Site) -> None:
+        convert_backbones(sources, site)
+        check_digest(backbones, site.out)
+
+    return Request(
+        name=BACKBONES,
+        step=CONVERT,
+        config=sources,
+        inputs=source_files(sources, store.root / "stamps"),
+        work=convert,
+    )
 
 
 def data_inputs(names: Mapping[str, object] | tuple[str, ...]) -> dict[str, str]:

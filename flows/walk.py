@@ -1,11 +1,7 @@
 """Walking the steps as one Prefect flow: Prefect shows what happens, the store decides what is built."""
 
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -20,13 +16,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.choice import Choice, Prepared, prepare
+from flows.noted import noted
 from flows.place import wait_for_imports
 from flows.plan import Planned, resolve
 from flows.summary import report_on
 from flows.terminal import say
 from tasks.build import Built, Inputs, Request, Store
 
-PACKAGES = ("torch", "transformers", "peft", "webdataset", "ray", "prefect", "mlflow", "img2dataset", "pyarrow")
 SETTLE_SECONDS = 10.0
 
 
@@ -92,39 +88,6 @@ def _settle(flow_run_id: UUID) -> None:
             if all(state is not None and state.is_final() for state in states):
                 return
             time.sleep(0.2)
-
-
-def noted(run: str, processes: int) -> dict[str, Any]:
-    """What is written beside every digest that a run makes. It bears on nothing."""
-    return {
-        "run": run,
-        "time": time.time(),
-        "host": platform.node(),
-        "argv": sys.argv[1:],
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "engine": "ddp",
-        "world_size": processes,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that the code runs from, with a `+` when files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + ("+" if changes.strip() else "")
 
 
 def _table(planned: tuple[Planned, ...]) -> str:

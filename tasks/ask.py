@@ -42,11 +42,10 @@ def ask(model: str, image: Path, question: str, tracking_uri: str) -> str:
     if not question.strip():
         raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
     picture = _picture(image)
-    with _place(model, tracking_uri) as place:
-        from tinygptv_core.answer import ask_each, load_served, read_card
+    with place_of(model, tracking_uri) as place:
+        from tinygptv_core.answer import ask_each, load_served
 
-        has_card = (place.folder / "model.json").exists()
-        card = read_card(place.folder) if has_card else _bare_card(place.folder)
+        card = card_of(place.folder)
         trained = load_served(place.folder, card, place.backbones, "cpu")
     return ask_each(trained, card, [(picture, question)])[0]
 
@@ -66,7 +65,7 @@ def _picture(image: Path) -> bytes:
 
 
 @contextmanager
-def _place(model: str, tracking_uri: str) -> Iterator[Place]:
+def place_of(model: str, tracking_uri: str) -> Iterator[Place]:
     """The model's files, for as long as they are needed: those of a server are fetched into a temporary folder."""
     folder = Path(model)
     if folder.is_dir():
@@ -121,6 +120,17 @@ def _in_store(folder: Path) -> Place:
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
     return Place(folder=folder, backbones=(store / "backbones" / digest[:SHORT],))
+
+
+def card_of(folder: Path) -> "ModelCard":
+    """The card of a model's folder, or of a checkpoint's in a store.
+
+    Raises:
+        ConfigError: it is a checkpoint, and its store does not say on which backbones it was trained.
+    """
+    from tinygptv_core.answer import read_card
+
+    return read_card(folder) if (folder / "model.json").exists() else _bare_card(folder)
 
 
 def _bare_card(folder: Path) -> "ModelCard":

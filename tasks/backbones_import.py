@@ -1,14 +1,31 @@
-"""The step that brings the frozen backbones into the store, and checks that they are those that were asked for."""
+"""The steps that bring the frozen backbones into the store: those of the package, or made from a user's files."""
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.build import Site, Step
-from tinygptv_core.artifact import digest_of, members_of
-from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.presets import SHIPPED, Backbones
+from tasks.build import Site, Step, write_json
+from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
+from tinygptv_core.plain import ConfigError, plain, unknown
+from tinygptv_core.presets import SHIPPED, Backbones, Source, Sources
+from tinygptv_core.weight_folders import check_pins, files_of
+
+if TYPE_CHECKING:
+    from tinygptv_core.coverage import Coverage
 
 IMPORT = Step(name="import", kind="backbones", version=1)
+CONVERT = Step(name="convert", kind="backbones", version=1)
+
+ROLES = ("vision", "qformer", "llm")
+WANTED = {
+    "vision": "eva_vit_g.pth, or the folder of a BLIP-2 of Hugging Face",
+    "qformer": "blip2_pretrained_flant5xxl.pth, or the folder of a BLIP-2 of Hugging Face",
+    "llm": "the folder of microsoft/phi-2, with its tokenizer",
+}
+
+COVERAGE = "coverage.txt"
 
 
 def import_backbones(backbones: Backbones, site: Site) -> None:
@@ -30,11 +47,110 @@ def shipped(backbones: Backbones) -> Path:
     if not folder.is_dir():
         names = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())
         raise ConfigError(unknown("backbones ", backbones.name, names))
+    check_digest(backbones, folder)
+    return folder
+
+
+def check_digest(backbones: Backbones, folder: Path) -> None:
+    """Compare what came out with the digest that the preset asks for, if it asks for one.
+
+    Raises:
+        ConfigError: it is another one.
+    """
     digest = digest_of(members_of(folder))
-    if digest != backbones.digest:
+    if backbones.digest not in (None, digest):
         raise ConfigError(
             f"the backbones {backbones.name} in {folder} are not those that the preset asks for\n"
             f"  found   {digest}\n  wanted  {backbones.digest}\n"
-            "  set backbones.digest to take them, or install the package again if they should not differ"
+            "  set backbones.digest to take them; else install the package again, or fetch the files again"
         )
-    return folder
+
+
+def convert_backbones(sources: Sources, site: Site) -> None:
+    """Make the **backbones** artifact of the user's files; the account of every tensor goes to `site.notes`.
+
+    Raises:
+        ConfigError: a file is missing, cut off, hostile or another one than is wanted; says which and what helps.
+    """
+    import torch
+
+    from tinygptv_core import weight_import
+    from tinygptv_core.architectures import architecture
+
+    paths = weight_import.Sources(**{role: source_path(role, getattr(sources, role)) for role in ROLES})
+    coverages = weight_import.import_backbones(
+        site.out, paths, architecture(sources.sizes), getattr(torch, sources.dtype)
+    )
+    note_coverage(coverages, site)
+
+
+def note_coverage(coverages: "Sequence[Coverage]", site: Site) -> None:
+    """Keep the account: `coverage.txt` for people, `coverage.json` for machines."""
+    from tinygptv_core.coverage import table
+
+    (site.notes / COVERAGE).write_text(table(coverages) + "\n")
+    write_json(site.notes / "coverage.json", plain(list(coverages)))
+
+
+def source_files(sources: Sources, stamps: Path) -> dict[str, Artifact]:
+    """Every file that the backbones are made of, as inputs (`files_as_inputs`).
+
+    Raises:
+        ConfigError: a source is not named or not there, or a file is not the one that is pinned.
+    """
+    found: dict[str, Artifact] = {}
+    for role in ROLES:
+        source: Source = getattr(sources, role)
+        path = source_path(role, source)
+        check_pins(files_of(path), source.pins, lambda file: remembered_digest(file, stamps))
+        found |= files_as_inputs(role, path, stamps)
+    return found
+
+
+def files_as_inputs(role: str, source: Path, stamps: Path) -> dict[str, Artifact]:
+    """The files of one source: `llm/config.json`, ...; `vision` for a lone file, whose name bears on nothing.
+
+    Args:
+        stamps: a folder that remembers the SHA-256 of files, so that one which nobody touched is hashed once.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    return {
+        f"{role}/{name}" if source.is_dir() else role: Artifact(
+            kind="file", digest=remembered_digest(path, stamps), path=path
+        )
+        for name, path in files_of(source).items()
+    }
+
+
+def source_path(role: str, source: Source) -> Path:
+    """Where a source lies.
+
+    Raises:
+        ConfigError: it is not named.
+    """
+    if source.path is None:
+        raise ConfigError(
+            f"these backbones are made of files of yours, and {role} is not named: {WANTED[role]}.\n"
+            f"  name it with --set backbones.sources.{role}.path=PATH"
+        )
+    return Path(source.path).expanduser().absolute()
+
+
+def remembered_digest(path: Path, stamps: Path) -> str:
+    """The SHA-256 of a file; taken from what `stamps` remembers while its size and time are the same.
+
+    Nothing is remembered before there is a store.
+    """
+    book = stamps / "files.json"
+    known = json.loads(book.read_text()) if book.is_file() else {}
+    status = path.stat()
+    entry = known.get(str(path))
+    if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
+        return entry[2]
+    digest = sha256_of_file(path)
+    if stamps.parent.is_dir():
+        stamps.mkdir(exist_ok=True)
+        write_json(book, {**known, str(path): [status.st_size, status.st_mtime_ns, digest]})
+    return digest

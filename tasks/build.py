@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from tasks.lease import lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
-from tinygptv_core.plain import canonical_json, from_plain, leaves, plain, sha256_of
+from tinygptv_core.plain import ConfigError, canonical_json, from_plain, leaves, plain, sha256_of
 
 MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
@@ -118,6 +118,24 @@ class Store:
     def notes(self, key: str) -> Path:
         """Where what is kept beside the artifact of `key` lies."""
         return self.root / "notes" / key
+
+    def find(self, kind: str, digest: str) -> Artifact:
+        """The sealed folder of that kind whose digest begins with `digest`.
+
+        Raises:
+            ConfigError: there is none, or more than one, or it is damaged; says which there are.
+        """
+        folders = sorted((self.root / kind).glob("*")) if (self.root / kind).is_dir() else []
+        found = [path for path in folders if digest and (path.name.startswith(digest) or digest.startswith(path.name))]
+        if len(found) != 1:
+            there = ", ".join(path.name for path in folders) or "none"
+            raise ConfigError(f"{kind} {digest}: {len(found)} of that name in {self.root}. There are: {there}.")
+        manifest = found[0] / MANIFEST
+        artifact = self._artifact(kind, sha256_of_file(manifest) if manifest.is_file() else found[0].name)
+        damage = self._damage(artifact)
+        if damage or not artifact.digest.startswith(digest):
+            raise ConfigError(f"{found[0]} is damaged: {damage or 'it holds ' + artifact.digest[:SHORT]}")
+        return artifact
 
     def look(self, request: Request, inputs: Inputs) -> Known:
         """Whether the request can be answered from the store, and why or why not. Changes nothing."""

@@ -67,26 +67,46 @@ def form_of(stage: Stage) -> CheckpointForm:
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], stage: Stage) -> None:
-    """`trainable.safetensors` and `stage.json` in `folder`, with the same bytes for the same values."""
+    """What `stage` has trained, written into `folder` with the same bytes for the same values."""
+    save_checkpoint(folder, Checkpoint(form=form_of(stage), tensors=tensors))
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """`trainable.safetensors` and `stage.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_storable(tensors), folder / "trainable.safetensors")
-    (folder / "stage.json").write_text(canonical_json(form_of(stage)) + "\n")
+    save_file(_storable(checkpoint.tensors), folder / "trainable.safetensors")
+    (folder / "stage.json").write_text(canonical_json(checkpoint.form) + "\n")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """What `write_checkpoint` wrote.
+    """What `save_checkpoint` wrote.
 
     Raises:
         ConfigError: there is no checkpoint in `folder`, or it is damaged.
     """
+    form = read_form(folder)
     try:
-        form = json.loads((folder / "stage.json").read_text())
         tensors = load_file(folder / "trainable.safetensors")
     except FileNotFoundError as error:
         raise ConfigError(f"{folder} holds no checkpoint: there is no {Path(str(error.filename)).name}") from error
-    except (ValueError, SafetensorError) as error:
+    except SafetensorError as error:
         raise ConfigError(f"the checkpoint in {folder} is damaged: {error}") from error
-    return Checkpoint(form=from_plain(CheckpointForm, form, f"{folder}/stage.json"), tensors=tensors)
+    return Checkpoint(form=form, tensors=tensors)
+
+
+def read_form(folder: Path) -> CheckpointForm:
+    """The form of the checkpoint in `folder`.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    try:
+        form = json.loads((folder / "stage.json").read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} holds no checkpoint: there is no stage.json") from error
+    except ValueError as error:
+        raise ConfigError(f"the checkpoint in {folder} is damaged: {error}") from error
+    return from_plain(CheckpointForm, form, f"{folder}/stage.json")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from tinygptv_core.splice import splice_image, splice_labels, splice_mask
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import lora_parameters, require_gradients
 from tinygptv_core.vision import VisionTower
-from tinygptv_core.weights import Backbones
+from tinygptv_core.weights import Architecture, Backbones, without_weights
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, E width of the Q-Former, D of the LLM,
 # T text positions, S positions with the picture in place (T - 1 + Q, or T for text alone), K targets, V vocabulary.
@@ -47,6 +47,15 @@ class TinyGPTV(nn.Module):
         if lora is not None:
             _add_adapters(backbones.llm, lora, generator)
         return cls(backbones.vision, backbones.qformer, projections, backbones.llm)
+
+    @classmethod
+    def on_meta(cls, architecture: Architecture, lora: Lora | None) -> "TinyGPTV":
+        """The model on torch's `meta` device: all names and shapes at full size, and no memory for its weights."""
+        parts, generator = without_weights(architecture), torch.Generator()
+        projections = _new_projections(architecture.projection_widths, generator)
+        if lora is not None:
+            _add_adapters(parts.llm, lora, generator)
+        return cls(parts.vision, parts.qformer, projections, parts.llm).to("meta")
 
     @torch.no_grad()
     def encode_images(self, images_B3HW: Tensor) -> Tensor:

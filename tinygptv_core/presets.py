@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from tinygptv_core import evals
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, require, unknown
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, change, require, unknown
+from tinygptv_core.sizes import PAPER_SIZES, Sizes
 from tinygptv_core.stages import NANO_STAGES, Share, Stage
 
 SHIPPED = Path(__file__).parent / "backbones"
@@ -14,11 +15,49 @@ SHIPPED = Path(__file__).parent / "backbones"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file of published weights, or a folder of them, on the user's disk.
+
+    Attributes:
+        path: where it lies. Its content bears on what is made of it, its place does not.
+        pins: file name -> the SHA-256 that it must have, in hex; files that are not named here may have any.
+    """
+
+    path: str | None = field(metadata=NOT_IDENTITY)
+    pins: Mapping[str, str] = field(metadata=NOT_IDENTITY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Published weights that backbones are made of.
+
+    Attributes:
+        vision: `eva_vit_g.pth`, or the folder of a BLIP-2 of Hugging Face.
+        qformer: `blip2_pretrained_flant5xxl.pth`, or that folder again.
+        llm: the folder of Phi-2, with its tokenizer.
+        sizes: of all parts, which the files have to fit.
+        dtype: of the tower and the language model on disk; their norms and the Q-Former are float32.
+    """
+
+    vision: Source
+    qformer: Source
+    llm: Source
+    sizes: Sizes
+    dtype: Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbones:
-    """The frozen parts. `name` is a folder of `SHIPPED`, `digest` what it must hold."""
+    """The frozen parts: those that come with the package, or made from a user's own files.
+
+    Attributes:
+        name: without `sources`, a folder of `SHIPPED`.
+        digest: what must come out; None takes what there is.
+    """
 
     name: str
-    digest: str
+    digest: str | None
+    sources: Sources | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +198,14 @@ NANO = Preset(
     stages=NANO_STAGES,
     model_name="tinygptv",
 )
+UNSET = Source(path=None, pins={})
+PAPER_BACKBONES = Backbones(
+    name="paper",
+    digest=None,
+    sources=Sources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=PAPER_SIZES, dtype="float16"),
+)
+"""EVA-CLIP's ViT-g/14, the Q-Former of BLIP-2 with FlanT5-XXL, and Phi-2, from files that the user names."""
+
 PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO,)}
 
 
@@ -187,6 +234,18 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
             raise ConfigError(f"--set {setting}: it must read NAME=VALUE, as in stage3.schedule.peak=2e-5")
         values[f"stages.{name}" if name.split(".")[0] in stages else name] = text
     return change(preset, values)
+
+
+def starting_at(preset: Preset, stage: str) -> Preset:
+    """`preset` without the stages before `stage`.
+
+    Raises:
+        ConfigError: it has no such stage.
+    """
+    names = [item.name for item in preset.stages]
+    if stage not in names:
+        raise ConfigError(unknown("stage ", stage, names))
+    return replace(preset, stages=preset.stages[names.index(stage) :])
 
 
 def with_list(preset: Preset) -> Preset:

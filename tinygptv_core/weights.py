@@ -4,13 +4,12 @@ Only safetensors are read, and every tensor is accounted for: one too few or too
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
@@ -18,12 +17,16 @@ from tinygptv_core.phi import PostRMSNorm, TinyPhi
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.vision import VisionTower
+from tinygptv_core.weight_files import Reading, Stored, in_memory, open_weights, write_tensors
 
-Module = TypeVar("Module", bound=nn.Module)
+AnyConfig = Blip2VisionConfig | Blip2QFormerConfig | PhiConfig
 Config = TypeVar("Config", Blip2VisionConfig, Blip2QFormerConfig, PhiConfig)
 
 NORMS = (nn.LayerNorm, PostRMSNorm)
 LISTED_NAMES = 5
+
+PARTS = ("vision", "qformer", "llm")
+"""The folders of the artifact that hold tensors."""
 
 UNTOLD = ("transformers_version", "dtype", "architectures")
 """What a config of transformers says beside what the part is: these would differ between two honest runs."""
@@ -93,24 +96,48 @@ def save_backbones(backbones: Backbones, folder: Path, dtype: torch.dtype, note:
         dtype: of the tensors on disk. Loading may widen it again.
         note: what `backbones.json` says about where they come from, beside the projections' widths.
     """
-    _save_part(folder / "vision", backbones.vision.config, backbones.vision.tower, dtype)
-    _save_part(folder / "qformer", backbones.qformer.config, backbones.qformer, dtype)
-    _save_part(folder / "llm", backbones.llm.config, backbones.llm, dtype)
-    _save_tokenizer(folder / "tokenizer", backbones.tokenizer)
-    _write_json(folder / "backbones.json", {"projection_widths": list(backbones.projection_widths), **note})
+    modules = {"vision": backbones.vision.tower, "qformer": backbones.qformer, "llm": backbones.llm}
+    configs = (backbones.vision.config, backbones.qformer.config, backbones.llm.config)
+    stored = {
+        part: {name: in_memory(tensor).to(dtype) for name, tensor in module.state_dict().items()}
+        for part, module in modules.items()
+    }
+    parts = {name: (config, stored[name]) for name, config in zip(PARTS, configs, strict=True)}
+    write_backbones(
+        folder, parts, backbones.tokenizer, {"projection_widths": list(backbones.projection_widths), **note}
+    )
 
 
-def _save_part(
-    folder: Path, config: Blip2VisionConfig | Blip2QFormerConfig | PhiConfig, module: nn.Module, dtype: torch.dtype
+def write_backbones(
+    folder: Path,
+    parts: Mapping[str, tuple[AnyConfig, Mapping[str, Stored]]],
+    tokenizer: PreTrainedTokenizerFast,
+    told: Mapping[str, Any],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {name: value for name, value in config.to_diff_dict().items() if name not in UNTOLD}
-    _write_json(folder / "config.json", told)
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in sorted(module.state_dict().items())}
-    save_file(tensors, folder / "model.safetensors")
+    """The same from tensors that are read one at a time.
+
+    Args:
+        parts: each of `PARTS` -> its configuration and all its tensors, in the dtypes to be written.
+        told: what `backbones.json` says; `projection_widths` among it.
+
+    Raises:
+        ConfigError: a tensor holds a value that is not finite.
+    """
+    for part, (config, tensors) in parts.items():
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        _write_json(folder / part / "config.json", told_by(config))
+        write_tensors(folder / part / "model.safetensors", tensors)
+    save_tokenizer(folder / "tokenizer", tokenizer)
+    _write_json(folder / "backbones.json", told)
 
 
-def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def told_by(config: AnyConfig) -> dict[str, Any]:
+    """What a configuration says of the part, without what says something of the library that wrote it."""
+    return {name: value for name, value in config.to_diff_dict().items() if name not in UNTOLD}
+
+
+def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """`tokenizer.json` and `tokenizer_config.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True))
     _write_json(folder / "tokenizer_config.json", tokenizer.special_tokens_map)
@@ -131,28 +158,63 @@ def load_backbones(folder: Path, dtype: torch.dtype) -> Backbones:
         ConfigError: a file is missing.
         ValueError: a tensor is missing, unexpected or of another shape; says which.
     """
-    told = _read_json(folder / "backbones.json")
-    qformer_tensors = _read_tensors(folder / "qformer")
-    architecture = Architecture(
+    architecture = read_architecture(folder)
+    parts = without_weights(architecture)
+    fill(parts.vision.tower, _read_tensors(folder / "vision"), dtype, str(folder / "vision"))
+    fill(parts.qformer, _read_tensors(folder / "qformer"), torch.float32, str(folder / "qformer"))
+    fill(parts.llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"))
+    parts.llm.rebuild_rotary()
+    return Backbones(
+        vision=parts.vision,
+        qformer=parts.qformer,
+        llm=parts.llm,
+        tokenizer=read_tokenizer(folder / "tokenizer"),
+        projection_widths=architecture.projection_widths,
+    )
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The sizes of a **backbones** artifact.
+
+    Raises:
+        ConfigError: a file is missing.
+        ValueError: the parts do not fit each other.
+    """
+    return Architecture(
         vision=_read_config(Blip2VisionConfig, folder / "vision"),
         qformer=_read_config(Blip2QFormerConfig, folder / "qformer"),
-        num_queries=_num_queries(qformer_tensors, folder / "qformer"),
+        num_queries=_num_queries(_read_tensors(folder / "qformer"), folder / "qformer"),
         llm=_read_config(PhiConfig, folder / "llm"),
-        projection_widths=tuple(told["projection_widths"]),
+        projection_widths=tuple(_read_json(folder / "backbones.json")["projection_widths"]),
     )
-    vision = _on_meta(lambda: VisionTower(architecture.vision))
-    qformer = _on_meta(lambda: QFormer(architecture.qformer, architecture.num_queries))
-    llm = _on_meta(lambda: TinyPhi(architecture.llm))
-    fill(vision.tower, _read_tensors(folder / "vision"), dtype, str(folder / "vision"))
-    fill(qformer, qformer_tensors, torch.float32, str(folder / "qformer"))
-    fill(llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"))
-    llm.rebuild_rotary()
-    return Backbones(
-        vision=vision,
-        qformer=qformer,
-        llm=llm,
-        tokenizer=_read_tokenizer(folder / "tokenizer"),
-        projection_widths=architecture.projection_widths,
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The three frozen modules."""
+
+    vision: VisionTower
+    qformer: QFormer
+    llm: TinyPhi
+
+
+def without_weights(architecture: Architecture) -> Parts:
+    """The modules on torch's `meta` device: names and shapes, and no memory for weights only to be replaced."""
+    with torch.device("meta"):
+        return Parts(
+            vision=VisionTower(architecture.vision),
+            qformer=QFormer(architecture.qformer, architecture.num_queries),
+            llm=TinyPhi(architecture.llm),
+        )
+
+
+def norm_names(module: nn.Module) -> frozenset[str]:
+    """The parameters that belong to norms, and that stay float32 in 16 bit backbones."""
+    return frozenset(
+        f"{prefix}.{name}"
+        for prefix, part in module.named_modules()
+        if isinstance(part, NORMS)
+        for name, _ in part.named_parameters()
     )
 
 
@@ -163,12 +225,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, w
         ValueError: `tensors` lacks one, has one too many, or one has another shape; `where` says which file.
     """
     account({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where)
-    norms = {
-        f"{prefix}.{name}"
-        for prefix, part in module.named_modules()
-        if isinstance(part, NORMS)
-        for name, _ in part.named_parameters()
-    }
+    norms = norm_names(module)
     cast = {name: tensor.to(torch.float32 if name in norms else dtype) for name, tensor in tensors.items()}
     trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     module.load_state_dict(cast, assign=True)
@@ -201,12 +258,6 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:LISTED_NAMES]) + rest
 
 
-def _on_meta(make: Callable[[], Module]) -> Module:
-    """The module without memory for its weights, so that none are drawn only to be replaced."""
-    with torch.device("meta"):
-        return make()
-
-
 def _num_queries(tensors: Mapping[str, Tensor], folder: Path) -> int:
     if "query_tokens" not in tensors:
         raise ValueError(f"{folder / 'model.safetensors'} has no query_tokens")
@@ -217,15 +268,16 @@ def _read_config(kind: type[Config], folder: Path) -> Config:
     return kind.from_dict(_read_json(folder / "config.json"))
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    return load_file(_present(folder / "model.safetensors"))
+def _read_tensors(folder: Path) -> Mapping[str, Tensor]:
+    return Reading(open_weights(_present(folder / "model.safetensors")))
 
 
 def _read_json(path: Path) -> Any:
     return json.loads(_present(path).read_text())
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """What `save_tokenizer` wrote."""
     special = _read_json(folder / "tokenizer_config.json")
     return PreTrainedTokenizerFast(tokenizer_file=str(_present(folder / "tokenizer.json")), **special)
 

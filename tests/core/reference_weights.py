@@ -1,89 +1,65 @@
-"""The reference's names for its tensors, turned into ours: EVA-CLIP, BLIP-2's Q-Former, its Phi, its checkpoints.
+"""The reference's tensors by our names, in memory: what `tinygptv_core.published` says, carried out at once."""
 
-Every function takes a published file's tensors and returns all tensors of one of our parts; what a
-file holds beyond that is named here or refused.
-"""
-
-import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig
 
-EVA_NAMES = {
-    "cls_token": "embeddings.class_embedding",
-    "pos_embed": "embeddings.position_embedding",
-    "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
-    "patch_embed.proj.bias": "embeddings.patch_embedding.bias",
-}
-EVA_BLOCK_NAMES = {
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "attn.qkv": "self_attn.qkv",
-    "attn.proj": "self_attn.projection",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
+from tinygptv_core import published
+from tinygptv_core.coverage import Layout
+from tinygptv_core.phi import TinyPhi
+from tinygptv_core.qformer import QFormer
+from tinygptv_core.vision import VisionTower
+
 NEW_NORMS = ("self_attn.q_layernorm", "self_attn.k_layernorm", "post_layernorm")
+TOY = {"hidden_size": 2, "intermediate_size": 2, "num_attention_heads": 1}
+"""Only the names of modules of this width are looked at."""
 
 
 def vision_tensors(eva: Mapping[str, Tensor], blip2: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
-    """The tower's tensors from EVA-CLIP's file and the norm after it from BLIP-2's.
-
-    The published file holds a block more than the `num_blocks` that are used. Its queries and values have
-    a bias, its keys have none: [q; 0; v].
-    """
-    out = {f"post_layernorm.{end}": blip2[f"ln_vision.{end}"] for end in ("weight", "bias")}
-    for name, tensor in eva.items():
-        block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-        if block and int(block[1]) < num_blocks:
-            out[f"encoder.layers.{block[1]}.{EVA_BLOCK_NAMES[block[2]]}.{block[3]}"] = tensor
-        elif not name.startswith("blocks."):
-            out[EVA_NAMES[name]] = tensor
-    for index in range(num_blocks):
-        query, value = (eva[f"blocks.{index}.attn.{part}_bias"] for part in "qv")
-        out[f"encoder.layers.{index}.self_attn.qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-    return out
+    with torch.device("meta"):
+        tower = VisionTower(Blip2VisionConfig(num_hidden_layers=num_blocks, **TOY)).tower
+    return _made(tower.state_dict(), {**eva, **blip2}, published.eva(num_blocks))
 
 
 def qformer_tensors(blip2: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The Q-Former's tensors from BLIP-2's file. Its `t5_proj` led to another LLM and is left."""
-    renamed = {
-        name.replace("Qformer.bert.", "qformer.")
-        .replace("qformer.embeddings.LayerNorm.", "qformer.layernorm.")
-        .replace("attention.self.", "attention.attention."): tensor
-        for name, tensor in blip2.items()
-        if not name.startswith(("t5_proj.", "ln_vision.")) and name != "Qformer.bert.embeddings.position_ids"
+    layers = {int(name.split(".")[4]) for name in blip2 if name.startswith("Qformer.bert.encoder.layer.")}
+    crossed = {
+        number for number in layers if f"Qformer.bert.encoder.layer.{number}.crossattention.self.key.bias" in blip2
     }
-    return renamed
+    every = min(crossed - {0}, default=len(layers))
+    config = Blip2QFormerConfig(
+        num_hidden_layers=len(layers), cross_attention_frequency=every, encoder_hidden_size=2, **TOY
+    )
+    with torch.device("meta"):
+        names = QFormer(config, num_queries=1).state_dict()
+    return _made(names, blip2, published.blip2())
 
 
 def llm_tensors(phi: Mapping[str, Tensor], num_layers: int, head_width: int, width: int) -> dict[str, Tensor]:
-    """The LLM's tensors from a file with fused projections. Published Phi-2 lacks the added norms: they start at 1."""
-    out = dict(phi)
-    for index in range(num_layers):
-        for norm in NEW_NORMS:
-            size = width if norm == "post_layernorm" else head_width
-            out.setdefault(f"model.layers.{index}.{norm}.weight", torch.ones(size))
-            if norm != "post_layernorm":
-                out.setdefault(f"model.layers.{index}.{norm}.bias", torch.zeros(size))
-    return out
+    with torch.device("meta"):
+        names = TinyPhi(PhiConfig(vocab_size=2, num_hidden_layers=num_layers, qk_layernorm=True, **TOY)).state_dict()
+    layout = published.phi(phi, num_layers, head_width)
+    norms = {
+        name: (torch.zeros if name.endswith(".bias") else torch.ones)(width if "post_" in name else head_width)
+        for name in names.keys() - phi.keys()
+        if any(f".{norm}." in name for norm in NEW_NORMS)
+    }
+    return {**_made(names.keys() - norms.keys(), phi, layout), **norms}
 
 
 def trainable_name(name: str) -> str:
-    """What a checkpoint of ours calls the reference's trained tensor `name`, with or without peft's wrapping."""
+    """What we call the reference's trained tensor `name`, with or without peft's wrapping."""
     if name.startswith("llama_proj"):
         return f"projections.{name}"
-    inner = re.fullmatch(r"llama_model\.(?:base_model\.model\.)?(model\..+|lm_head\..+)", name)
-    if inner is None:
-        raise ValueError(f"{name} is no name of a tensor that the reference trains")
-    return f"llm.{inner[1].replace('.default.', '.')}"
+    return "llm." + name.removeprefix(published.WRAPPED).removeprefix("llama_model.").replace(".default.", ".")
 
 
 def trainable_tensors(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's `model` by our names. A buffer of the Q-Former, which it holds as well, is left."""
-    return {trainable_name(name): model[name] for name in _trained(model)}
+    return {trainable_name(name): tensor for name, tensor in model.items() if name != published.POSITION_IDS}
 
 
-def _trained(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name != "Qformer.bert.embeddings.position_ids"]
+def _made(names: Iterable[str], files: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    origins = {name: layout.origin(name) for name in names}
+    return {name: origin.join(*[files[source] for source in origin.names]) for name, origin in origins.items()}

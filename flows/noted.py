@@ -1,0 +1,44 @@
+"""What is written beside every digest: who made it, where, when and with what."""
+
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "webdataset", "ray", "prefect", "mlflow", "img2dataset", "pyarrow")
+
+
+def noted(run: str, processes: int) -> dict[str, Any]:
+    """What is written beside every digest that a run makes. It bears on nothing."""
+    return {
+        "run": run,
+        "time": time.time(),
+        "host": platform.node(),
+        "argv": sys.argv[1:],
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "engine": "ddp",
+        "world_size": processes,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that the code runs from, with a `+` when files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+" if changes.strip() else "")

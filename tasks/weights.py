@@ -1,0 +1,143 @@
+"""Checkpoints and whole models that people bring, and models made into files for others."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.ask import Place, card_of, place_of
+from tasks.backbones_import import note_coverage
+from tasks.build import MANIFEST, Site, Step, Store
+from tinygptv_core.artifact import digest_of, members_of
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.presets import SHIPPED, Backbones
+from tinygptv_core.stages import Stage
+
+CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
+RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
+RESTORE_CHECKPOINT = Step(name="restore_checkpoint", kind="checkpoint", version=1)
+
+DIGEST = "[0-9a-f]{8,64}"
+
+
+def import_checkpoint(file: Path, stage: Stage, backbones: Backbones, site: Site) -> None:
+    """Make the **checkpoint** artifact of one of TinyGPT-V's own files; the account goes to `site.notes`.
+
+    Args:
+        stage: whose checkpoint it is: its adapters, picture size and prompts are not in the file.
+        backbones: on which it was trained; their sizes say what it has to hold.
+
+    Raises:
+        ConfigError: it is cut off, hostile, or a checkpoint of another stage or model.
+    """
+    from tinygptv_core import weight_import
+    from tinygptv_core.architectures import architecture
+    from tinygptv_core.checkpoint import form_of
+    from tinygptv_core.weights import read_architecture
+
+    sources = backbones.sources
+    sizes = architecture(sources.sizes) if sources else read_architecture(SHIPPED / backbones.name)
+    note_coverage([weight_import.import_checkpoint(site.out, file, form_of(stage), sizes)], site)
+
+
+def restore_backbones(folder: Path, site: Site) -> None:
+    """The **backbones** artifact out of a folder that `weights export --to hf` wrote.
+
+    Raises:
+        ConfigError: it is no such folder, or lacks something.
+    """
+    from tinygptv_core import weight_import
+
+    note_coverage(weight_import.restore_backbones(site.out, folder), site)
+
+
+def restore_checkpoint(folder: Path, site: Site) -> None:
+    """The **checkpoint** artifact out of such a folder.
+
+    Raises:
+        ConfigError: it is no such folder, or lacks something.
+    """
+    from tinygptv_core import weight_import
+
+    note_coverage([weight_import.restore_checkpoint(site.out, folder)], site)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is to be exported.
+
+    Attributes:
+        model: as `tinygptv ask` takes it, or the beginning of the digest of a checkpoint in the store.
+        backbones: the beginning of the digest of backbones in the store, for a checkpoint which no run of it trained.
+    """
+
+    model: str
+    backbones: str | None
+    to: Literal["hf", "published"]
+    out: Path
+
+
+def export(wanted: Export, store: Store, tracking_uri: str) -> None:
+    """Write a model's files to `wanted.out`.
+
+    Raises:
+        ConfigError: there is no such model, its backbones are not known, or something is in the way.
+    """
+    from tinygptv_core.export import export_folder, export_published
+
+    if wanted.out.exists() and not (wanted.out.is_dir() and not any(wanted.out.iterdir())):
+        raise ConfigError(f"{wanted.out} is there already; name a file or folder that is not")
+    with _place(wanted, store, tracking_uri) as place:
+        if wanted.to == "published":
+            export_published(place.folder, wanted.out)
+            return
+        backbones = _backbones(wanted, store, place)
+        export_folder(backbones, place.folder, wanted.out, _lineage(store, place.folder, backbones))
+
+
+@contextmanager
+def _place(wanted: Export, store: Store, tracking_uri: str) -> Iterator[Place]:
+    """Where the model lies. Its backbones are looked for only where they are needed: an import's are not noted."""
+    local = _local(wanted.model, store)
+    if local is not None and (wanted.to == "published" or wanted.backbones is not None):
+        yield Place(folder=local, backbones=())
+        return
+    with place_of(str(local or wanted.model), tracking_uri) as place:
+        yield place
+
+
+def _local(model: str, store: Store) -> Path | None:
+    if Path(model).is_dir():
+        return Path(model).resolve()
+    return store.find("checkpoint", model).path if re.fullmatch(DIGEST, model) else None
+
+
+def _backbones(wanted: Export, store: Store, place: Place) -> Path:
+    if wanted.backbones is not None:
+        return store.find("backbones", wanted.backbones).path
+    from tinygptv_core.answer import find_backbones
+
+    card = card_of(place.folder)
+    return find_backbones(card.backbones, card.backbones_digest, place.backbones)
+
+
+def _lineage(store: Store, model: Path, backbones: Path) -> dict[str, str]:
+    """Everything that the store knows the model to be made from: name -> digest."""
+    found = {"model or checkpoint": _digest(model), "backbones": _digest(backbones)}
+    records = [json.loads(path.read_text()) for path in sorted((store.root / "keys").glob("*/*.json"))]
+    made = {record["digest"]: record for record in records}
+    ahead = list(found.values())
+    while ahead:
+        record = made.get(ahead.pop())
+        if record is None:
+            continue
+        found.setdefault(record["name"], record["digest"])
+        ahead += [digest for digest in record["inputs"].values() if digest and digest not in found.values()]
+    return found
+
+
+def _digest(folder: Path) -> str:
+    return digest_of(tuple(member for member in members_of(folder) if member.path != MANIFEST))

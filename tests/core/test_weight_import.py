@@ -1,0 +1,507 @@
+"""Files of every layout become the same artifact; every wrong file stops with its name and what it usually means."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.core import brought, tiny
+from tests.core.brought import LORA, SIZES
+from tinygptv_core.answer import load_trained
+from tinygptv_core.architectures import PAPER, architecture
+from tinygptv_core.artifact import digest_of, members_of
+from tinygptv_core.checkpoint import CheckpointForm, read_checkpoint
+from tinygptv_core.coverage import table
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.weight_files import in_memory, open_weights, read_pickle, write_tensors
+from tinygptv_core.weight_folders import check_pins, files_of
+from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint
+from tinygptv_core.weights import load_backbones
+
+FORM = CheckpointForm(
+    name="stage2", image_size=8, lora=LORA, prompt_template=None, eval_template="Instruct: {}\nOutput:", end_symbol="\n"
+)
+STAGE1 = replace(FORM, name="stage1", lora=None)
+
+
+def imported(folder: Path, sources: Sources, dtype=torch.float32):
+    folder.mkdir(parents=True)
+    return import_backbones(folder, sources, architecture(SIZES), dtype)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Sources:
+    return brought.all_published(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def wanted(published, tmp_path_factory) -> tuple[Path, str]:
+    """The artifact that every layout has to give, and its digest."""
+    folder = tmp_path_factory.mktemp("wanted") / "backbones"
+    imported(folder, published)
+    return folder, digest_of(members_of(folder))
+
+
+def test_what_was_imported_is_what_transformers_has(wanted):
+    loaded = load_backbones(wanted[0], torch.float32)
+    theirs = brought.blip2_model().eval()
+    images_B3HW = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
+    theirs.vision_model.post_layernorm.eps = 1e-5
+    vision_BND = theirs.vision_model(images_B3HW).last_hidden_state
+    torch.testing.assert_close(loaded.vision(images_B3HW), vision_BND, rtol=0, atol=1e-5)
+    query_BQE = theirs.qformer(query_embeds=theirs.query_tokens, encoder_hidden_states=vision_BND).last_hidden_state
+    torch.testing.assert_close(loaded.qformer(vision_BND), query_BQE, rtol=0, atol=1e-5)
+
+
+def test_the_language_model_without_its_new_norms_computes_what_transformers_phi_does(wanted):
+    """Norms are put out of action: then what is left is Phi, and its queries, keys and values lie where they should."""
+    ours, theirs = load_backbones(wanted[0], torch.float32).llm.eval(), brought.phi_model().eval()
+    for layer in ours.model.layers:
+        layer.post_layernorm = layer.self_attn.q_layernorm = layer.self_attn.k_layernorm = torch.nn.Identity()
+    ids_BS = torch.tensor([[1, 2, 3, 4, 5]])
+    torch.testing.assert_close(ours(input_ids=ids_BS).logits, theirs(input_ids=ids_BS).logits, rtol=1e-4, atol=1e-4)
+
+
+PHI = {
+    "apart": brought.phi_split,
+    "as Microsoft first had it": lambda folder: brought.phi_stacked(folder, counted=False),
+    "counted list": lambda folder: brought.phi_stacked(folder, counted=True),
+}
+
+
+@pytest.mark.parametrize("layout", PHI)
+def test_every_layout_of_phi_gives_the_same_bytes(published, wanted, tmp_path, layout):
+    coverages = imported(tmp_path / "out", replace(published, llm=PHI[layout](tmp_path / "phi")))
+    assert layout in coverages[2].layout
+    assert digest_of(members_of(tmp_path / "out")) == wanted[1]
+
+
+@pytest.mark.parametrize("shard_size", ["5GB", "5KB"])
+def test_a_folder_of_hugging_face_gives_the_same_bytes(published, wanted, tmp_path, shard_size):
+    folder = brought.hf_blip2(tmp_path / "blip2", shard_size)
+    assert (len(files_of(folder)) > 5) == (shard_size == "5KB")
+    imported(tmp_path / "out", Sources(vision=folder, qformer=folder, llm=published.llm))
+    assert digest_of(members_of(tmp_path / "out")) == wanted[1]
+
+
+def test_every_tensor_is_accounted_for(published, tmp_path):
+    vision, qformer, llm = imported(tmp_path / "out", published)
+    assert len(vision.found) == len(brought.eva_tensors()) - len(vision.left) + 2  # and ln_vision of the other file
+    assert set(vision.left) == {n for n in brought.eva_tensors() if n.startswith(("blocks.2.", "norm.", "head."))}
+    left = {
+        "t5_proj.weight",
+        "t5_proj.bias",
+        "ln_vision.weight",
+        "ln_vision.bias",
+        "Qformer.bert.embeddings.position_ids",
+    }
+    assert set(qformer.left) == left and len(qformer.found) == len(brought.blip2_tensors()) - len(left)
+    assert len(llm.found) == len(brought.fused_tensors()) and len(llm.new) == 2 * (2 + 2 + 1)
+    assert not any((*part.missing, *part.unexpected, *part.misshapen) for part in (vision, qformer, llm))
+    text = table((vision, qformer, llm))
+    assert (
+        "blocks.2.norm1.weight" in text and "t5_proj.weight" in text and "model.layers.0.self_attn.q_layernorm" in text
+    )
+
+
+def test_new_norms_start_as_norms_that_change_nothing(wanted):
+    layer = load_backbones(wanted[0], torch.float32).llm.model.layers[1]
+    for norm in (layer.self_attn.q_layernorm, layer.self_attn.k_layernorm, layer.post_layernorm):
+        assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+    assert torch.equal(layer.self_attn.q_layernorm.bias, torch.zeros(8))
+
+
+def test_norms_that_a_file_has_are_taken(published, tmp_path):
+    norms = {
+        f"model.layers.{n}.self_attn.{x}_layernorm.{e}": torch.full((8,), 3.0)
+        for n in (0, 1)
+        for x in "qk"
+        for e in ("weight", "bias")
+    }
+    norms |= {f"model.layers.{n}.post_layernorm.weight": torch.full((16,), 3.0) for n in (0, 1)}
+    folder = brought.save_phi(tmp_path / "phi", brought.fused_tensors() | norms)
+    llm = imported(tmp_path / "out", replace(published, llm=folder))[2]
+    assert llm.new == () and norms.keys() <= set(llm.found)
+
+
+def test_16_bit_backbones_keep_norms_and_qformer_in_32(published, tmp_path):
+    imported(tmp_path / "out", published, torch.bfloat16)
+    dtypes = {
+        part: {
+            name: stored.dtype for name, stored in open_weights(tmp_path / "out" / part / "model.safetensors").items()
+        }
+        for part in ("vision", "qformer", "llm")
+    }
+    assert set(dtypes["qformer"].values()) == {torch.float32}
+    assert dtypes["vision"]["encoder.layers.0.layer_norm1.weight"] == torch.float32
+    assert dtypes["llm"]["model.layers.0.self_attn.query_key_value.weight"] == torch.bfloat16
+    assert load_backbones(tmp_path / "out", torch.bfloat16).llm.lm_head.weight.dtype == torch.bfloat16
+
+
+def spoilt(published: Sources, tmp_path: Path, part: str, change) -> Sources:
+    """The published files, with one of them changed."""
+    tensors = {"vision": brought.eva_tensors, "qformer": brought.blip2_tensors, "llm": brought.fused_tensors}[part]()
+    change(tensors)
+    if part == "llm":
+        return replace(published, llm=brought.save_phi(tmp_path / "phi", tensors))
+    torch.save({"model": tensors}, tmp_path / f"{part}.pth")
+    return replace(published, **{part: tmp_path / f"{part}.pth"})
+
+
+WRONG = {
+    "a tensor is missing": (
+        "vision",
+        lambda t: t.pop("blocks.1.attn.q_bias"),
+        "1 missing: blocks.1.attn.q_bias",
+        "g/14",
+    ),
+    "two blocks too many": (
+        "vision",
+        lambda t: t.update({name.replace(".2.", ".3."): t[name] for name in list(t) if name.startswith("blocks.2.")}),
+        "unexpected: blocks.3.norm1.weight",
+        "another ViT",
+    ),
+    "another width": (
+        "vision",
+        lambda t: t.update(cls_token=torch.ones(1, 1, 9)),
+        "cls_token (1, 1, 9) instead of (1, 1, 16)",
+        "sizes",
+    ),
+    "no ln_vision": ("qformer", lambda t: t.pop("ln_vision.bias"), "1 missing: ln_vision.bias", "flant5xxl"),
+    "the BLIP-2 with OPT": (
+        "qformer",
+        lambda t: t.update({"opt_proj.weight": torch.ones(2)}),
+        "unexpected: opt_proj.weight",
+        "another BLIP-2",
+    ),
+    "fewer layers": (
+        "qformer",
+        lambda t: [t.pop(name) for name in list(t) if ".layer.1." in name],
+        "missing: Qformer.bert.encoder.layer.1.attention.self.query.weight",
+        "another BLIP-2",
+    ),
+    "no head": ("llm", lambda t: t.pop("lm_head.bias"), "1 missing: lm_head.bias", "wrong revision of Phi-2"),
+    "another vocabulary": (
+        "llm",
+        lambda t: t.update({"lm_head.weight": torch.ones(9, 16)}),
+        "lm_head.weight (9, 16) instead of (8, 16)",
+        "another Phi",
+    ),
+    "rows that make no heads": (
+        "llm",
+        lambda t: t.update({"model.layers.0.self_attn.query_key_value.bias": torch.ones(47)}),
+        "query_key_value.bias (47,) instead of (48,)",
+        "another Phi",
+    ),
+    "adapters": (
+        "llm",
+        lambda t: t.update({"model.layers.0.self_attn.dense.lora_A.weight": torch.ones(2)}),
+        "lora_A",
+        "adapters",
+    ),
+    "norms in one layer": (
+        "llm",
+        lambda t: t.update({"model.layers.0.post_layernorm.weight": torch.ones(16)}),
+        "q_layernorm",
+        "put together",
+    ),
+    "another model": ("llm", lambda t: (t.clear(), t.update({"gpt.x": torch.ones(2)})), "no layout of Phi-2", "gpt.x"),
+    "a value that is not finite": (
+        "llm",
+        lambda t: t["lm_head.bias"].fill_(float("nan")),
+        "lm_head.bias holds a value that is not finite",
+        "damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_stops_with_its_name_and_what_it_usually_means(published, tmp_path, case):
+    part, change, said, meaning = WRONG[case]
+    with pytest.raises(ConfigError) as refusal:
+        imported(tmp_path / "out", spoilt(published, tmp_path, part, change))
+    assert said in str(refusal.value) and meaning in str(refusal.value)
+
+
+def test_a_config_of_another_model_is_told_apart(published, tmp_path):
+    folder = brought.phi_split(tmp_path / "phi")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | {"num_attention_heads": 4}))
+    with pytest.raises(ConfigError, match="num_attention_heads 4 instead of 2"):
+        imported(tmp_path / "out", replace(published, llm=folder))
+
+
+def test_a_language_model_without_its_tokenizer_is_refused(published, tmp_path):
+    folder = brought.phi_fused(tmp_path / "phi")
+    with pytest.raises(ConfigError, match="comes with its tokenizer"):
+        imported(tmp_path / "one", replace(published, llm=folder / "model.safetensors"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no tokenizer.json"):
+        imported(tmp_path / "two", replace(published, llm=folder))
+
+
+class Hostile:
+    """What a pickle runs when it is read carelessly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("form", ["torch's archive", "bare pickle", "os.system"])
+def test_a_hostile_pickle_is_refused_and_says_so(tmp_path, form):
+    path, payload = tmp_path / "eva_vit_g.pth", tmp_path / "pwned"
+    if form == "os.system":
+        path.write_bytes(b"cos\nsystem\n(S'touch " + str(payload).encode() + b"'\ntR.")
+    elif form == "bare pickle":
+        path.write_bytes(pickle.dumps({"model": Hostile(payload)}))
+    else:
+        torch.save({"model": Hostile(payload), "weight": torch.ones(2)}, path)
+    with pytest.raises(ConfigError, match="could run any code"):
+        open_weights(path)
+    assert not payload.exists()
+    pickle.loads(pickle.dumps(Hostile(payload)))
+    assert payload.exists()  # it would have worked
+
+
+BROKEN = {
+    "empty.pth": (b"", "is empty"),
+    "page.pth": (b"<!DOCTYPE html><html>403</html>", "a web page"),
+    "pointer.pth": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
+    "text.pth": (b"hello, weights", "cut off, or no file that torch saved"),
+    "text.safetensors": (b"hello, weights", "cut off, or no safetensors file"),
+    "page.safetensors": (b"<html>", "a web page"),
+    "weights.gguf": (b"GGUF", "no file of weights"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_foreign_file_is_refused(tmp_path, name):
+    data, said = BROKEN[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=said):
+        open_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("part", [10, 100, 1000, -100])
+@pytest.mark.parametrize("form", ["archive", "legacy", "safetensors"])
+def test_a_file_that_is_cut_off_is_refused(tmp_path, form, part):
+    path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
+    tensors = {f"tensor{number}": torch.ones(100) for number in range(9)}
+    if form == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=form == "archive")
+    path.write_bytes(path.read_bytes()[:part])
+    with pytest.raises(ConfigError, match="cut off"):
+        open_weights(path)
+
+
+@pytest.mark.parametrize("held", [{"epoch": 3}, {}, [1, 2], torch.ones(2)])
+def test_a_pickle_without_tensors_by_name_is_refused(tmp_path, held):
+    torch.save(held, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match="it must hold tensors by their names"):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_a_folder_that_lacks_a_shard_names_it(tmp_path):
+    folder = brought.hf_blip2(tmp_path / "blip2", "5KB")
+    next(folder.glob("model-00002*")).unlink()
+    with pytest.raises(ConfigError, match=r"(?s)model-00002-of-.* a download may have been cut short"):
+        open_weights(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd"])
+def test_an_index_cannot_point_out_of_its_folder(tmp_path, name):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ConfigError, match="not beside it"):
+        open_weights(tmp_path)
+
+
+def test_a_folder_without_weights_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ConfigError, match=r"none of model.safetensors.index.json"):
+        open_weights(tmp_path)
+    with pytest.raises(ConfigError, match="there is no file or folder"):
+        open_weights(tmp_path / "nothing.pth")
+
+
+def test_a_pinned_file_must_be_that_file(tmp_path):
+    path = brought.eva(tmp_path / "eva_vit_g.pth")
+    digests = {path: "a" * 64}
+    check_pins(files_of(path), {"eva_vit_g.pth": "A" * 64}, digests.__getitem__)
+    with pytest.raises(ConfigError, match="is not the file that is pinned\n  found   a{64}\n  wanted  b{64}"):
+        check_pins(files_of(path), {"eva_vit_g.pth": "b" * 64}, digests.__getitem__)
+    with pytest.raises(ConfigError, match="pinned for eva.pth, but there is eva_vit_g.pth"):
+        check_pins(files_of(path), {"eva.pth": "b" * 64}, digests.__getitem__)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_written_tensor_by_tensor_is_what_safetensors_writes(tmp_path, dtype):
+    tensors = {"b": torch.randn(3, 4), "a.x": torch.randn(2).to(dtype), "c": torch.tensor(2.5), "ids": torch.arange(3)}
+    for metadata in (None, {"format": "pt"}):
+        save_file(tensors, tmp_path / "theirs.safetensors", metadata=metadata)
+        write_tensors(tmp_path / "ours.safetensors", {n: in_memory(t) for n, t in tensors.items()}, metadata)
+        assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("lora", "adapter"), [(False, ""), (True, ""), (True, "default.")])
+def test_a_checkpoint_is_read_wrapped_or_not(tmp_path, lora, adapter):
+    file = brought.checkpoint(tmp_path / "stage.pth", lora=lora, adapter=adapter)
+    coverage = import_checkpoint(tmp_path / "out", file, FORM if lora else STAGE1, architecture(SIZES))
+    found, wanted = read_checkpoint(tmp_path / "out"), brought.trained(lora=lora)
+    assert found.form == (FORM if lora else STAGE1)
+    assert found.tensors.keys() == wanted.keys()
+    assert all(torch.equal(found.tensors[name], wanted[name]) for name in wanted)
+    assert len(coverage.found) == len(wanted) and set(coverage.left) == {"Qformer.bert.embeddings.position_ids"}
+
+
+def test_what_a_checkpoint_of_the_toy_holds_is_what_the_model_trains():
+    model = TinyGPTV.on_meta(architecture(SIZES), LORA)
+    wanted = {name: tuple(tensor.shape) for name, tensor in brought.trained(lora=True).items()}
+    assert {name: tuple(parameter.shape) for name, parameter in trainable_parameters(model).items()} == wanted
+
+
+def test_an_imported_checkpoint_answers(wanted, tmp_path):
+    file = brought.checkpoint(tmp_path / "stage.pth", lora=True)
+    import_checkpoint(tmp_path / "out", file, FORM, architecture(SIZES))
+    trained = load_trained(wanted[0], tmp_path / "out", "float32", "cpu")
+    scale = trained.model.llm.model.layers[0].self_attn.dense.scaling["default"]
+    assert scale == LORA.alpha / LORA.rank
+    assert torch.isfinite(trained.model(tiny.batch())[0])
+
+
+@pytest.mark.parametrize(
+    ("lora", "form", "said"),
+    [
+        (True, STAGE1, "unexpected: llama_model.base_model.model.model.layers.0.self_attn.query_key_value.lora_A"),
+        (True, STAGE1, "a checkpoint of another stage"),
+        (True, STAGE1, "--set 'stage1.lora="),
+        (False, FORM, "missing: llama_model.model.layers.0.self_attn.dense.lora_A.weight"),
+        (True, replace(FORM, lora=replace(LORA, rank=4)), "adapters of another rank"),
+        (True, replace(FORM, lora=replace(LORA, alpha=16)), "trained with lora_alpha 6, the stage has 16"),
+    ],
+)
+def test_a_checkpoint_of_another_stage_is_told_apart(tmp_path, lora, form, said):
+    file = brought.checkpoint(tmp_path / "stage.pth", lora=lora)
+    with pytest.raises(ConfigError) as refusal:
+        import_checkpoint(tmp_path / "out", file, form, architecture(SIZES))
+    assert said in str(refusal.value) and not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_on_another_language_model_is_told_apart(tmp_path):
+    deeper = replace(SIZES, llm=replace(SIZES.llm, layers=3))
+    file = brought.checkpoint(tmp_path / "stage.pth", lora=False)
+    with pytest.raises(ConfigError, match="5? ?missing: llama_model.model.layers.2.*\n.*another language model"):
+        import_checkpoint(tmp_path / "out", file, STAGE1, architecture(deeper))
+
+
+PARAMETERS = {
+    # part: parameters at full size; transformers' tower also has a bias on keys, which is 0
+    "vision": 985_894_528 + 2 * 1408 + 39 * 1408,
+    "qformer": 105_137_664 + 24_576,
+    "projections": 13_638_144,
+    "llm": 2_779_683_840 + 92_160,
+}
+
+
+def test_the_architecture_of_the_paper_has_the_papers_parameters():
+    model = TinyGPTV.on_meta(PAPER, lora=None)
+    found = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in PARAMETERS}
+    assert found == PARAMETERS
+    assert sum(p.numel() for p in trainable_parameters(model).values()) == 13_809_664
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from tests.core.test_weight_import import grown, measured_import
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+measured_import(Path(sys.argv[1]) / "warm", grown(Path(sys.argv[1]) / "warm-files", width=64, form=sys.argv[2]))
+before = peak()
+measured_import(Path(sys.argv[1]) / "out", Path(sys.argv[1]) / "files")
+print(peak() - before)
+"""
+WIDE = 1024
+
+
+def grown(folder: Path, width: int, form: str) -> Path:
+    """Phi in Microsoft's layout (whose rows must be moved) at this width, with the rest of the toy."""
+    llm = replace(SIZES.llm, width=width, mlp_width=4 * width, heads=4)
+    sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
+    folder.mkdir(parents=True)
+    shapes = {
+        "Wqkv": ("mixer.Wqkv", 3 * width, width),
+        "dense": ("mixer.out_proj", width, width),
+        "fc1": ("mlp.fc1", 4 * width, width),
+        "fc2": ("mlp.fc2", width, 4 * width),
+    }
+    tensors = {f"transformer.h.{n}.ln.{end}": torch.ones(width) for n in (0, 1) for end in ("weight", "bias")}
+    for number in (0, 1):
+        for name, rows, columns in shapes.values():
+            tensors[f"transformer.h.{number}.{name}.weight"] = torch.randn(rows, columns)
+            tensors[f"transformer.h.{number}.{name}.bias"] = torch.randn(rows)
+    tensors |= {f"lm_head.ln.{end}": torch.ones(width) for end in ("weight", "bias")}
+    tensors |= {"lm_head.linear.weight": torch.randn(8, width), "lm_head.linear.bias": torch.randn(8)}
+    tensors["transformer.embd.wte.weight"] = torch.randn(8, width)
+    (folder / "sizes.txt").write_text(str(sizes.llm.width))
+    brought.eva(folder / "eva.pth"), brought.blip2(folder / "blip2.pth")
+    brought.phi_fused(folder / "phi")
+    (folder / "phi" / "model.safetensors").unlink()
+    (folder / "phi" / "config.json").write_text("{}")
+    if form == "pickle":
+        torch.save(tensors, folder / "phi" / "pytorch_model.bin")
+    else:
+        save_file(tensors, folder / "phi" / "model.safetensors")
+    return folder
+
+
+def measured_import(out: Path, files: Path) -> None:
+    width = int((files / "sizes.txt").read_text())
+    llm = replace(SIZES.llm, width=width, mlp_width=4 * width, heads=4)
+    sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
+    out.mkdir()
+    sources = Sources(vision=files / "eva.pth", qformer=files / "blip2.pth", llm=files / "phi")
+    import_backbones(out, sources, architecture(sizes), torch.float16)
+
+
+@pytest.mark.parametrize("form", ["pickle", "safetensors"])
+def test_importing_takes_little_more_memory_than_the_weights(tmp_path, form):
+    """Measured in a process of its own: the pages of mapped files count as memory, too."""
+    files = grown(tmp_path / "files", WIDE, form)
+    size = sum(path.stat().st_size for path in (files / "phi").iterdir())
+    assert size > 90_000_000
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), form],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    assert int(done.stdout) < 1.2 * size
+    assert load_file(tmp_path / "out" / "llm" / "model.safetensors")["model.layers.0.mlp.fc1.weight"].shape == (
+        4096,
+        1024,
+    )
+
+
+def test_a_checkpoint_of_tens_of_megabytes_is_mapped_and_not_read(tmp_path):
+    torch.save({"model": {"a": torch.ones(10)}, "optimizer": {"b": torch.ones(1000, 1000)}}, tmp_path / "a.pth")
+    assert read_pickle(tmp_path / "a.pth")["optimizer"]["b"].untyped_storage().nbytes() >= 4_000_000
+    assert list(open_weights(tmp_path / "a.pth")) == ["a"]

@@ -1,0 +1,248 @@
+"""Tensors in files, read one at a time: safetensors and torch's pickles, alone or in shards.
+
+A pickle can run code when it is read; here it can name tensors and plain values, and nothing else.
+"""
+
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.weight_folders import SAFETENSORS, tensor_files
+
+WRAPPERS = ("model", "state_dict", "module")
+"""Under which names a pickle may hold its tensors, if not at the top."""
+
+PICKLE = b"\x80"
+ZIP = b"PK\x03\x04"
+POINTER = b"version https://git-lfs"
+MAPPED_BYTES = 32 << 20
+"""How much of a mapped file is read before it is mapped anew."""
+
+BROKEN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, pickle.UnpicklingError)
+"""What reading a pickle raises, depending on where its bytes stop making sense."""
+
+CODES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+"""What safetensors calls them, in the order in which it writes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A tensor that is read, or made of others that are read, each time it is asked for."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return self.shape.numel() * self.dtype.itemsize
+
+    def to(self, dtype: torch.dtype) -> "Stored":
+        """The same in another dtype."""
+        return Stored(shape=self.shape, dtype=dtype, read=lambda: self.read().to(dtype))
+
+
+def in_memory(tensor: Tensor) -> Stored:
+    """A tensor that is there already, as if it were stored."""
+    return Stored(shape=tensor.shape, dtype=tensor.dtype, read=lambda: tensor)
+
+
+class Reading(Mapping[str, Tensor]):
+    """Stored tensors as tensors; each is read anew whenever it is looked up, and none is kept."""
+
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._stored[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def open_weights(source: Path) -> dict[str, Stored]:
+    """The tensors of a file, or of all shards of a folder, by their names there.
+
+    What is not yet read takes no memory, and what was read is given back soon after nobody holds it. Files of before
+    torch 1.6 alone are read whole.
+
+    Raises:
+        ConfigError: a file is missing, cut off, no file of weights, or a pickle that names more than tensors.
+    """
+    found: dict[str, Stored] = {}
+    for path in tensor_files(source):
+        tensors = _open_safetensors(path) if path.suffix == SAFETENSORS else _open_pickle(path)
+        twice = found.keys() & tensors.keys()
+        if twice:
+            raise ConfigError(f"{path} holds {min(twice)}, which another file of {source} holds as well")
+        found |= tensors
+    return found
+
+
+def _open_safetensors(path: Path) -> dict[str, Stored]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: _lying_in(path, name, file.get_tensor(name)) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        _refuse_foreign(path)
+        raise ConfigError(f"{path} is cut off, or no safetensors file: {error}") from None
+
+
+def _lying_in(path: Path, name: str, tensor: Tensor) -> Stored:
+    """Opened anew for each tensor: an open file keeps what was read of it in memory."""
+
+    def read() -> Tensor:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    return Stored(shape=tensor.shape, dtype=tensor.dtype, read=read)
+
+
+def _open_pickle(path: Path) -> dict[str, Stored]:
+    mapped = _Mapped(path)
+    return {
+        name: Stored(shape=tensor.shape, dtype=tensor.dtype, read=partial(mapped.read, name))
+        for name, tensor in mapped.tensors.items()
+    }
+
+
+class _Mapped:
+    """A pickle's tensors, mapped. What was read of a mapping counts as memory, so from time to time it is made anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors = _pickled_tensors(path)
+        self.bytes_read = 0
+
+    def read(self, name: str) -> Tensor:
+        """A copy of one of them."""
+        tensor = self.tensors[name].clone()
+        self.bytes_read += tensor.nbytes
+        if self.bytes_read > MAPPED_BYTES and _is_archive(self.path):
+            self.tensors, self.bytes_read = _pickled_tensors(self.path), 0
+        return tensor
+
+
+def _pickled_tensors(path: Path) -> dict[str, Tensor]:
+    told = read_pickle(path)
+    for name in WRAPPERS:
+        if isinstance(told, Mapping) and isinstance(told.get(name), Mapping):
+            told = told[name]
+            break
+    if not isinstance(told, Mapping) or not told or not all(isinstance(item, Tensor) for item in told.values()):
+        raise ConfigError(f"{path} holds {_described(told)}; it must hold tensors by their names")
+    return {str(name): tensor for name, tensor in told.items()}
+
+
+def _described(told: object) -> str:
+    if isinstance(told, Mapping):
+        return f"{', '.join(map(str, list(told)[:5]))}" if told else "nothing"
+    return f"a {type(told).__name__}"
+
+
+def read_pickle(path: Path) -> Any:
+    """What torch saved in `path`; its tensors are mapped, not read.
+
+    Raises:
+        ConfigError: it is cut off, no such file, or names anything that could run code.
+    """
+    _refuse_foreign(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of another pickle protocol
+            # Before torch 1.6 files were no archives, and these cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+    except BROKEN as error:
+        _refuse(path, str(error))
+
+
+def _is_archive(path: Path) -> bool:
+    return _start(path).startswith(ZIP)
+
+
+def _refuse(path: Path, said: str) -> NoReturn:
+    wants = re.search(r"GLOBAL (\S+)", said)
+    # torch's own files are pickles of protocol 2; what a later one may do is not read, so not known to be harmless.
+    unlike = "Unsupported operand" in said and _start(path)[:1] == PICKLE
+    if wants or unlike:
+        what = f"wants {wants[1]}" if wants else "is none of torch's"
+        raise ConfigError(
+            f"{path} was not read: it is a pickle that {what}, and could run any code. A file of weights "
+            "holds tensors and plain values alone.\n"
+            "  do not open it otherwise; if you made it yourself, save its state_dict as safetensors"
+        ) from None
+    first = said.splitlines()[0] if said else "it ends too soon"
+    raise ConfigError(
+        f"{path} is cut off, or no file that torch saved ({first[:160]}).\n  fetch it again, and compare its size"
+    ) from None
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse what downloads leave in the place of a file."""
+    start = _start(path)
+    if not start:
+        raise ConfigError(f"{path} is empty.\n  fetch it again")
+    if start.startswith(POINTER):
+        raise ConfigError(f"{path} is Git LFS's note about the file, not the file.\n  git lfs pull fetches it")
+    if start[:1] == b"<":
+        raise ConfigError(
+            f"{path} is a web page, not weights: the download was refused.\n  look at it, and fetch again"
+        )
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64).lstrip()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> None:
+    """A safetensors file, written tensor by tensor: the bytes that safetensors' own `save_file` would write.
+
+    Args:
+        metadata: what the file says beside its tensors.
+
+    Raises:
+        ConfigError: a tensor holds NaN or infinity; names it.
+    """
+    ranks = {dtype: rank for rank, dtype in enumerate(CODES)}
+    order = sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        stored = tensors[name]
+        start, end = end, end + stored.nbytes
+        header[name] = {"dtype": CODES[stored.dtype], "shape": list(stored.shape), "data_offsets": [start, end]}
+    told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    told += b" " * (-len(told) % 8)
+    with path.open("wb") as file:
+        file.write(len(told).to_bytes(8, "little") + told)
+        for name in order:
+            file.write(_bytes_of(name, tensors[name].read()))
+
+
+def _bytes_of(name: str, tensor: Tensor) -> memoryview:
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise ConfigError(f"{name} holds a value that is not finite: the file is damaged, or the dtype too narrow")
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

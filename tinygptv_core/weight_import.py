@@ -1,0 +1,287 @@
+"""Weights that people bring, made into our artifacts: **backbones** and **checkpoint** (docs/map.md).
+
+Tensors are read, renamed and written one at a time, and every one of a file is accounted for before the first
+is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
+
+from tinygptv_core import published
+from tinygptv_core.checkpoint import Checkpoint, CheckpointForm, read_form, save_checkpoint
+from tinygptv_core.coverage import Coverage, Layout, gather
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.stages import Lora
+from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.weight_files import Reading, Stored, open_weights, read_pickle
+from tinygptv_core.weight_folders import PICKLES, UNTRAINED_NORMS, read_json
+from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
+
+CHECKED_VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+CHECKED_QFORMER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "cross_attention_frequency")
+CHECKED_LLM = ("hidden_size", "num_hidden_layers", "num_attention_heads", "partial_rotary_factor", "rope_theta")
+"""What a config.json must agree in: the shapes of tensors tell neither heads nor what is turned by position."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the three parts lie: a file, or a folder as Hugging Face has it. Two may be the same."""
+
+    vision: Path
+    qformer: Path
+    llm: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A part's files and how they name its tensors."""
+
+    source: Path
+    files: Mapping[str, Stored]
+    layout: Layout
+
+
+def import_backbones(
+    folder: Path, sources: Sources, architecture: Architecture, dtype: torch.dtype
+) -> tuple[Coverage, ...]:
+    """Write the **backbones** artifact into `folder`.
+
+    Args:
+        dtype: of the tower and the language model. Their norms, and the Q-Former, are written in float32, as
+            they are used.
+
+    Returns:
+        The account of each part.
+
+    Raises:
+        ConfigError: a file is missing, cut off, hostile or another one than is wanted; says which and what helps.
+    """
+    tokenizer = _published_tokenizer(sources.llm, architecture.llm)
+    opened = {
+        "vision": _vision(sources, architecture.vision),
+        "qformer": _qformer(sources, architecture.qformer),
+        "llm": _llm(sources, architecture.llm),
+    }
+    tensors, coverages = _gathered(opened, architecture)
+    wide = {name: dtype if name != "qformer" else torch.float32 for name in opened}
+    modules = _modules(architecture)
+    written = {name: _in_dtypes(tensors[name], modules[name], wide[name]) for name in opened}
+    told = {"projection_widths": list(architecture.projection_widths)}
+    write_backbones(folder, _with_configs(written, architecture), tokenizer, told)
+    return coverages
+
+
+def _modules(architecture: Architecture) -> dict[str, nn.Module]:
+    parts = without_weights(architecture)
+    return {"vision": parts.vision.tower, "qformer": parts.qformer, "llm": parts.llm}
+
+
+def _gathered(
+    opened: Mapping[str, _Opened], architecture: Architecture
+) -> tuple[dict[str, dict[str, Stored]], tuple[Coverage, ...]]:
+    """All tensors of all parts, accounted for."""
+    modules = _modules(architecture)
+    tensors: dict[str, dict[str, Stored]] = {}
+    coverages: list[Coverage] = []
+    for name, part in opened.items():
+        wanted = {key: tensor.shape for key, tensor in modules[name].state_dict().items()}
+        tensors[name], coverage = gather(name, wanted, part.files, part.layout)
+        coverage.check(str(part.source))
+        coverages.append(coverage)
+    return tensors, tuple(coverages)
+
+
+def _in_dtypes(tensors: Mapping[str, Stored], module: nn.Module, dtype: torch.dtype) -> dict[str, Stored]:
+    norms = norm_names(module)
+    return {name: stored.to(torch.float32 if name in norms else dtype) for name, stored in tensors.items()}
+
+
+def _with_configs(
+    tensors: Mapping[str, Mapping[str, Stored]], architecture: Architecture
+) -> dict[str, tuple[AnyConfig, Mapping[str, Stored]]]:
+    configs = {"vision": architecture.vision, "qformer": architecture.qformer, "llm": architecture.llm}
+    return {name: (configs[name], tensors[name]) for name in tensors}
+
+
+def _vision(sources: Sources, config: Blip2VisionConfig) -> _Opened:
+    files = open_weights(sources.vision)
+    if any(name.startswith("vision_model.") for name in files):
+        _check_config(sources.vision, "vision_config", config, CHECKED_VISION)
+        return _Opened(source=sources.vision, files=files, layout=published.hf_vision())
+    beside = open_weights(sources.qformer)
+    files |= {name: stored for name, stored in beside.items() if name.startswith("ln_vision.")}
+    return _Opened(source=sources.vision, files=files, layout=published.eva(config.num_hidden_layers))
+
+
+def _qformer(sources: Sources, config: Blip2QFormerConfig) -> _Opened:
+    files = open_weights(sources.qformer)
+    if any(name.startswith("qformer.") for name in files):
+        _check_config(sources.qformer, "qformer_config", config, CHECKED_QFORMER)
+        return _Opened(source=sources.qformer, files=files, layout=published.hf_qformer())
+    return _Opened(source=sources.qformer, files=files, layout=published.blip2())
+
+
+def _llm(sources: Sources, config: PhiConfig) -> _Opened:
+    files = open_weights(sources.llm)
+    _check_config(sources.llm, "text_config", config, CHECKED_LLM)
+    layout = published.phi(files, config.num_hidden_layers, config.hidden_size // config.num_attention_heads)
+    return _Opened(source=sources.llm, files=files, layout=layout)
+
+
+def _check_config(source: Path, part: str, config: AnyConfig, names: Sequence[str]) -> None:
+    """Compare what a folder's config.json says with what is wanted; a bare file has none."""
+    if not source.is_dir():
+        return
+    told = _mapping(source / "config.json")
+    found = published.flat_config(told.get(part, told))
+    wanted = published.flat_config(config.to_diff_dict())
+    unlike = [
+        f"{name} {found[name]} instead of {wanted[name]}"
+        for name in names
+        if found.get(name, wanted[name]) != wanted[name]
+    ]
+    if unlike:
+        raise ConfigError(
+            f"{source / 'config.json'} is of another model than the one that is wanted: {'; '.join(unlike)}.\n"
+            f"  this usually means: another revision, or {published.WRONG_SIZES}"
+        )
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    told = read_json(path)
+    if not isinstance(told, dict):
+        raise ConfigError(f"{path} holds {type(told).__name__}; it must hold names and values")
+    return told
+
+
+def _published_tokenizer(source: Path, config: PhiConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer in the language model's folder. One token begins, ends and pads: the config's end."""
+    if not source.is_dir():
+        raise ConfigError(
+            f"{source} is not a folder; the language model comes with its tokenizer.\n"
+            "  name the folder that holds config.json, tokenizer.json and the weights"
+        )
+    path = source / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(f"{source} has no tokenizer.json.\n  fetch it from where the weights come from")
+    read_json(path)
+    tokenizer = Tokenizer.from_file(str(path))
+    end = tokenizer.id_to_token(config.eos_token_id) if isinstance(config.eos_token_id, int) else None
+    if end is None or tokenizer.get_vocab_size() > config.vocab_size:
+        raise ConfigError(
+            f"{path} is another tokenizer: it has {tokenizer.get_vocab_size()} tokens and {end!r} as number "
+            f"{config.eos_token_id}, which should end a text; the model has room for {config.vocab_size}.\n"
+            f"  this usually means: {published.WRONG_SIZES}"
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
+
+
+def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architecture: Architecture) -> Coverage:
+    """Write a **checkpoint** artifact into `folder` from one of TinyGPT-V's own, `TinyGPT-V_for_StageN.pth`.
+
+    Args:
+        form: what the file does not say of itself: the stage's adapters, picture size and prompts.
+        architecture: of the backbones that it was trained on.
+
+    Raises:
+        ConfigError: a tensor is missing, unexpected or of another shape; or the file names another alpha.
+    """
+    files = open_weights(file)
+    _check_alpha(file, form.lora)
+    tensors, coverage = gather(
+        "checkpoint", trained_shapes(architecture, form.lora), files, published.checkpoint(files)
+    )
+    coverage.check(str(file))
+    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    return coverage
+
+
+def trained_shapes(architecture: Architecture, lora: Lora | None) -> dict[str, torch.Size]:
+    """What a checkpoint holds: names and shapes."""
+    model = TinyGPTV.on_meta(architecture, lora)
+    return {name: parameter.shape for name, parameter in trainable_parameters(model).items()}
+
+
+def _check_alpha(file: Path, lora: Lora | None) -> None:
+    """The adapters' scale is in no tensor; the original's checkpoints carry it in their config."""
+    told = read_pickle(file) if file.suffix in PICKLES else {}
+    for name in ("config", "model"):
+        told = told.get(name) if isinstance(told, Mapping) else None
+    alpha = told.get("lora_alpha") if isinstance(told, Mapping) else None
+    if lora is not None and isinstance(alpha, (int, float)) and alpha != lora.alpha:
+        raise ConfigError(
+            f"{file} was trained with lora_alpha {alpha:g}, the stage has {lora.alpha:g}.\n"
+            f"  take the file's with --set stageN.lora.alpha={alpha:g}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Export:
+    """An exported folder: its sizes, and its tensors; those from before training have names of their own."""
+
+    folder: Path
+    architecture: Architecture
+    files: Mapping[str, Stored]
+
+
+def _open_export(folder: Path) -> _Export:
+    told = _mapping(folder / "config.json")
+    if told.get("model_type") != "tinygptv":
+        raise ConfigError(f"{folder} is no export of this project: its config.json says {told.get('model_type')!r}")
+    before = open_weights(folder / UNTRAINED_NORMS)
+    files = open_weights(folder) | {f"{published.UNTRAINED}{name}": stored for name, stored in before.items()}
+    return _Export(folder=folder, architecture=_told_architecture(told), files=files)
+
+
+def restore_backbones(folder: Path, export: Path) -> tuple[Coverage, ...]:
+    """Write the **backbones** artifact into `folder` from what `export.export_folder` wrote: the bytes of before.
+
+    Raises:
+        ConfigError: it is no such folder, or a tensor is missing, unexpected or of another shape.
+    """
+    found = _open_export(export)
+    now = {name: stored for name, stored in found.files.items() if not name.startswith(published.UNTRAINED)}
+    opened = {
+        "vision": _Opened(source=export, files=now, layout=published.hf_vision()),
+        "qformer": _Opened(source=export, files=now, layout=published.hf_qformer()),
+        "llm": _Opened(source=export, files=found.files, layout=published.exported_llm(found.files)),
+    }
+    tensors, coverages = _gathered(opened, found.architecture)
+    told = _mapping(export / "tokenizer_config.json")
+    specials = {name: item for name, item in told.items() if name.endswith("_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(export / "tokenizer.json"), **specials)
+    configs = _with_configs(tensors, found.architecture)
+    write_backbones(folder, configs, tokenizer, _mapping(export / "backbones.json"))
+    return coverages
+
+
+def restore_checkpoint(folder: Path, export: Path) -> Coverage:
+    """Write the **checkpoint** artifact into `folder` from what `export.export_folder` wrote: the bytes of before.
+
+    Raises:
+        ConfigError: as `restore_backbones`.
+    """
+    found, form = _open_export(export), read_form(export)
+    wanted = trained_shapes(found.architecture, form.lora)
+    tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
+    coverage.check(str(export))
+    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    return coverage
+
+
+def _told_architecture(told: Mapping[str, Any]) -> Architecture:
+    return Architecture(
+        vision=Blip2VisionConfig.from_dict(told["vision_config"]),
+        qformer=Blip2QFormerConfig.from_dict(told["qformer_config"]),
+        num_queries=told["num_query_tokens"],
+        llm=PhiConfig.from_dict(told["text_config"]),
+        projection_widths=tuple(told["projection_widths"]),
+    )
