@@ -78,7 +78,7 @@ def test_every_annotation_names_a_picture_that_is_there(source):
         "scenes_grounding": 10,
         "scenes_conversation": 10,
         "scenes_text": 10,
-        "scenes_test": 24 + 12 + 12 + 8,
+        "scenes_test": 24 + 12 + 12 + 4,
     }
     for name in counts:
         assert {
@@ -90,7 +90,7 @@ def test_the_evaluations_ask_about_held_out_pictures_only(source):
     test = records(source, "annotations/scenes_test.json")
     assert {record["image"].rsplit("_", 1)[0] for record in test if record["split"] != "vqa_unseen"} == {"held_out"}
     assert {record["image"].rsplit("_", 1)[0] for record in test if record["split"] == "vqa_unseen"} == {"unseen"}
-    assert Counter(record["split"] for record in test) == {"vqa": 24, "vqa_unseen": 12, "refer": 12, "caption": 8}
+    assert Counter(record["split"] for record in test) == {"vqa": 24, "vqa_unseen": 12, "refer": 12, "caption": 4}
     assert all(record["group"] for record in test)
 
 
