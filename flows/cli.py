@@ -202,8 +202,8 @@ def _walk(choice: Choice) -> int:
     settle_prefect(Path(choice.home).expanduser().absolute())
     from flows.walk import run_pipeline
 
-    if any(item.action == "build" and item.step.endswith("/train") for item in planned):
-        import_ahead(choice.ray_address)  # while Prefect's server starts
+    trains = any(item.action == "build" and item.step.endswith("/train") for item in planned)
+    import_ahead(choice.ray_address, trains=trains)  # while Prefect's server starts
 
     try:
         report = run_pipeline(choice)

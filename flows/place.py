@@ -21,10 +21,14 @@ Progress = Callable[[int, int, str], None]
 IMPORTS = "imports ahead"
 
 
-def import_ahead(ray_address: str | None) -> None:
+def import_ahead(ray_address: str | None, *, trains: bool) -> None:
     """Begin to import what training and evaluation take, ten seconds, beside whatever else is waited for."""
 
     def work() -> None:
+        import tasks.report_page  # noqa: F401 -- every run ends with its report
+
+        if not trains:
+            return
         import_ray(ray_address)
         import_mlflow()
         import tinygptv_core.evaluate  # noqa: F401
