@@ -50,7 +50,7 @@ def evaluate_checkpoint(
 
     from tinygptv_core.answer import load_fresh, load_trained
     from tinygptv_core.evaluate import evaluate, write_results
-    from tinygptv_core.loader import ShardSet
+    from tinygptv_core.shards import ShardSet
 
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)

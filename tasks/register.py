@@ -106,7 +106,7 @@ def write_model(spec: ModelSpec, site: Site) -> None:
 
 
 def _example(spec: ModelSpec, evaluation: evals.Eval) -> dict[str, str]:
-    from tinygptv_core.loader import ShardSet
+    from tinygptv_core.shards import ShardSet
 
     samples = ShardSet(spec.data)
     for position in range(len(samples)):

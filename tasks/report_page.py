@@ -14,7 +14,7 @@ from PIL import Image
 
 from tasks.report import Report, ReportDetails, ScoreReport, Scores
 from tasks.report_charts import Curve, loss_chart, score_chart
-from tinygptv_core.loader import ShardSet
+from tinygptv_core.shards import ShardSet
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES_EACH = 4

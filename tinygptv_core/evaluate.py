@@ -20,8 +20,8 @@ from torch import Tensor
 
 from tinygptv_core import evals
 from tinygptv_core.answer import PICTURES_AT_ONCE, Asked, Progress, Trained, answer, see
-from tinygptv_core.loader import Sample
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.shards import Sample
 
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
@@ -31,7 +31,7 @@ RESAMPLING_SEED = 0
 
 
 class Samples(Protocol):
-    """A data set to read from: `tinygptv_core.loader.ShardSet`."""
+    """A data set to read from: `tinygptv_core.shards.ShardSet`."""
 
     def __len__(self) -> int: ...
 

@@ -7,11 +7,9 @@ Everything random comes from `_random`, whose bits are the same with every versi
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.image import preprocess
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
-from tinygptv_core.recipe import Turn
-from tinygptv_core.run import DataFolders, RunSpec
+from tinygptv_core.run import RunSpec
+from tinygptv_core.shards import Sample, ShardSet
 from tinygptv_core.stages import Stage
 
 WINDOW_SAMPLES = 10_000
@@ -30,69 +28,6 @@ WINDOW_SAMPLES = 10_000
 
 HELD_OUT_SHARE = 10
 """At most one sample in so many is held out of a small data set."""
-
-INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One sample as the shards hold it.
-
-    Attributes:
-        picture: the bytes of an encoded picture; None for text alone.
-        split, group: what an evaluation chooses and groups by.
-    """
-
-    key: str
-    picture: bytes | None
-    turns: tuple[Turn, ...]
-    split: str | None
-    group: str | None
-
-
-class ShardSet:
-    """The kept samples of one data set, in the order of its index; read from the tars when asked for.
-
-    Raises:
-        ConfigError: a file of the index or of the shards is missing.
-        ValueError: the index does not have its columns.
-    """
-
-    def __init__(self, folders: DataFolders):
-        try:
-            names = json.loads((folders.index / "shards.json").read_text())
-            self.records = np.load(folders.index / "samples.npy", mmap_mode="r")
-        except FileNotFoundError as error:
-            raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
-        if self.records.dtype.names != INDEX_COLUMNS:
-            raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
-        self.shards = tuple(folders.shards / name for name in names)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, position: int) -> Sample:
-        """The sample at `position`, 0 <= position < len.
-
-        Raises:
-            ValueError: the shard is shorter than its index says.
-        """
-        shard, image, image_bytes, text, text_bytes = self.records[position].item()
-        descriptor = os.open(self.shards[shard], os.O_RDONLY)
-        try:
-            told = json.loads(_read(descriptor, text, text_bytes, self.shards[shard]))
-            picture = _read(descriptor, image, image_bytes, self.shards[shard]) if image_bytes else None
-        finally:
-            os.close(descriptor)
-        turns = tuple(Turn(role, words) for role, words in told["turns"])
-        return Sample(key=told["key"], picture=picture, turns=turns, split=told["split"], group=told["group"])
-
-
-def _read(descriptor: int, offset: int, size: int, path: Path) -> bytes:
-    data = os.pread(descriptor, size, offset)
-    if len(data) != size:
-        raise ValueError(f"{path} ends within a sample: {size} bytes wanted at {offset}, {len(data)} there")
-    return data
 
 
 def _random(count: int, *seed: object) -> np.ndarray:

@@ -21,9 +21,9 @@ from tinygptv_core.evaluate import (
     wilson,
     write_results,
 )
-from tinygptv_core.loader import Sample
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
+from tinygptv_core.shards import Sample
 
 
 @pytest.fixture(scope="module")

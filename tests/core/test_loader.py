@@ -9,9 +9,10 @@ import torch
 
 from tests.core.tiny_run import PROMPTS, STAGE, picture, shape_samples, tiny_spec, tiny_tokenizer, write_dataset
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.loader import Order, ShardSet, Shuffled, Steps, batches, drawn_places, prompt_for
+from tinygptv_core.loader import Order, Shuffled, Steps, batches, drawn_places, prompt_for
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
+from tinygptv_core.shards import ShardSet
 from tinygptv_core.stages import Share
 
 TOKENIZER = tiny_tokenizer()
