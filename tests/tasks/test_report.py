@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -243,3 +245,9 @@ def test_a_duration_is_in_words(seconds, words):
 @pytest.mark.parametrize(("number", "words"), [(12, "12 bytes"), (2_500_000, "2.5 MB"), (1.5e9, "1.5 GB")])
 def test_a_size_is_in_words(number, words):
     assert size(number) == words
+
+
+def test_the_page_is_made_without_torch() -> None:
+    """A run that only reuses imports it for nothing: seconds."""
+    code = "import sys, tasks.report_page; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"
