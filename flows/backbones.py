@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.choice import default_home
-from flows.settings import settle_prefect
+from flows.server import prefect_server
 from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import Built, Request, Site, Store
@@ -25,8 +25,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.backbones", description="Train the nano backbones.")
     parser.add_argument("--home", default=default_home(), metavar="DIR")
     home = Path(parser.parse_args().home).expanduser().absolute()
-    settle_prefect(home)
-    built = backbones(home)
+    with prefect_server(home) as wait_for_server:
+        wait_for_server()
+        built = backbones(home)
     say(f"{built.action}: {built.artifact.digest}")
     sys.stdout.write(f"{built.artifact.path}\n")
     return 0
@@ -45,7 +46,7 @@ def backbones(home: Path) -> Built:
     @flow(name="backbones", validate_parameters=False, persist_result=False)
     def run_backbones(home: str) -> Built:
         request = Request(name="backbones/pretrain", step=PRETRAIN, config=NANO, inputs={}, work=work)
-        return step(Store(Path(home) / "store"), request, {}, noted=noted("backbones", 1), force=False)
+        return step(Store(Path(home) / "store"), request, {}, {}, noted=noted("backbones", 1), force=False)
 
     return run_backbones(str(home))
 

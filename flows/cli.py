@@ -10,7 +10,7 @@ from pathlib import Path
 from flows import weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_home, prepare, tracking_uri
 from flows.place import import_ahead
-from flows.settings import settle_prefect
+from flows.server import prefect_server
 from flows.train import backbones_step
 from tasks.build import Store
 from tinygptv_core.plain import ConfigError
@@ -199,14 +199,14 @@ def _train(options: argparse.Namespace) -> int:
 def _walk(choice: Choice) -> int:
     """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
     planned = prepare(choice, writes=True).planned
-    settle_prefect(Path(choice.home).expanduser().absolute())
-    from flows.walk import run_pipeline
-
     trains = any(item.action == "build" and item.step.endswith("/train") for item in planned)
-    import_ahead(choice.ray_address, trains=trains)  # while Prefect's server starts
-
     try:
-        report = run_pipeline(choice)
+        with prefect_server(Path(choice.home).expanduser().absolute()) as wait_for_server:
+            from flows.walk import run_pipeline
+
+            import_ahead(choice.ray_address, trains=trains)  # while the server starts
+            wait_for_server()
+            report = run_pipeline(choice)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
 from tasks.build import Request, Site
-from tasks.evaluate import EVALUATE, EvaluationOptions, EvaluationSpec, evaluate_checkpoint
+from tasks.evaluate import EVALUATE, EvaluationSpec, evaluate_checkpoint
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registry import registered
 from tinygptv_core import evals
@@ -17,8 +17,12 @@ from tinygptv_core.stages import Stage
 FRESH = "fresh"
 
 
-def evaluate_step(stage: Stage, trained: str | None, place: Place) -> Request:
-    """Score `stage` on its evaluations; `trained` None scores its fresh projections, before any training."""
+def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], place: Place) -> Request:
+    """Score `stage` on its evaluations; `trained` None scores its fresh projections, before any training.
+
+    Args:
+        aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
+    """
     name = f"{trained or FRESH}/evaluate"
     wanted = {eval_name: evals.load(eval_name) for eval_name in stage.evals}
     datasets = tuple(dict.fromkeys(item.dataset for item in wanted.values()))
@@ -31,9 +35,9 @@ def evaluate_step(stage: Stage, trained: str | None, place: Place) -> Request:
             backbones=inputs["backbones"].path,
             checkpoint=checkpoint.path if checkpoint else None,
             data=data_folders(inputs),
+            features=inputs["features"].path if "features" in inputs else None,
         )
-        options = EvaluationOptions(device=place.options.device, threads=place.options.processes)
-        evaluate_checkpoint(spec, options, site, place.progress(name))
+        evaluate_checkpoint(spec, place.compute, site, place.progress(name))
 
     return Request(
         name=name,
@@ -53,6 +57,7 @@ def evaluate_step(stage: Stage, trained: str | None, place: Place) -> Request:
             **data_inputs(datasets),
         },
         work=work,
+        aids=aids,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flows.data import dataset_steps, source_steps
 from flows.evaluate import evaluate_step, register_step
+from flows.features import features_aid, features_steps
 from flows.place import Place
 from flows.train import backbones_step, train_step
 from tasks.build import Request
@@ -16,11 +17,13 @@ def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     for name, settings in preset.data.items():
         order += dataset_steps(name, settings, place)
-    order.append(evaluate_step(preset.stages[0], None, place))
+    order += features_steps(preset, place)
+    order.append(evaluate_step(preset.stages[0], None, features_aid(preset, preset.stages[0]), place))
     before = None
     for stage in preset.stages:
-        order.append(train_step(stage, before, place))
-        order.append(evaluate_step(stage, stage.name, place))
+        aid = features_aid(preset, stage)
+        order.append(train_step(stage, before, aid, place))
+        order.append(evaluate_step(stage, stage.name, aid, place))
         before = stage.name
     order.append(register_step(preset, place))
     _check_sources(order)
@@ -31,6 +34,6 @@ def _check_sources(order: Sequence[Request]) -> None:
     """Refuse a preset of which a step reads what none of its steps makes: scenes without `scenes`, say."""
     names = [request.name for request in order]
     for request in order:
-        for source in request.inputs.values():
+        for source in (*request.inputs.values(), *request.aids.values()):
             if isinstance(source, str) and source not in names:
                 raise ConfigError(f"{request.name} reads {source}, which no step of this preset makes")

@@ -9,10 +9,12 @@ from pathlib import Path
 from threading import Thread
 
 from tasks.build import Store
+from tasks.cluster import import_ray, ray_cluster
+from tasks.evaluate import ComputeOptions
 from tasks.fetch import FetchOptions
 from tasks.register import import_mlflow
 from tasks.track import Tracking, tracked_run
-from tasks.train import import_ray, ray_cluster
+from tasks.train import Workers, ray_workers
 from tinygptv_core.run import RunOptions
 
 Progress = Callable[[int, int, str], None]
@@ -70,7 +72,7 @@ class Place:
     progress: Callable[[str], Progress] = field(repr=False)
     opened: ExitStack = field(repr=False, default_factory=ExitStack)
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The artifacts on this home."""
         return Store(self.home / "store")
@@ -86,9 +88,15 @@ class Place:
         return self.opened.enter_context(tracked_run(self.tracking, self.run, {"home": str(self.home)}, None))
 
     @cached_property
-    def cluster(self) -> None:
-        """Ray; started when first asked for, and there until the run ends."""
+    def workers(self) -> Workers:
+        """What trains, on Ray; started when first asked for, and there until the run ends."""
         self.opened.enter_context(ray_cluster(self.home, self.ray_address))
+        return self.opened.enter_context(ray_workers(self.home, self.options))
+
+    @property
+    def compute(self) -> ComputeOptions:
+        """Where the steps run that compute in this process: on as many threads as training has processes."""
+        return ComputeOptions(device=self.options.device, threads=self.options.processes)
 
     @property
     def report_folder(self) -> Path:

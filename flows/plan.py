@@ -52,6 +52,7 @@ def upstream(requests: Sequence[Request], names: frozenset[str]) -> frozenset[st
     for request in reversed(requests):
         if request.name in wanted:
             wanted.update(source for source in request.inputs.values() if isinstance(source, str))
+            wanted.update(request.aids.values())
     return frozenset(wanted)
 
 

@@ -7,7 +7,7 @@ from flows.place import Place
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Request, Site, Store
 from tasks.track import tracking_stage
-from tasks.train import TRAIN, train_on_ray
+from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import plain
 from tinygptv_core.presets import Backbones
@@ -54,8 +54,12 @@ def data_folders(inputs: Mapping[str, Artifact]) -> dict[str, DataFolders]:
 KINDS = {"shards": "fetch", "index": "screen"}
 
 
-def train_step(stage: Stage, before: str | None, place: Place) -> Request:
-    """Train `stage` from the checkpoint of the stage `before` it; None starts from fresh projections."""
+def train_step(stage: Stage, before: str | None, aids: Mapping[str, str], place: Place) -> Request:
+    """Train `stage` from the checkpoint of the stage `before` it; None starts from fresh projections.
+
+    Args:
+        aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
+    """
     prompts = {name: recipe(name).prompts for name in stage.mix}
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
@@ -70,10 +74,10 @@ def train_step(stage: Stage, before: str | None, place: Place) -> Request:
             out=site.out,
             work=site.scratch,
             notes=site.notes,
+            features=inputs["features"].path if "features" in inputs else None,
         )
-        _ = place.cluster
         with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run):
-            train_on_ray(spec, f"{stage.name}-{site.notes.name}", place.progress(f"{stage.name}/train"))
+            place.workers.train(spec, place.progress(f"{stage.name}/train"))
 
     return Request(
         name=f"{stage.name}/train",
@@ -85,4 +89,5 @@ def train_step(stage: Stage, before: str | None, place: Place) -> Request:
             **data_inputs(stage.mix),
         },
         work=work,
+        aids=aids,
     )

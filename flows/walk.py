@@ -53,13 +53,17 @@ def _walk(prepared: Prepared) -> dict[str, Built]:
     told = noted(place.run, place.options.processes)
     built: dict[str, Built] = {}
     for request in selection.walked:
-        inputs = resolve(request, {name: item.artifact for name, item in built.items()})
-        built[request.name] = step(place.store, request, inputs, noted=told, force=request.name in selection.forced)
+        artifacts = {name: item.artifact for name, item in built.items()}
+        inputs, aids = resolve(request, artifacts), {name: artifacts[made] for name, made in request.aids.items()}
+        force = request.name in selection.forced
+        built[request.name] = step(place.store, request, inputs, aids, noted=told, force=force)
         prepared.terminal.done(built[request.name])
     return built
 
 
-def step(store: Store, request: Request, inputs: Inputs, *, noted: Mapping[str, Any], force: bool) -> Built:
+def step(
+    store: Store, request: Request, inputs: Inputs, aids: Inputs, *, noted: Mapping[str, Any], force: bool
+) -> Built:
     """One step as a Prefect task, which ends as *Reused* when the store had it."""
 
     @task(name=request.step.name, task_run_name=request.name, cache_policy=NO_CACHE, persist_result=False)
@@ -70,7 +74,7 @@ def step(store: Store, request: Request, inputs: Inputs, *, noted: Mapping[str, 
             logger.warning(text)
             say(f"        {request.name}: {text}")
 
-        built = store.build(request, inputs, noted=noted, force=force, waiting=waiting)
+        built = store.build(request, inputs, aids, noted=noted, force=force, waiting=waiting)
         logger.info("%s: %s; %s", built.action, built.why, built.artifact.path)
         name = "Reused" if built.action == "reuse" else "Completed"
         return Completed(name=name, message=built.why, data=built)

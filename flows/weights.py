@@ -90,7 +90,7 @@ def build(request: Request, store: Store) -> Built:
     """Make it, or take it from the store; alone, without a flow around it."""
     inputs = {name: item for name, item in request.inputs.items() if isinstance(item, Artifact)}
     told = noted("import", 1)
-    return store.build(request, inputs, noted=told, force=False, waiting=lambda text: None)
+    return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)
 
 
 def words(built: Built, store: Store) -> str:

@@ -65,7 +65,8 @@ class Request:
         name: as people say it: `stage3/train`.
         config: the part of the configuration that the step reads.
         inputs: input name -> the name of the request that makes it, a user's file, or nothing.
-        work: makes it: inputs as artifacts, and where to write.
+        aids: the same of what only spares work: it bears on nothing but last bits, and is in no key.
+        work: makes it: inputs and aids as artifacts, and where to write.
         gone: what makes a built artifact useless all the same, in words (a registry that lost it).
     """
 
@@ -75,6 +76,7 @@ class Request:
     inputs: Mapping[str, "str | Artifact | None"]
     work: Callable[[Mapping[str, Artifact], Site], None] = field(repr=False)
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
+    aids: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._hashed: set[str] = set()
 
     def key(self, request: Request, inputs: Inputs) -> str:
         """SHA-256 of what is asked for: step, version, config and the digests of the inputs."""
@@ -151,7 +154,14 @@ class Store:
         return Known(key=key, artifact=artifact, why=f"same request and inputs as in run {record['noted']['run']}")
 
     def build(
-        self, request: Request, inputs: Inputs, *, noted: Mapping[str, Any], force: bool, waiting: Callable[[str], None]
+        self,
+        request: Request,
+        inputs: Inputs,
+        aids: Inputs,
+        *,
+        noted: Mapping[str, Any],
+        force: bool,
+        waiting: Callable[[str], None],
     ) -> Built:
         """The request's artifact: served when it is known, else made, sealed and noted.
 
@@ -171,15 +181,22 @@ class Store:
             now = self.look(request, inputs)
             if now.artifact and not force:
                 return _built(request, now, "reuse", before)
-            for artifact in inputs.values():
+            for artifact in (*inputs.values(), *aids.values()):
                 if artifact is not None:
                     self._check_hashes(artifact)
-            artifact = self._make(request, inputs, now, noted, force, before)
+            artifact = self._make(request, inputs, aids, now, noted, force, before)
         why = FORCED if force else first.why
         return _built(request, Known(key=first.key, artifact=artifact, why=why), "build", before)
 
     def _make(
-        self, request: Request, inputs: Inputs, known: Known, noted: Mapping[str, Any], force: bool, before: float
+        self,
+        request: Request,
+        inputs: Inputs,
+        aids: Inputs,
+        known: Known,
+        noted: Mapping[str, Any],
+        force: bool,
+        before: float,
     ) -> Artifact:
         work = self.root / "work" / request.step.name / known.key
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
@@ -190,11 +207,12 @@ class Store:
         _unseal(site.out)
         if force:
             (work / "forced").touch()
-        request.work({name: artifact for name, artifact in inputs.items() if artifact is not None}, site)
+        read = {name: artifact for name, artifact in (*inputs.items(), *aids.items()) if artifact is not None}
+        request.work(read, site)
         artifact = self._seal(site.out, request.step.kind)
-        artifact = self._note(
-            request, inputs, known.key, artifact, {**noted, "seconds": time.monotonic() - before}, force
-        )
+        aided = {"aids": _digests(aids)} if aids else {}
+        noted = {**noted, **aided, "seconds": time.monotonic() - before}
+        artifact = self._note(request, inputs, known.key, artifact, noted, force)
         shutil.rmtree(work)
         return artifact
 
@@ -258,11 +276,13 @@ class Store:
         write_json(path, {m.path: (artifact.path / m.path).stat().st_mtime_ns for m in members})
 
     def _check_hashes(self, artifact: Artifact) -> None:
-        """Hash what a build is about to read."""
+        """Hash what a build is about to read: once, and then again what was touched since."""
         if artifact.path.is_file():
             damage = None if sha256_of_file(artifact.path) == artifact.digest else "it was changed during the run"
         else:
-            self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
+            if artifact.digest not in self._hashed:
+                self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
+                self._hashed.add(artifact.digest)
             damage = self._damage(artifact)
         if damage:
             raise DamagedError(f"{artifact.path}: {damage}. Run the same command again: what is damaged is built anew.")
@@ -320,14 +340,17 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _asked(request: Request, inputs: Inputs) -> dict[str, Any]:
-    digests = {name: artifact.digest if artifact else None for name, artifact in inputs.items()}
     step = request.step
     return {
         "step": step.name,
         "version": step.version,
         "config": plain(request.config, identity=True),
-        "inputs": digests,
+        "inputs": _digests(inputs),
     }
+
+
+def _digests(inputs: Inputs) -> dict[str, str | None]:
+    return {name: artifact.digest if artifact else None for name, artifact in inputs.items()}
 
 
 def _built(request: Request, known: Known, action: Literal["build", "reuse"], before: float) -> Built:

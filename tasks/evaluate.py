@@ -1,6 +1,7 @@
 """backbones + checkpoint + data -> scores and answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class EvaluationSpec:
         evals: evaluations by name. (`Stage.evals` is what a preset wants; this is what is asked for.)
         checkpoint: None scores the model that the stage starts from with fresh projections.
         data: every data set that one of the evaluations reads -> its folders.
+        features: kept vision tokens, where there are some.
     """
 
     stage: Stage
@@ -28,10 +30,11 @@ class EvaluationSpec:
     backbones: Path
     checkpoint: Path | None
     data: Mapping[str, DataFolders]
+    features: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class ComputeOptions:
     """Where it runs: the device, and the CPU threads that it takes."""
 
     device: str
@@ -39,22 +42,19 @@ class EvaluationOptions:
 
 
 def evaluate_checkpoint(
-    spec: EvaluationSpec, options: EvaluationOptions, site: Site, progress: Callable[[int, int, str], None]
+    spec: EvaluationSpec, options: ComputeOptions, site: Site, progress: Callable[[int, int, str], None]
 ) -> None:
     """Write scores.json and answers.jsonl into `site.out`. Runs in this process.
 
     Raises:
         ConfigError: no such evaluation, an empty data set, or the checkpoint is of another stage.
     """
-    import torch
-
     from tinygptv_core.answer import load_fresh, load_trained
     from tinygptv_core.evaluate import evaluate, write_results
+    from tinygptv_core.features import Features
     from tinygptv_core.shards import ShardSet
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    try:
+    with computing(options.threads):
         if spec.checkpoint is None:
             trained = load_fresh(spec.backbones, spec.stage, options.device)
         else:
@@ -62,6 +62,18 @@ def evaluate_checkpoint(
         if trained.form.name != spec.stage.name:
             raise ConfigError(f"{spec.checkpoint} is a checkpoint of {trained.form.name}, not of {spec.stage.name}")
         data = {name: ShardSet(folders) for name, folders in spec.data.items()}
-        write_results(evaluate(trained, spec.evals, data, progress), site.out)
+        features = Features(spec.features) if spec.features else None
+        write_results(evaluate(trained, spec.evals, data, progress, features), site.out)
+
+
+@contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """Torch with so many threads in this process, for as long as the block lasts."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)

@@ -4,22 +4,28 @@ Ray places the processes, sets up their group and starts them again when one die
 a killed run goes on from among it, is `tinygptv_core.train`, which runs the same without Ray.
 """
 
+import gc
 import json
 import logging
 import os
 import shutil
-import tempfile
-import traceback
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from tasks.build import Step
+from tasks.cluster import remove_what_killed_runs_left
 from tasks.track import repeating
-from tinygptv_core.metrics import Tail, words
+from tinygptv_core.metrics import Tail, replace_text, words
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.run import RunSpec, read_spec, write_spec
+from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
+
+LOGGER = logging.getLogger(__name__)
 
 TRAIN = Step(name="train", kind="checkpoint", version=1)
 
@@ -27,156 +33,116 @@ Progress = Callable[[int, int, str], None]
 """(finished steps, all steps, words about it)."""
 
 MAX_RESTARTS = 3
-OBJECT_STORE_BYTES = 80_000_000
-"""Nothing but small configurations goes through Ray; this is about the least it takes."""
 FOLLOW_SECONDS = 0.5
+POLL_SECONDS = 0.1
+END_SECONDS = 10.0
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # At its 60 seconds a busy machine starts workers, gives them up and starts them again.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # at Ray's own 15 whatever else runs takes the cores from training
-}
-"""How Ray behaves here, wherever its cluster is: what a run does not need costs seconds a stage."""
-LOCAL_SETTINGS = {
-    "RAY_worker_niceness": "0",  # or the workers yield to everything else, the orchestrator among it
-    # Ray turns the address 127.0.0.1 into the machine's own, and listens on all of them, unless clusters of
-    # several machines are off. The name is from the systems on which they are off by default.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "disabled",  # or it writes a token into the user's home
-    "GLOO_SOCKET_IFNAME": "lo",
-}
-"""The same for a cluster of our own, which stays on loopback."""
-BOOTSTRAP = "provider: {type: local}\n"
-"""Without a file that names a provider, Ray asks the cloud's metadata address which cloud it is in."""
+
+
+class TrainingError(RuntimeError):
+    """A training run failed; the message says where its own messages are."""
+
+
+class Workers:
+    """Ray Train's processes on the running cluster, started once; they train one run after another.
+
+    To start them takes longer than a short stage: each imports torch, transformers and Ray. Orders and answers
+    are files in a folder, which every machine of the cluster must see, as it must the runs' own folders:
+    `N.order` names the N-th run, `N.answer` says how it ended. A worker that dies is started again, with the others,
+    at most `MAX_RESTARTS` times; they go on with the first order that has no answer, from its newest state.
+    """
+
+    def __init__(self, folder: Path, options: RunOptions):
+        """Start them in the background.
+
+        Args:
+            folder: theirs alone, and new.
+
+        Raises:
+            ConfigError: the cluster has no room for `options.processes`.
+        """
+        self._folder, self._orders, self._end = folder, 0, "they ended"
+        folder.mkdir(parents=True)
+        self._thread = Thread(target=self._fit, args=(_trainer(folder, options),), daemon=True)
+        self._thread.start()
+
+    def _fit(self, trainer: Any) -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - whatever ended them, the run at hand is told
+            self._end = str(error)
+
+    def train(self, spec: RunSpec, progress: Progress) -> None:
+        """Run `spec` from the newest state in `spec.work`.
+
+        What the run has to say is in `spec.notes` (`train` of the core); the workers' messages too.
+
+        Raises:
+            ConfigError: the run is refused as the core's `train` says.
+            TrainingError: it failed; the states saved before stay.
+        """
+        spec.notes.mkdir(parents=True, exist_ok=True)
+        write_spec(spec, spec.notes / "RUN.json")
+        answer = _answer(self._folder, self._orders)
+        replace_text(_order(self._folder, self._orders), json.dumps({"run": str(spec.notes / "RUN.json")}))
+        self._orders += 1
+        with _following(spec, progress):
+            while self._thread.is_alive() and not answer.exists():
+                self._thread.join(POLL_SECONDS)
+        if not answer.exists():
+            raise TrainingError(f"{spec.stage.name} failed: {self._end}. Its messages are in {spec.notes}.")
+        told = json.loads(answer.read_text())
+        if told["failure"] is not None:
+            raise (ConfigError if told["is_users_mistake"] else TrainingError)(told["failure"])
+
+    def end(self) -> None:
+        """Let them go. Those that are at work are left to the cluster's end."""
+        replace_text(_order(self._folder, self._orders), json.dumps({"run": None}))
+        if all(_answer(self._folder, number).exists() for number in range(self._orders)):
+            self._thread.join(END_SECONDS)
 
 
 @contextmanager
-def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
-    """Ray, for a whole pipeline: the cluster at `address`, or with None one on this machine that ends with us.
-
-    A local cluster stays on loopback. It writes below `home`, which is the HOME of its processes, and, since
-    its sockets need a short path, to a folder of its own among the system's temporary ones; nowhere else.
-
-    Raises:
-        ConfigError: there is no cluster at `address`.
-    """
-    import_ray(address)
-    import ray
-
+def ray_workers(home: Path, options: RunOptions) -> Iterator[Workers]:
+    """`Workers` for a whole pipeline. Raises as they do."""
+    folder = home / "ray" / f"workers-{socket.gethostname()}-{os.getpid()}"
+    remove_what_killed_runs_left(folder)
+    workers = Workers(folder, options)
     try:
-        if address is None:
-            _remove_what_killed_runs_left()
-            _start_local(home)
-        else:
-            _connect(address)
-        yield
+        yield workers
     finally:
-        ray.shutdown()
-        shutil.rmtree(_temporary_folder(os.getpid()), ignore_errors=True)
+        workers.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def import_ray(address: str | None) -> None:
-    """Import all of Ray that training takes, some seconds, after the settings that Ray reads when it is imported."""
-    for name, value in {**SETTINGS, **(LOCAL_SETTINGS if address is None else {})}.items():
-        os.environ.setdefault(name, value)  # Ray's processes inherit it; what the user has set stays
-    import ray.train.torch  # noqa: F401
+def _order(folder: Path, number: int) -> Path:
+    return folder / f"{number}.order"
 
 
-def _connect(address: str) -> None:
-    import ray
-
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+def _answer(folder: Path, number: int) -> Path:
+    return folder / f"{number}.answer"
 
 
-def _start_local(home: Path) -> None:
-    import ray
-
-    ray_home = home / "ray"
-    ray_home.mkdir(parents=True, exist_ok=True)
-    (ray_home / "ray_bootstrap_config.yaml").write_text(BOOTSTRAP)
-    own_home = os.environ.get("HOME")
-    os.environ["HOME"] = str(ray_home)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=1,  # the processes share it; Ray starts an idle worker for each
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(_temporary_folder(os.getpid())),
-        )
-    finally:
-        if own_home is None:
-            del os.environ["HOME"]
-        else:
-            os.environ["HOME"] = own_home
-
-
-def _temporary_folder(pid: int) -> Path:
-    return Path(tempfile.gettempdir(), f"tinygptv-ray-{os.getuid()}-{pid}")
-
-
-def _remove_what_killed_runs_left() -> None:
-    for folder in _temporary_folder(0).parent.glob(f"tinygptv-ray-{os.getuid()}-*"):
-        pid = int(folder.name.rpartition("-")[2])
-        if not Path("/proc", str(pid)).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def train_on_ray(spec: RunSpec, name: str, progress: Progress) -> None:
-    """Run `spec` on the running cluster, with `spec.options.processes` workers, from the newest state in `spec.work`.
-
-    A worker that dies is started again, with the others, and goes on from there; at most `MAX_RESTARTS` times.
-    What the run has to say is in `spec.notes` (`train` of the core); the workers' messages too.
-
-    Args:
-        name: of the run in Ray; carries the step's key.
-
-    Raises:
-        ConfigError: the cluster has no room, or the run is refused as the core's `train` says.
-        TrainingError: it failed; the states saved before stay.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+def _trainer(folder: Path, options: RunOptions) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    spec.notes.mkdir(parents=True, exist_ok=True)
-    storage, failure = spec.work / "ray", spec.notes / "failure.json"
-    # Ray would go on from a run of the same name; what there is to go on from is our own state.
-    shutil.rmtree(storage, ignore_errors=True)
-    failure.unlink(missing_ok=True)
-    write_spec(spec, spec.notes / "RUN.json")
-    use_gpu = spec.options.device == "cuda"
-    trainer = _lean_trainer()(
+    use_gpu = options.device == "cuda"
+    return _lean_trainer()(
         _worker,
-        train_loop_config={"run": str(spec.notes / "RUN.json")},
+        train_loop_config={"folder": str(folder)},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=spec.options.processes,
+            num_workers=options.processes,
             use_gpu=use_gpu,
-            resources_per_worker=_resources(spec.options.processes, use_gpu),
+            resources_per_worker=_resources(options.processes, use_gpu),
         ),
         run_config=RunConfig(
-            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_RESTARTS)
+            name=folder.name,
+            storage_path=str(folder / "ray"),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
         ),
     )
-    with _following(spec, progress):
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise TrainingError(f"{spec.stage.name} failed: {error}. Its messages are in {spec.notes}.") from error
-    if failure.exists():
-        told = json.loads(failure.read_text())
-        raise (ConfigError if told["is_users_mistake"] else TrainingError)(told["message"])
 
 
 def _lean_trainer() -> type[Any]:
@@ -192,10 +158,6 @@ def _lean_trainer() -> type[Any]:
             return [item for item in super()._create_default_callbacks() if type(item).__name__ not in UNUSED_CALLBACKS]
 
     return LeanTrainer
-
-
-class TrainingError(RuntimeError):
-    """A training run failed; the message says where its own messages are."""
 
 
 def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
@@ -226,19 +188,38 @@ def _following(spec: RunSpec, progress: Progress) -> Iterator[None]:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One of Ray's processes. What will fail again is noted, so that Ray's next try ends at once."""
+    """One of Ray's processes: takes the orders one by one until the one to end."""
+    folder = Path(config["folder"])
+    # All workers see the same answers: none is written before every one of them has taken its order.
+    first = next(number for number in count() if not _answer(folder, number).exists())
+    for number in count(first):
+        order = _order(folder, number)
+        while not order.exists():
+            time.sleep(POLL_SECONDS)
+        run = json.loads(order.read_text())["run"]
+        if run is None:
+            return
+        _train_one(Path(run), _answer(folder, number))
+
+
+def _train_one(run: Path, answer: Path) -> None:
+    """Train, and answer how it ended. What failed fails the whole group, in which others may wait for this process."""
+    import torch
     from ray.train import get_context
 
     from tinygptv_core.train import train
 
-    spec, context = read_spec(Path(config["run"])), get_context()
-    rank, failure = context.get_world_rank(), spec.notes / "failure.json"
-    logging.basicConfig(filename=spec.notes / f"worker-{rank}.log", level=logging.INFO)
-    if failure.exists():
-        return
+    spec, context = read_spec(run), get_context()
+    rank = context.get_world_rank()
+    logging.basicConfig(filename=spec.notes / f"worker-{rank}.log", level=logging.INFO, force=True)
     try:
         train(spec, rank, context.get_world_size(), lambda done, total, text: None)
-    except (ValueError, FloatingPointError) as error:
-        told = {"message": str(error), "is_users_mistake": isinstance(error, ConfigError)}
-        failure.write_text(json.dumps({**told, "traceback": traceback.format_exc()}))
+    except (ValueError, FloatingPointError) as error:  # what would fail again
+        LOGGER.exception("%s failed", spec.stage.name)
+        told = {"failure": str(error), "is_users_mistake": isinstance(error, ConfigError)}
+        replace_text(answer, json.dumps(told))
         raise
+    if rank == 0:
+        replace_text(answer, json.dumps({"failure": None}))
+    gc.collect()
+    torch.cuda.empty_cache()

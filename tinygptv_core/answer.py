@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from torch import Tensor
 from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
+from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, Precision, encode
 from tinygptv_core.generate import generate, greedy
-from tinygptv_core.image import preprocess
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.presets import SHIPPED
@@ -29,10 +28,7 @@ from tinygptv_core.weights import load_backbones
 # Shape letters of this file: P distinct pictures, B batch, Q image tokens, D width of the LLM, H = W side in pixels.
 
 # Fixed, and not an option: the last bits of a sum depend on the shape of a batch.
-PICTURES_AT_ONCE = 64
 QUESTIONS_AT_ONCE = 64
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 Progress = Callable[[int, int, str], None]
 """(done, total, what) -> nothing."""
@@ -104,20 +100,23 @@ def _trained(
     return Trained(model=model.to(device).eval(), tokenizer=tokenizer, form=form, precision=precision)
 
 
-def see(trained: Trained, pictures: Sequence[bytes]) -> Tensor:
+def see(trained: Trained, pictures: Sequence[bytes], features: Features | None = None) -> Tensor:
     """The pictures (encoded files) as the language model sees them: image_PQD.
+
+    Args:
+        features: the kept vision tokens of all of them, where there are some.
 
     Raises:
         ValueError: one of them is no picture which can be read.
     """
     device = next(trained.model.parameters()).device
-    side = trained.form.image_size
+    look = Look(image_size=trained.form.image_size, precision=trained.precision)
     seen: list[Tensor] = []
     with torch.inference_mode(), _autocast(trained.precision, device):
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
-            pixels = [preprocess(data, side) for data in pictures[start : start + PICTURES_AT_ONCE]]
-            images_B3HW = torch.from_numpy(np.stack(pixels)).to(device)
-            seen.append(trained.model.project(trained.model.encode_images(images_B3HW)))
+            chunk = pictures[start : start + PICTURES_AT_ONCE]
+            queries_BQE = features.of(chunk).to(device) if features else encode(trained.model, chunk, look)
+            seen.append(trained.model.project(queries_BQE))
     return torch.cat(seen)
 
 

@@ -16,13 +16,14 @@ class Batch:
     """Samples of one data set, tokenized and padded.
 
     Attributes:
-        images_B3HW: normalised pictures, float32; None for text alone.
+        images_B3HW: normalised pictures, float32; None for text alone, and where `queries_BQE` are there.
         ids_BT: token ids; at the slot stands a placeholder, at padding the pad id. int64.
         labels_BT: the target at each position (not shifted), `IGNORED` where there is none. int64.
         mask_BT: True where there is a token to be attended to (the placeholder is one), False at padding and at
             what no position attends to.
         slot_B: where the placeholder stands, 0 <= slot < T; None for text alone. int64.
         keys: the samples' keys, in order.
+        queries_BQE: what tower and Q-Former make of the pictures, where that is kept (`features.py`).
     """
 
     images_B3HW: Tensor | None
@@ -31,6 +32,7 @@ class Batch:
     mask_BT: Tensor
     slot_B: Tensor | None
     keys: tuple[str, ...]
+    queries_BQE: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""

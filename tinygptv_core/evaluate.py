@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from tinygptv_core import evals
-from tinygptv_core.answer import PICTURES_AT_ONCE, Asked, Progress, Trained, answer, see
+from tinygptv_core.answer import Asked, Progress, Trained, answer, see
+from tinygptv_core.features import PICTURES_AT_ONCE, Features
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import Sample
 
@@ -92,8 +93,8 @@ class Results:
 class Gallery:
     """Pictures as the language model sees them. Each distinct file goes through the tower once."""
 
-    def __init__(self, trained: Trained) -> None:
-        self._trained = trained
+    def __init__(self, trained: Trained, features: Features | None) -> None:
+        self._trained, self._features = trained, features
         self._positions: dict[bytes, int] = {}
         self._waiting: list[bytes] = []
         self._seen: list[Tensor] = []
@@ -115,21 +116,28 @@ class Gallery:
         return torch.cat(self._seen)
 
     def _look(self) -> None:
-        self._seen.append(see(self._trained, self._waiting))
+        self._seen.append(see(self._trained, self._waiting, self._features))
         self._waiting = []
 
 
-def evaluate(trained: Trained, names: Sequence[str], data: Mapping[str, Samples], progress: Progress) -> Results:
+def evaluate(
+    trained: Trained,
+    names: Sequence[str],
+    data: Mapping[str, Samples],
+    progress: Progress,
+    features: Features | None = None,
+) -> Results:
     """Score `trained` on the evaluations `names`, each with its control.
 
     Args:
         data: every data set that one of the evaluations reads.
+        features: kept vision tokens; used if they are of all these data sets.
 
     Raises:
         ConfigError: no such evaluation, or its data set has no sample of its split; says what there is.
         ValueError: a sample has no picture, no question and no request for one, or no answer.
     """
-    gallery = Gallery(trained)
+    gallery = Gallery(trained, features if features and features.datasets >= data.keys() else None)
     questions = {name: _questions(name, data[evals.load(name).dataset], gallery) for name in names}
     image_PQD = gallery.tokens()
     answers = [line for name in names for line in _answered(trained, name, questions[name], image_PQD, progress)]

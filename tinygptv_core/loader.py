@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.features import Features
 from tinygptv_core.image import preprocess
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
@@ -147,6 +148,7 @@ class Steps(Dataset[Batch]):
     def __init__(self, spec: RunSpec, tokenizer: Tokenizer, *, rank: int, world_size: int):
         self._spec, self._tokenizer, self._rank, self._world_size = spec, tokenizer, rank, world_size
         self._data = {name: ShardSet(spec.data[name]) for name in spec.stage.mix}
+        self._features = Features(spec.features) if spec.features else None
         self.order = Order(spec.stage, self._data)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -167,31 +169,43 @@ class Steps(Dataset[Batch]):
         rows = np.array_split(np.arange(len(draw.positions)), self._world_size)[self._rank]
         samples = [self._sample(draw, step, int(row)) for row in rows]
         if not samples:
-            sample, encoded, image = self._sample(draw, step, 0)
-            samples = [(sample, replace(encoded, labels=(IGNORED,) * len(encoded.ids)), image)]
-        images = [image for _, _, image in samples if image is not None]
+            sample, encoded = self._sample(draw, step, 0)
+            samples = [(sample, replace(encoded, labels=(IGNORED,) * len(encoded.ids)))]
         try:
             return collate(
-                [encoded for _, encoded, _ in samples],
-                images or None,
-                keys=[sample.key for sample, _, _ in samples],
+                [encoded for _, encoded in samples],
+                **self._pictures(draw.dataset, [sample for sample, _ in samples]),
+                keys=[sample.key for sample, _ in samples],
                 pad_id=self._tokenizer.pad_token_id,
                 side="right",
             )
         except ValueError as error:
             raise ValueError(f"{draw.dataset}, step {step}: {error}") from error
 
-    def _sample(self, draw: Draw, step: int, row: int) -> tuple[Sample, Encoded, np.ndarray | None]:
+    def _sample(self, draw: Draw, step: int, row: int) -> tuple[Sample, Encoded]:
         stage, sample = self._spec.stage, self._data[draw.dataset][draw.positions[row]]
         prompt = prompt_for(self._spec.prompts[draw.dataset], stage.seed, step, row)
         try:
-            image = None if sample.picture is None else preprocess(sample.picture, stage.image_size)
-            encoded = encode_training(
-                self._tokenizer, sample.turns, prompt=prompt, stage=stage, has_image=image is not None
-            )
+            has_image = sample.picture is not None
+            encoded = encode_training(self._tokenizer, sample.turns, prompt=prompt, stage=stage, has_image=has_image)
         except ValueError as error:
             raise ValueError(f"{draw.dataset}, sample {sample.key}: {error}") from error
-        return sample, encoded, image
+        return sample, encoded
+
+    def _pictures(self, dataset: str, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The samples' pictures as `collate` takes them: as kept vision tokens, where there are some."""
+        pictures = [(sample.key, sample.picture) for sample in samples if sample.picture is not None]
+        if not pictures:
+            return {"images": None}
+        if self._features and dataset in self._features.datasets:
+            return {"images": None, "queries_BQE": self._features.of([data for _, data in pictures])}
+        return {"images": [self._image(key, data) for key, data in pictures]}
+
+    def _image(self, key: str, data: bytes) -> np.ndarray:
+        try:
+            return preprocess(data, self._spec.stage.image_size)
+        except ValueError as error:
+            raise ValueError(f"sample {key}: {error}") from error
 
 
 def _open_steps(spec: RunSpec, tokenizer: Tokenizer, rank: int, world_size: int) -> Steps:

@@ -85,6 +85,7 @@ class TinyGPTV(nn.Module):
 
     def images(self, batch: Batch, queries_BQE: Tensor | None) -> Tensor | None:
         """image_BQD from the queries where they are known, else from the pictures; None for text alone."""
+        queries_BQE = batch.queries_BQE if queries_BQE is None else queries_BQE
         if queries_BQE is None and batch.images_B3HW is not None:
             queries_BQE = self.encode_images(batch.images_B3HW)
         return None if queries_BQE is None else self.project(queries_BQE)

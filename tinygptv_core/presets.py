@@ -124,11 +124,16 @@ class Screen:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """The settings of one data set; its form is in `data_recipes/<name>.py`."""
+    """The settings of one data set; its form is in `data_recipes/<name>.py`.
+
+    Attributes:
+        cached_vision: its pictures' vision tokens are kept: worth the disk where pictures are read more than once.
+    """
 
     filter: Filter
     fetch: Fetch
     screen: Screen
+    cached_vision: bool = field(default=False, metadata=NOT_IDENTITY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +177,12 @@ INSTRUCTION = replace(
     filter=replace(PRETRAINING.filter, min_words=0, max_words=1_000_000, unique_urls=False),
     fetch=replace(PRETRAINING.fetch, image_size=None),
     screen=Screen(min_side=1, max_aspect=1_000_000.0, unique_bytes=False),
+    cached_vision=True,
 )
 NANO_PRETRAINING = replace(
     PRETRAINING,
     fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=1_000),
+    cached_vision=True,
 )
 
 NANO = Preset(

@@ -200,6 +200,7 @@ def collate(
     encoded: Sequence[Encoded],
     images: Sequence[np.ndarray] | None,
     *,
+    queries_BQE: torch.Tensor | None = None,
     keys: Sequence[str],
     pad_id: int,
     side: Literal["left", "right"],
@@ -209,15 +210,17 @@ def collate(
     Args:
         encoded: at least one sample.
         images: each sample's picture, float32 of shape (3, H, W) (`image.preprocess`); None for text alone.
+        queries_BQE: in the pictures' place, where they are kept (`Features.of`).
 
     Raises:
         ValueError: some samples have a slot and some do not, or the pictures are not one for each slot.
     """
     slots = [sample.slot for sample in encoded]
-    if len({slot is None for slot in slots}) != 1 or (slots[0] is None) != (images is None):
+    pictures = queries_BQE if images is None else images
+    if len({slot is None for slot in slots}) != 1 or (slots[0] is None) != (pictures is None):
         raise ValueError(
             f"{sum(slot is not None for slot in slots)} of {len(slots)} samples have a slot and there are "
-            f"{'no' if images is None else len(images)} pictures; a batch has one for each sample or none"
+            f"{'no' if pictures is None else len(pictures)} pictures; a batch has one for each sample or none"
         )
     length = max(len(sample.ids) for sample in encoded)
     starts = [length - len(sample.ids) if side == "left" else 0 for sample in encoded]
@@ -236,4 +239,5 @@ def collate(
         mask_BT=torch.from_numpy(mask_BT),
         slot_B=torch.tensor(slot_B) if slot_B else None,
         keys=tuple(keys),
+        queries_BQE=queries_BQE,
     )

@@ -50,6 +50,7 @@ class RunSpec:
         out: where the finished checkpoint goes.
         work: optimizer, random state and position, to go on from.
         notes: metrics.jsonl and messages.
+        features: the kept vision tokens of some of the data sets (`features.py`); None looks at every picture anew.
     """
 
     stage: Stage
@@ -61,6 +62,7 @@ class RunSpec:
     out: Path
     work: Path
     notes: Path
+    features: Path | None = None
 
 
 def write_spec(spec: RunSpec, path: Path) -> None:

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report) -> None:
     """
     torch.set_num_threads(spec.options.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    _forget_peak_memory(spec.options.device)
     missing = sorted(spec.stage.mix.keys() - (spec.data.keys() & spec.prompts.keys()))
     if missing:
         raise ConfigError(f"{spec.stage.name} draws from {', '.join(missing)}, for which data or prompts has nothing")
@@ -158,6 +160,15 @@ def _line(result: StepResult, here: Position, now: float, speed: float, device: 
         "memory_bytes": _memory_bytes(device),
         "seconds": here.seconds,
     }
+
+
+def _forget_peak_memory(device: str) -> None:
+    """Let `_memory_bytes` speak of this run alone, in a process that has had others before it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with suppress(OSError):  # not on every system
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _memory_bytes(device: str) -> int:

@@ -141,7 +141,7 @@ def test_pictures_are_exchanged_within_a_question_type():
 def test_each_distinct_picture_goes_through_the_tower_once(trained):
     looked = []
     handle = trained.model.vision.register_forward_hook(lambda module, given, out: looked.append(len(given[0])))
-    gallery = Gallery(trained)
+    gallery = Gallery(trained, None)
     positions = [gallery.add(picture(number)) for number in (3, 4, 3, 3, 4, 5)]
     tokens = gallery.tokens()
     handle.remove()

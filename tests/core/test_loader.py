@@ -164,7 +164,7 @@ def test_a_broken_picture_is_named(tmp_path, spec):
     samples = [sample | {"picture": b"no picture"} for sample in shape_samples(4)]
     broken = replace(spec, data={**spec.data, "shapes": write_dataset(tmp_path, samples, per_shard=4)})
     step = next(step for step in range(8) if steps_of(broken).order.dataset_at(step) == "shapes")
-    with pytest.raises(ValueError, match=r"shapes, sample 00000000\d: 10 bytes that are no picture"):
+    with pytest.raises(ValueError, match=r"shapes, step \d: sample 00000000\d: 10 bytes that are no picture"):
         steps_of(broken)[step]
 
 

@@ -39,7 +39,7 @@ def run(store, requests, **options):
         inputs = {n: artifacts[s] for n, s in request.inputs.items()}
         noted = {"run": "r", "time": 1.0}
         force = request.name in selection.forced
-        one = store.build(request, inputs, noted=noted, force=force, waiting=lambda text: None)
+        one = store.build(request, inputs, {}, noted=noted, force=force, waiting=lambda text: None)
         artifacts[request.name] = one.artifact
         built += [request.name] if one.action == "build" else []
     return built

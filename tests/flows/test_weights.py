@@ -258,7 +258,7 @@ def test_the_artifact_does_not_depend_on_where_the_files_lie(published, tmp_path
     inputs = {name: item for name, item in request.inputs.items() if isinstance(item, Artifact)}
     assert set(inputs) == {"vision", "qformer", "llm/config.json", "llm/tokenizer.json", "llm/model.safetensors"}
     noted = {"run": "r", "time": 1.0}
-    built = Store(tmp_path / "store").build(request, inputs, noted=noted, force=False, waiting=lambda text: None)
+    built = Store(tmp_path / "store").build(request, inputs, {}, noted=noted, force=False, waiting=lambda text: None)
     members = [member for member in members_of(built.artifact.path) if member.path != "manifest.json"]
     assert digest_of(tuple(members)) == built.artifact.digest
     assert "/" + tmp_path.name not in (built.artifact.path / "backbones.json").read_text()

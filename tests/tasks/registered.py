@@ -28,7 +28,7 @@ SCORES = {
 
 def sealed(store: Store, request: Request, inputs: Mapping[str, Artifact | None]) -> Artifact:
     """The request's artifact, built in `store`."""
-    return store.build(request, inputs, noted=NOTED, force=False, waiting=lambda text: None).artifact
+    return store.build(request, inputs, {}, noted=NOTED, force=False, waiting=lambda text: None).artifact
 
 
 @dataclass(frozen=True, kw_only=True)

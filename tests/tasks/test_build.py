@@ -32,7 +32,7 @@ def counting(to, runs, *, text=None, name="a/count"):
 
 def build(store, request, inputs=None, *, force=False, time=1.0):
     noted = {"run": f"run-{time}", "time": time}
-    return store.build(request, inputs or {}, noted=noted, force=force, waiting=lambda text: None)
+    return store.build(request, inputs or {}, {}, noted=noted, force=force, waiting=lambda text: None)
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_two_builds_of_one_key_make_it_once_and_the_second_says_for_whom_it_wait
         told.append(text)
         go_on.set()
 
-    built = store.build(request, {}, noted={"run": "2", "time": 2.0}, force=False, waiting=wait_and_see)
+    built = store.build(request, {}, {}, noted={"run": "2", "time": 2.0}, force=False, waiting=wait_and_see)
     first.join()
     assert built.action == "reuse" and runs == [1]
     assert told == [f"waits for process {os.getpid()} on {os.uname().nodename}, which is building the same"]

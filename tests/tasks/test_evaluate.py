@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tasks.build import Site
-from tasks.evaluate import EvaluationOptions, EvaluationSpec, evaluate_checkpoint
+from tasks.evaluate import ComputeOptions, EvaluationSpec, evaluate_checkpoint
 from tests.core.tiny_run import STAGE
 from tests.tasks.registered import new_home
 from tinygptv_core.plain import ConfigError
 
-OPTIONS = EvaluationOptions(device="cpu", threads=1)
+OPTIONS = ComputeOptions(device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def spec(home, checkpoint, stage=STAGE):
         backbones=home.backbones.path,
         checkpoint=checkpoint,
         data={"scenes_test": home.data},
+        features=None,
     )
 
 

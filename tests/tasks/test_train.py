@@ -1,5 +1,4 @@
 import ipaddress
-import json
 import os
 import signal
 import threading
@@ -10,8 +9,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tasks.train import ray_cluster, train_on_ray
-from tests.core.test_train import losses_of, running_ranks, summary_of
+from tasks.cluster import ray_cluster
+from tasks.train import TrainingError, Workers, ray_workers
+from tests.core.test_train import losses_of, quiet, running_ranks, summary_of
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 
@@ -90,6 +90,12 @@ def home(tmp_path_factory, watch):
 
 
 @pytest.fixture(scope="module")
+def workers(home):
+    with ray_workers(home, TWO) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """The same run on two processes without Ray."""
     spec = tiny_spec(tmp_path_factory.mktemp("bare"), dropout=0.1, stage=LONG, options=TWO)
@@ -98,43 +104,77 @@ def bare(tmp_path_factory):
     return spec
 
 
-def test_a_worker_that_is_killed_goes_on_to_the_bits_of_a_run_without_ray(home, bare, tmp_path):
+def test_a_worker_that_is_killed_goes_on_to_the_bits_of_a_run_without_ray(workers, bare, tmp_path):
     spec, killed, told = elsewhere(bare, tmp_path), [], []
 
     def kill_once(done: int, total: int, text: str) -> None:
         told.append((done, total))
-        workers = [process for process in processes() if "RayTrainWorker" in command(process)]
-        if 60 <= done < total and not killed and len(workers) == 2:
-            killed.append(workers[1].pid)
-            os.kill(workers[1].pid, signal.SIGKILL)
+        found = training_processes()
+        if 60 <= done < total and not killed and len(found) == 2:
+            killed.append(found[1].pid)
+            os.kill(found[1].pid, signal.SIGKILL)
 
-    train_on_ray(spec, "tiny-killed", kill_once)
+    workers.train(spec, kill_once)
     assert len(killed) == 1
     assert told[-1] == (300, 300)
     summary = summary_of(spec)
     assert (summary["world_size"], summary["steps"]) == (2, 300)
     assert summary["resumed_from_step"] in range(40, 300, 40)
-    for name in ("trainable.safetensors", "stage.json"):
-        assert (spec.out / name).read_bytes() == (bare.out / name).read_bytes()
-    assert losses_of(spec) == losses_of(bare)
+    assert_same_training(spec, bare)
     assert load_file(spec.out / "trainable.safetensors")
 
 
-def test_a_mistake_of_the_users_is_told_as_one(home, bare, tmp_path):
+def test_the_same_processes_train_the_next_run_to_the_same_bits(workers, bare, tmp_path):
+    before = training_processes()
+    spec = elsewhere(bare, tmp_path)
+    workers.train(spec, quiet)
+    assert [process.pid for process in training_processes()] == [process.pid for process in before]
+    assert_same_training(spec, bare)
+
+
+def test_a_mistake_of_the_users_is_told_as_one(workers, bare, tmp_path):
     spec = replace(elsewhere(bare, tmp_path), init=tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"nothing holds no checkpoint: there is no stage\.json"):
-        train_on_ray(spec, "tiny-mistake", lambda done, total, text: None)
-    assert "Traceback" in json.loads((spec.notes / "failure.json").read_text())["traceback"]
+        workers.train(spec, quiet)
+    assert "Traceback" in (spec.notes / "worker-0.log").read_text()
 
 
-def test_more_gpus_than_there_are_is_told(home, bare, tmp_path):
-    spec = replace(elsewhere(bare, tmp_path), options=replace(TWO, processes=99, device="cuda"))
+def test_after_a_mistake_the_next_run_is_trained(workers, bare, tmp_path):
+    spec = elsewhere(bare, tmp_path)
+    workers.train(spec, quiet)
+    assert_same_training(spec, bare)
+
+
+def test_workers_that_keep_dying_are_given_up(workers, bare, tmp_path):
+    spec = elsewhere(bare, tmp_path)
+
+    def kill(done: int, total: int, text: str) -> None:
+        for process in training_processes():
+            process.kill()
+
+    with pytest.raises(TrainingError, match=r"(?s)tiny failed: .*messages are in"):
+        workers.train(spec, kill)
+    assert not (spec.out / "trainable.safetensors").exists()
+
+
+def test_more_gpus_than_there_are_is_told(home, tmp_path):
     with pytest.raises(ConfigError, match="99 training processes want a GPU each; Ray's cluster has"):
-        train_on_ray(spec, "tiny-gpus", lambda done, total, text: None)
+        Workers(tmp_path / "workers", replace(TWO, processes=99, device="cuda"))
 
 
 def test_nothing_has_left_loopback_nor_written_to_the_users_home(home, watch):
     assert watch.num_seen > 0
     assert watch.strangers == set()
     assert os.environ["HOME"] != str(home / "ray")
-    assert [path.name for path in Path(home, "ray").iterdir()] == ["ray_bootstrap_config.yaml"]
+    left = {path.name for path in Path(home, "ray").iterdir() if not path.name.startswith("workers-")}
+    assert left == {"ray_bootstrap_config.yaml"}
+
+
+def training_processes() -> list[psutil.Process]:
+    return [process for process in processes() if "RayTrainWorker" in command(process)]
+
+
+def assert_same_training(spec, bare) -> None:
+    for name in ("trainable.safetensors", "stage.json"):
+        assert (spec.out / name).read_bytes() == (bare.out / name).read_bytes()
+    assert losses_of(spec) == losses_of(bare)

@@ -1,0 +1,122 @@
+"""Prefect's server for one command, where nobody has named another.
+
+Prefect would start one by itself, but imports all of its server before it does; here it starts beside what the
+command imports. It listens on loopback, keeps its database in the home and ends with the command, killed or not.
+
+python -m flows.server PORT PARENT
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from flows.settings import settle_prefect
+
+HOST = "127.0.0.1"
+START_SECONDS = 120.0
+END_SECONDS = 5.0
+POLL_SECONDS = 0.05
+CHOSEN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
+FILES = ("prefect.toml", ".env")
+"""What Prefect reads in the current folder."""
+SERVER_SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
+    """Settle Prefect, and start a server of its for as long as the block lasts. Enter before Prefect is imported.
+
+    Where a person's own settings may name a server, they stand, and Prefect does what they say.
+
+    Yields:
+        What waits until the server answers; it raises RuntimeError when it does not.
+    """
+    is_settled = "prefect" in sys.modules or _is_chosen()
+    settle_prefect(home)
+    if is_settled:
+        yield lambda: None
+        return
+    port, log = _free_port(), home / "prefect" / "server.log"
+    with log.open("w") as messages:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            env={**os.environ, **SERVER_SETTINGS},
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us; the server is told last
+        )
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    try:
+        yield lambda: _wait(server, port, log)
+    finally:
+        _end(server)
+
+
+def _is_chosen() -> bool:
+    """Whether a person has settings of their own that may name a server."""
+    files = (Path(name) for name in FILES)
+    return any(name in os.environ for name in CHOSEN) or any(
+        path.is_file() and "prefect" in path.read_text(errors="replace").lower() for path in files
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return free.getsockname()[1]
+
+
+def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not _answers(port):
+        if server.poll() is not None:
+            raise RuntimeError(f"Prefect's server ended with status {server.returncode}; its messages are in {log}")
+        if time.monotonic() > end:
+            raise RuntimeError(f"Prefect's server did not answer in {START_SECONDS:.0f} s; its messages are in {log}")
+        time.sleep(POLL_SECONDS)
+
+
+def _answers(port: int) -> bool:
+    connection = HTTPConnection(HOST, port, timeout=START_SECONDS)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    server.terminate()
+    try:
+        server.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve on `PORT` until the process `PARENT`, which started this one, ends."""
+    port, parent = map(int, arguments)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before it could be watched
+        return
+    import uvicorn
+
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

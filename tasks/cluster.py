@@ -1,0 +1,116 @@
+"""Ray's cluster: the one that a person names, or one on this machine that ends with the command."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tinygptv_core.plain import ConfigError
+
+OBJECT_STORE_BYTES = 80_000_000
+"""Nothing but small configurations goes through Ray; this is about the least it takes."""
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # At its 60 seconds a busy machine starts workers, gives them up and starts them again.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # at Ray's own 15 whatever else runs takes the cores from training
+}
+"""How Ray behaves here, wherever its cluster is: what a run does not need costs seconds a stage."""
+LOCAL_SETTINGS = {
+    "RAY_worker_niceness": "0",  # or the workers yield to everything else, the orchestrator among it
+    # Ray turns the address 127.0.0.1 into the machine's own, and listens on all of them, unless clusters of
+    # several machines are off. The name is from the systems on which they are off by default.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",  # or it writes a token into the user's home
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+"""The same for a cluster of our own, which stays on loopback."""
+BOOTSTRAP = "provider: {type: local}\n"
+"""Without a file that names a provider, Ray asks the cloud's metadata address which cloud it is in."""
+
+
+@contextmanager
+def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
+    """Ray, for a whole pipeline: the cluster at `address`, or with None one on this machine that ends with us.
+
+    A local cluster stays on loopback. It writes below `home`, which is the HOME of its processes, and, since
+    its sockets need a short path, to a folder of its own among the system's temporary ones; nowhere else.
+
+    Raises:
+        ConfigError: there is no cluster at `address`.
+    """
+    import_ray(address)
+    import ray
+
+    try:
+        if address is None:
+            remove_what_killed_runs_left(_temporary_folder(os.getpid()))
+            _start_local(home)
+        else:
+            _connect(address)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(_temporary_folder(os.getpid()), ignore_errors=True)
+
+
+def import_ray(address: str | None) -> None:
+    """Import all of Ray that training takes, some seconds, after the settings that Ray reads when it is imported."""
+    for name, value in {**SETTINGS, **(LOCAL_SETTINGS if address is None else {})}.items():
+        os.environ.setdefault(name, value)  # Ray's processes inherit it; what the user has set stays
+    import ray.train.torch  # noqa: F401
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _start_local(home: Path) -> None:
+    import ray
+
+    ray_home = home / "ray"
+    ray_home.mkdir(parents=True, exist_ok=True)
+    (ray_home / "ray_bootstrap_config.yaml").write_text(BOOTSTRAP)
+    own_home = os.environ.get("HOME")
+    os.environ["HOME"] = str(ray_home)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=1,  # the processes share it; Ray starts an idle worker for each
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(_temporary_folder(os.getpid())),
+        )
+    finally:
+        if own_home is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = own_home
+
+
+def _temporary_folder(pid: int) -> Path:
+    return Path(tempfile.gettempdir(), f"tinygptv-ray-{os.getuid()}-{pid}")
+
+
+def remove_what_killed_runs_left(folder: Path) -> None:
+    """Remove `folder`, whose name ends in -PID, and its likes beside it whose process is no longer there."""
+    prefix = folder.name.rpartition("-")[0]
+    for left in folder.parent.glob(f"{prefix}-*"):
+        pid = left.name.removeprefix(f"{prefix}-")
+        if left == folder or not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,39 @@
+"""shards x backbones -> the vision tokens of every picture, for those who read the pictures more than once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.build import Site, Step
+from tasks.evaluate import ComputeOptions, computing
+from tinygptv_core.run import DataFolders
+
+FEATURES = Step(name="features", kind="features", version=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesSpec:
+    """Whose pictures are looked at, and how: side of the tower's square in pixels, and its precision."""
+
+    backbones: Path
+    data: Mapping[str, DataFolders]
+    image_size: int
+    precision: Literal["float32", "bfloat16", "float16"]
+
+
+def write_vision_tokens(
+    spec: FeaturesSpec, options: ComputeOptions, site: Site, progress: Callable[[int, int, str], None]
+) -> None:
+    """Write pictures.npy, queries.npy and datasets.json into `site.out`. Runs in this process.
+
+    Raises:
+        ConfigError: there is no picture in any of the data sets.
+    """
+    from tinygptv_core.features import Look, write_features
+    from tinygptv_core.shards import ShardSet
+
+    look = Look(image_size=spec.image_size, precision=spec.precision)
+    data = {name: ShardSet(folders) for name, folders in spec.data.items()}
+    with computing(options.threads):
+        write_features(spec.backbones, data, look, options.device, site.out, progress)
