@@ -117,7 +117,7 @@ def _planned(store: Store, request: Request, before: dict[str, Planned], forced:
     return Planned(step=request.name, action=action, why=known.why, artifact=known.artifact)
 
 
-def resolve(request: Request, artifacts: "dict[str, Artifact | None]") -> Inputs:
+def resolve(request: Request, artifacts: Inputs) -> Inputs:
     """The request's inputs as artifacts, from those of the steps before it."""
     return {name: artifacts[source] if isinstance(source, str) else source for name, source in request.inputs.items()}
 

@@ -184,20 +184,14 @@ class Store:
             for artifact in (*inputs.values(), *aids.values()):
                 if artifact is not None:
                     self._check_hashes(artifact)
-            artifact = self._make(request, inputs, aids, now, noted, force, before)
+            artifact = self._make(request, inputs, aids, now, noted, force)
         why = FORCED if force else first.why
         return _built(request, Known(key=first.key, artifact=artifact, why=why), "build", before)
 
     def _make(
-        self,
-        request: Request,
-        inputs: Inputs,
-        aids: Inputs,
-        known: Known,
-        noted: Mapping[str, Any],
-        force: bool,
-        before: float,
+        self, request: Request, inputs: Inputs, aids: Inputs, known: Known, noted: Mapping[str, Any], force: bool
     ) -> Artifact:
+        before = time.monotonic()
         work = self.root / "work" / request.step.name / known.key
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
             shutil.rmtree(work, ignore_errors=True)

@@ -15,7 +15,8 @@ from tests.core.test_train import losses_of, quiet, running_ranks, summary_of
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 
-LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=300))
+STEPS = 200
+LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=STEPS))
 TWO = replace(OPTIONS, processes=2, save_every_steps=40, log_every_steps=20)
 WATCH_SECONDS = 0.5
 
@@ -91,8 +92,11 @@ def home(tmp_path_factory, watch):
 
 @pytest.fixture(scope="module")
 def workers(home):
-    with ray_workers(home, TWO) as workers:
-        yield workers
+    """One group for all tests, which may die as often as these let it: killed, refused a run, killed for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.train.MAX_RESTARTS", 2)
+        with ray_workers(home, TWO) as workers:
+            yield workers
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +120,10 @@ def test_a_worker_that_is_killed_goes_on_to_the_bits_of_a_run_without_ray(worker
 
     workers.train(spec, kill_once)
     assert len(killed) == 1
-    assert told[-1] == (300, 300)
+    assert told[-1] == (STEPS, STEPS)
     summary = summary_of(spec)
-    assert (summary["world_size"], summary["steps"]) == (2, 300)
-    assert summary["resumed_from_step"] in range(40, 300, 40)
+    assert (summary["world_size"], summary["steps"]) == (2, STEPS)
+    assert summary["resumed_from_step"] in range(40, STEPS, 40)
     assert_same_training(spec, bare)
     assert load_file(spec.out / "trainable.safetensors")
 
@@ -139,13 +143,7 @@ def test_a_mistake_of_the_users_is_told_as_one(workers, bare, tmp_path):
     assert "Traceback" in (spec.notes / "worker-0.log").read_text()
 
 
-def test_after_a_mistake_the_next_run_is_trained(workers, bare, tmp_path):
-    spec = elsewhere(bare, tmp_path)
-    workers.train(spec, quiet)
-    assert_same_training(spec, bare)
-
-
-def test_workers_that_keep_dying_are_given_up(workers, bare, tmp_path):
+def test_after_a_mistake_they_train_on_and_those_that_keep_dying_are_given_up(workers, bare, tmp_path):
     spec = elsewhere(bare, tmp_path)
 
     def kill(done: int, total: int, text: str) -> None:
