@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.choice import default_home
-from flows.server import prefect_server
+from flows.server import start_prefect_server
 from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import Built, Request, Site, Store
@@ -25,9 +25,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.backbones", description="Train the nano backbones.")
     parser.add_argument("--home", default=default_home(), metavar="DIR")
     home = Path(parser.parse_args().home).expanduser().absolute()
-    with prefect_server(home) as wait_for_server:
-        wait_for_server()
-        built = backbones(home)
+    start_prefect_server(home)()
+    built = backbones(home)
     say(f"{built.action}: {built.artifact.digest}")
     sys.stdout.write(f"{built.artifact.path}\n")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows import weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_home, prepare, tracking_uri
 from flows.place import import_ahead
-from flows.server import prefect_server
+from flows.server import start_prefect_server
 from flows.train import backbones_step
 from tasks.build import Store
 from tinygptv_core.plain import ConfigError
@@ -201,12 +201,12 @@ def _walk(choice: Choice) -> int:
     planned = prepare(choice, writes=True).planned
     trains = any(item.action == "build" and item.step.endswith("/train") for item in planned)
     try:
-        with prefect_server(Path(choice.home).expanduser().absolute()) as wait_for_server:
-            from flows.walk import run_pipeline
+        wait_for_server = start_prefect_server(Path(choice.home).expanduser().absolute())
+        from flows.walk import run_pipeline
 
-            import_ahead(choice.ray_address, trains=trains)  # while the server starts
-            wait_for_server()
-            report = run_pipeline(choice)
+        import_ahead(choice.ray_address, trains=trains)  # while the server starts
+        wait_for_server()
+        report = run_pipeline(choice)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details

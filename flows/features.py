@@ -1,6 +1,6 @@
-"""The steps that keep vision tokens: one for each way in which the stages of a preset look at pictures."""
+"""The steps that keep vision tokens: of what a stage trains on, and of what evaluations ask about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
@@ -12,28 +12,33 @@ from tinygptv_core.presets import Preset
 from tinygptv_core.stages import Stage
 
 
-def features_steps(preset: Preset, place: Place) -> tuple[Request, ...]:
-    """Look at the pictures of the data sets whose vision tokens are kept: of the stages', and of their evaluations'."""
-    looks = {_name(stage): stage for stage in preset.stages}
-    wanted = {name: _kept(preset, [stage for stage in preset.stages if _name(stage) == name]) for name in looks}
-    return tuple(_step(stage, wanted[name], place) for name, stage in looks.items() if wanted[name])
+def training_features(preset: Preset, stage: Stage, place: Place) -> tuple[Request, ...]:
+    """`stageN/features`, of the data sets of its mix whose vision tokens are kept; nothing if none are."""
+    return _steps(f"{stage.name}/features", stage.mix, preset, stage, place)
 
 
-def features_aid(preset: Preset, stage: Stage) -> dict[str, str]:
-    """What spares `stage` and its evaluations the tower, as an aid of their requests; empty if nothing does."""
-    return {"features": _name(stage)} if _kept(preset, [stage]) else {}
+def evaluation_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+    """Stage -> the same for its evaluations: one step for all stages that ask about the same, seen the same way."""
+    steps: dict[object, tuple[Request, ...]] = {}
+    found: dict[str, tuple[Request, ...]] = {}
+    for stage in preset.stages:
+        datasets = sorted({evals.load(name).dataset for name in stage.evals})
+        seen = (*datasets, stage.image_size, stage.precision)
+        name = f"evaluation-{stage.name}/features" if steps else "evaluation/features"
+        found[stage.name] = steps.setdefault(seen, _steps(name, datasets, preset, stage, place))
+    return found
 
 
-def _name(stage: Stage) -> str:
-    return f"features/{stage.image_size}-{stage.precision}"
+def aids(features: tuple[Request, ...]) -> dict[str, str]:
+    """The features as aids of the request that reads them."""
+    return {"features": features[0].name} if features else {}
 
 
-def _kept(preset: Preset, stages: list[Stage]) -> tuple[str, ...]:
-    read = {name for stage in stages for name in (*stage.mix, *(evals.load(item).dataset for item in stage.evals))}
-    return tuple(sorted(name for name in read if preset.data[name].cached_vision))
+def _steps(name: str, datasets: Iterable[str], preset: Preset, stage: Stage, place: Place) -> tuple[Request, ...]:
+    kept = tuple(sorted(item for item in datasets if preset.data[item].cached_vision))
+    if not kept:
+        return ()
 
-
-def _step(stage: Stage, datasets: tuple[str, ...], place: Place) -> Request:
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         spec = FeaturesSpec(
             backbones=inputs["backbones"].path,
@@ -41,12 +46,14 @@ def _step(stage: Stage, datasets: tuple[str, ...], place: Place) -> Request:
             image_size=stage.image_size,
             precision=stage.precision,
         )
-        write_vision_tokens(spec, place.compute, site, place.progress(_name(stage)))
+        write_vision_tokens(spec, place.compute, site, place.progress(name))
 
-    return Request(
-        name=_name(stage),
-        step=FEATURES,
-        config={"image_size": stage.image_size, "precision": stage.precision},
-        inputs={"backbones": BACKBONES, **data_inputs(datasets)},
-        work=work,
+    return (
+        Request(
+            name=name,
+            step=FEATURES,
+            config={"image_size": stage.image_size, "precision": stage.precision},
+            inputs={"backbones": BACKBONES, **data_inputs(kept)},
+            work=work,
+        ),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flows.data import dataset_steps, source_steps
 from flows.evaluate import evaluate_step, register_step
-from flows.features import features_aid, features_steps
+from flows.features import aids, evaluation_features, training_features
 from flows.place import Place
 from flows.train import backbones_step, train_step
 from tasks.build import Request
@@ -17,13 +17,15 @@ def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     for name, settings in preset.data.items():
         order += dataset_steps(name, settings, place)
-    order += features_steps(preset, place)
-    order.append(evaluate_step(preset.stages[0], None, features_aid(preset, preset.stages[0]), place))
+    asked = evaluation_features(preset, place)
+    order += {request.name: request for requests in asked.values() for request in requests}.values()
+    first = preset.stages[0]
+    order.append(evaluate_step(first, None, aids(asked[first.name]), place))
     before = None
     for stage in preset.stages:
-        aid = features_aid(preset, stage)
-        order.append(train_step(stage, before, aid, place))
-        order.append(evaluate_step(stage, stage.name, aid, place))
+        seen = training_features(preset, stage, place)
+        order += [*seen, train_step(stage, before, aids(seen), place)]
+        order.append(evaluate_step(stage, stage.name, aids(asked[stage.name]), place))
         before = stage.name
     order.append(register_step(preset, place))
     _check_sources(order)

@@ -6,6 +6,7 @@ command imports. It listens on loopback, keeps its database in the home and ends
 python -m flows.server PORT PARENT
 """
 
+import atexit
 import ctypes
 import os
 import signal
@@ -13,8 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -31,20 +31,18 @@ SERVER_SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", 
 PR_SET_PDEATHSIG = 1
 
 
-@contextmanager
-def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
-    """Settle Prefect, and start a server of its for as long as the block lasts. Enter before Prefect is imported.
+def start_prefect_server(home: Path) -> Callable[[], None]:
+    """Settle Prefect, and start a server of its that ends with this process. Call before Prefect is imported.
 
     Where a person's own settings may name a server, they stand, and Prefect does what they say.
 
-    Yields:
+    Returns:
         What waits until the server answers; it raises RuntimeError when it does not.
     """
     is_settled = "prefect" in sys.modules or _is_chosen()
     settle_prefect(home)
     if is_settled:
-        yield lambda: None
-        return
+        return lambda: None
     port, log = _free_port(), home / "prefect" / "server.log"
     with log.open("w") as messages:
         server = subprocess.Popen(
@@ -55,11 +53,9 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for us; the server is told last
         )
+    atexit.register(_end, server)  # which is called after what Prefect registers, when all is told to the server
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-    try:
-        yield lambda: _wait(server, port, log)
-    finally:
-        _end(server)
+    return lambda: _wait(server, port, log)
 
 
 def _is_chosen() -> bool:

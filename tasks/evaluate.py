@@ -1,7 +1,6 @@
 """backbones + checkpoint + data -> scores and answers."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +48,16 @@ def evaluate_checkpoint(
     Raises:
         ConfigError: no such evaluation, an empty data set, or the checkpoint is of another stage.
     """
+    import torch
+
     from tinygptv_core.answer import load_fresh, load_trained
     from tinygptv_core.evaluate import evaluate, write_results
     from tinygptv_core.features import Features
     from tinygptv_core.shards import ShardSet
 
-    with computing(options.threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
         if spec.checkpoint is None:
             trained = load_fresh(spec.backbones, spec.stage, options.device)
         else:
@@ -64,16 +67,5 @@ def evaluate_checkpoint(
         data = {name: ShardSet(folders) for name, folders in spec.data.items()}
         features = Features(spec.features) if spec.features else None
         write_results(evaluate(trained, spec.evals, data, progress, features), site.out)
-
-
-@contextmanager
-def computing(threads: int) -> Iterator[None]:
-    """Torch with so many threads in this process, for as long as the block lasts."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
     finally:
         torch.set_num_threads(before)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.build import Site, Step
-from tasks.evaluate import ComputeOptions, computing
+from tasks.evaluate import ComputeOptions
 from tinygptv_core.run import DataFolders
 
 FEATURES = Step(name="features", kind="features", version=1)
@@ -30,10 +30,10 @@ def write_vision_tokens(
     Raises:
         ConfigError: there is no picture in any of the data sets.
     """
-    from tinygptv_core.features import Look, write_features
+    from tinygptv_core.features import Compute, Look, write_features
     from tinygptv_core.shards import ShardSet
 
     look = Look(image_size=spec.image_size, precision=spec.precision)
     data = {name: ShardSet(folders) for name, folders in spec.data.items()}
-    with computing(options.threads):
-        write_features(spec.backbones, data, look, options.device, site.out, progress)
+    compute = Compute(device=options.device, threads=options.threads)
+    write_features(spec.backbones, data, look, compute, site.out, progress)

@@ -192,7 +192,7 @@ NANO = Preset(
     data={
         "scenes_web": NANO_PRETRAINING,
         "scenes_alt": NANO_PRETRAINING,
-        "scenes_detail": INSTRUCTION,
+        "scenes_detail": replace(INSTRUCTION, cached_vision=False),  # stage 3 sees less than half of it, once
         "scenes_vqa": INSTRUCTION,
         "scenes_refer": INSTRUCTION,
         "scenes_identify": INSTRUCTION,

@@ -7,7 +7,7 @@ import torch
 
 from tests.core.test_train import losses_of, quiet, weights_of
 from tests.core.tiny_run import STAGE, elsewhere, picture, shape_samples, tiny_spec, write_dataset
-from tinygptv_core.features import Features, Look, encode, write_features
+from tinygptv_core.features import Compute, Features, Look, encode, write_features
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import ShardSet
@@ -21,7 +21,7 @@ LOOK = Look(image_size=8, precision="float32")
 def written(spec, folder, look=LOOK, names=("shapes",)):
     folder.mkdir()
     data = {name: ShardSet(spec.data[name]) for name in names}
-    write_features(spec.backbones, data, look, "cpu", folder, quiet)
+    write_features(spec.backbones, data, look, Compute(device="cpu", threads=2), folder, quiet)
     return Features(folder)
 
 

@@ -7,17 +7,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.server import CHOSEN, prefect_server
+from flows.server import CHOSEN, start_prefect_server
 
 PATIENCE_SECONDS = 60
 COMMAND = """
 import sys, time
 from pathlib import Path
-from flows.server import prefect_server
-with prefect_server(Path(sys.argv[1])) as wait_for_server:
-    wait_for_server()
-    print("ready", flush=True)
-    time.sleep(600)
+from flows.server import start_prefect_server
+start_prefect_server(Path(sys.argv[1]))()
+print("ready", flush=True)
+time.sleep(600)
 """
 
 
@@ -60,32 +59,23 @@ def test_the_server_answers_and_ends_with_its_command_even_if_that_is_killed(uns
     assert (unsettled / "home" / "prefect" / "prefect.db").exists()
 
 
-def test_the_server_ends_with_the_block(unsettled):
-    with prefect_server(unsettled / "home"):
-        (server,) = servers_of(os.getpid())
-    assert is_gone(server)
-
-
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_server_that_a_person_may_have_named_stands(unsettled, monkeypatch, name):
     monkeypatch.setenv(name, "theirs")
-    with prefect_server(unsettled / "home") as wait_for_server:
-        wait_for_server()
-        assert servers_of(os.getpid()) == []
+    start_prefect_server(unsettled / "home")()
+    assert servers_of(os.getpid()) == []
     assert os.environ[name] == "theirs"
 
 
 def test_so_does_one_that_a_file_here_may_name(unsettled):
     Path("prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:4200/api"\n# prefect\n')
-    with prefect_server(unsettled / "home"):
-        assert servers_of(os.getpid()) == []
+    start_prefect_server(unsettled / "home")()
+    assert servers_of(os.getpid()) == []
     assert "PREFECT_API_URL" not in os.environ
 
 
 def test_a_server_that_cannot_start_is_told_with_where_its_messages_are(unsettled, monkeypatch):
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "nonsense://")
-    with (
-        pytest.raises(RuntimeError, match=r"Prefect's server ended with status 1; its messages are in .*server\.log"),
-        prefect_server(unsettled / "home") as wait_for_server,
-    ):
+    wait_for_server = start_prefect_server(unsettled / "home")
+    with pytest.raises(RuntimeError, match=r"Prefect's server ended with status 1; its messages are in .*server\.log"):
         wait_for_server()
