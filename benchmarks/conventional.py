@@ -32,6 +32,7 @@ class Conventional:
 
     def __init__(self, model: TinyGPTV, tokenizer: Tokenizer, stage: Stage) -> None:
         self.model, self._tokenizer, self._stage = model, tokenizer, stage
+        model.llm.loss_type = "ForCausalLM"  # else transformers wonders what loss belongs to our class
         for layer in model.llm.model.layers:
             layer.mlp.activation_fn = ACT2FN["gelu_new"]
 

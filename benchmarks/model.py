@@ -87,7 +87,7 @@ def speeds(width: str, case: str, rounds: int) -> dict[str, Speed]:
 
 
 def memory(width: str, case: str, name: str) -> Memory:
-    """What one way needs, measured in a process that does nothing else. It is done twice, the optimizer's state there."""
+    """What one way needs in a process of its own. It is done twice, so that the optimizer's state is part of it."""
     way = ways_of(case)[name](WIDTHS[width], CASES[case].at_once)
     peak = peak_bytes(lambda: (way.run(), way.run()))
     return Memory(peak_bytes=peak, saved_bytes=None if way.loss is None else saved_bytes(way.loss, way.model))

@@ -108,7 +108,7 @@ def our_training(draw: Callable[[int, int], Samples], width: Width, at_once: int
     def loss() -> Tensor:
         stage = samples.stage
         encoded = [encode_training(tokenizer, said, prompt="{}", stage=stage, has_image=True) for said in samples.turns]
-        batch = _collated(encoded, tokenizer, None if cached else samples.images_B3HW, "right")
+        batch = _collated(encoded, tokenizer, samples.images_B3HW, "right")
         loss_sum, num_targets = model(batch, queries_BQE, packed=packed)
         return loss_sum / num_targets
 

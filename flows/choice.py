@@ -198,13 +198,7 @@ def _fetching(choice: Choice) -> FetchOptions:
 
 def _options() -> RunOptions:
     return RunOptions(
-        **LIMITS,
-        device="cpu",
-        loader_workers=0,
-        micro_batch=None,
-        packed=False,
-        log_every_steps=5,
-        save_every_steps=25,
+        **LIMITS, device="cpu", loader_workers=0, micro_batch=None, log_every_steps=5, save_every_steps=25
     )
 
 

@@ -28,9 +28,9 @@ class RunOptions:
     device: Literal["cpu", "cuda"]
     loader_workers: int
     micro_batch: int | None
-    packed: bool
     log_every_steps: int
     save_every_steps: int
+    packed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,6 @@ OPTIONS = RunOptions(
     device="cpu",
     loader_workers=0,
     micro_batch=None,
-    packed=False,
     log_every_steps=1,
     save_every_steps=1,
 )

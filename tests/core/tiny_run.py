@@ -42,14 +42,7 @@ STAGE = Stage(
     evals=(),
 )
 OPTIONS = RunOptions(
-    processes=1,
-    threads=1,
-    device="cpu",
-    loader_workers=0,
-    micro_batch=None,
-    packed=False,
-    log_every_steps=1,
-    save_every_steps=3,
+    processes=1, threads=1, device="cpu", loader_workers=0, micro_batch=None, log_every_steps=1, save_every_steps=3
 )
 PROMPTS = {"shapes": ("what is {}?", "tell: {}"), "words": ("{}",)}
 
