@@ -17,7 +17,7 @@ CORE := .venv-core/.installed
 # No library may send home that it is used.
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup run test check clean
+.PHONY: help setup run test check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,9 @@ check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/basedpyright
 	.venv/bin/lint-imports
 	.venv/bin/codespell
+
+bench: $(ALL)  ## the core against the conventional way: speed and memory
+	.venv/bin/python -m benchmarks.model
 
 clean:  ## remove the environments (what runs wrote stays)
 	rm -rf .venv .venv-core

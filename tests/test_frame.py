@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-OURS = ("tinygptv_core", "tasks", "flows", "data_recipes")
+OURS = ("tinygptv_core", "tasks", "flows", "data_recipes", "benchmarks")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -24,7 +24,7 @@ HEAVY = (*PIPELINE, "torch", "transformers", "peft", "webdataset", "numpy", "PIL
 
 # A path below one of the tree's folders, as prose and commands write it.
 NAMED_PATH = re.compile(
-    r"(?<![\w/.])(?:flows|tasks|tinygptv_core|data_recipes|deployments|docs|tests|\.ci)/[\w./-]*[\w/]"
+    r"(?<![\w/.])(?:flows|tasks|tinygptv_core|data_recipes|benchmarks|deployments|docs|tests|\.ci)/[\w./-]*[\w/]"
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)[^)]*\)")
 

@@ -201,17 +201,18 @@ def load_served(folder: Path, card: ModelCard, places: Sequence[Path], device: s
 
 
 def ask_each(trained: Trained, card: ModelCard, asked: Sequence[tuple[bytes, str]]) -> list[str]:
-    """The answers to (picture, question) pairs; a picture is an encoded file.
+    """The answers to (picture, question) pairs; a picture is an encoded file, looked at once for all its questions.
 
     A question that begins with a task word in brackets, such as [caption], is asked as it stands.
     """
     if not asked:
         return []
+    positions = {picture: position for position, picture in enumerate(dict.fromkeys(picture for picture, _ in asked))}
     questions = [
-        Asked(text=question, prompt="{}" if question.startswith("[") else card.prompt, picture=position)
-        for position, (_, question) in enumerate(asked)
+        Asked(text=question, prompt="{}" if question.startswith("[") else card.prompt, picture=positions[picture])
+        for picture, question in asked
     ]
-    image_PQD = see(trained, [picture for picture, _ in asked])
+    image_PQD = see(trained, list(positions))
     return answer(trained, questions, image_PQD, card.max_new_tokens, lambda done, total, what: None)
 
 

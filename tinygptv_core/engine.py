@@ -73,7 +73,7 @@ class DDPEngine:
     """
 
     def __init__(self, model: nn.Module, stage: Stage, options: RunOptions, *, rank: int, world_size: int):
-        self._stage, self._micro_batch, self._rank, self._world_size = stage, options.micro_batch, rank, world_size
+        self._stage, self._options, self._rank, self._world_size = stage, options, rank, world_size
         self._device = torch.device(options.device)
         self._model = model.to(self._device).train()
         self._parameters = trainable_parameters(model)
@@ -116,11 +116,11 @@ class DDPEngine:
         """The mean loss over all processes, its gradients left in the parameters."""
         num_targets = max(int(self._sum((batch.labels_BT != IGNORED).sum())), 1)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
-        parts = micro_batches(batch, self._micro_batch)
+        parts = micro_batches(batch, self._options.micro_batch)
         for number, part in enumerate(parts, start=1):
             self._synchronize(number == len(parts))
             with self._autocast():
-                part_sum, _ = self._wrapped(part)
+                part_sum, _ = self._wrapped(part, packed=self._options.packed)
             # DDP takes the mean over the processes, and the sum is wanted.
             self._scaler.scale(part_sum * (self._world_size / num_targets)).backward()
             loss_sum += part_sum.detach()
@@ -158,8 +158,8 @@ class DDPEngine:
         self._model.eval()
         with torch.no_grad(), self._autocast():
             for batch in batches:
-                for part in micro_batches(batch.to(self._device), self._micro_batch):
-                    totals += torch.stack([value.double() for value in self._model(part)])
+                for part in micro_batches(batch.to(self._device), self._options.micro_batch):
+                    totals += torch.stack([value.double() for value in self._model(part, packed=self._options.packed)])
         self._model.train()
         loss_sum, num_targets = self._sum(totals).tolist()
         return loss_sum / num_targets if num_targets else None

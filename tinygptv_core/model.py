@@ -1,6 +1,7 @@
 """The whole model: picture -> tower -> Q-Former -> projections -> splice -> Phi -> loss."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.packing import pack
 from tinygptv_core.phi import FusedAttention, TinyPhi
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.splice import splice_image, splice_labels, splice_mask
@@ -18,7 +20,11 @@ from tinygptv_core.vision import VisionTower
 from tinygptv_core.weights import Architecture, Backbones, without_weights
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, E width of the Q-Former, D of the LLM,
-# T text positions, S positions with the picture in place (T - 1 + Q, or T for text alone), K targets, V vocabulary.
+# T text positions, S positions with the picture in place (T - 1 + Q, or T for text alone), P tokens of a packed batch,
+# K targets, V vocabulary.
+
+Read = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(embeds_BSD, mask_BS, predicts_BS) -> hidden_KD of the positions that predict a target."""
 
 
 class TinyGPTV(nn.Module):
@@ -90,21 +96,26 @@ class TinyGPTV(nn.Module):
             queries_BQE = self.encode_images(batch.images_B3HW)
         return None if queries_BQE is None else self.project(queries_BQE)
 
-    def forward(self, batch: Batch, queries_BQE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, queries_BQE: Tensor | None = None, *, packed: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The loss, as a sum: it is divided by the number of targets of all ranks, not of this batch.
 
         Args:
             batch: padded on the right.
             queries_BQE: what `encode_images` gave for the batch's pictures, which then need not be in it.
+            packed: compute the same without the padding, all samples in one row.
 
         Returns:
             (loss_sum, num_targets): the cross-entropy summed over the batch's target tokens, in nats,
             float32; and how many they are, int64.
 
         Raises:
-            ValueError: there are pictures and no slots, or slots and no pictures.
+            ValueError: there are pictures and no slots, or slots and no pictures; or the batch is to be packed
+                and a target follows a position that is not attended to.
         """
-        logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE))
+        read = self._read_packed if packed else self._read
+        logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE), read)
         return functional.cross_entropy(logits_KV, labels_K, reduction="sum"), labels_K.new_tensor(len(labels_K))
 
     def row_losses(self, batch: Batch, image_BQD: Tensor | None) -> Tensor:
@@ -113,12 +124,12 @@ class TinyGPTV(nn.Module):
         Args:
             batch, image_BQD: as for `embed`; padded on the right.
         """
-        logits_KV, labels_K, row_K = self._targets(batch, image_BQD)
+        logits_KV, labels_K, row_K = self._targets(batch, image_BQD, self._read)
         loss_K = functional.cross_entropy(logits_KV, labels_K, reduction="none")
         sum_B = loss_K.new_zeros(len(batch.keys)).index_add(0, row_K, loss_K)
         return sum_B / row_K.bincount(minlength=len(batch.keys)).clamp(min=1)
 
-    def _targets(self, batch: Batch, image_BQD: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _targets(self, batch: Batch, image_BQD: Tensor | None, read: Read) -> tuple[Tensor, Tensor, Tensor]:
         """Each position predicts the label after it: (logits_KV, labels_K, row_K), row by row.
 
         Logits are computed for targets alone: V is wide, K is small.
@@ -127,13 +138,31 @@ class TinyGPTV(nn.Module):
         labels_BS = batch.labels_BT
         if image_BQD is not None and batch.slot_B is not None:
             labels_BS = splice_labels(labels_BS, batch.slot_B, image_BQD.shape[1])
+        next_BS = functional.pad(labels_BS[:, 1:], (0, 1), value=IGNORED)
+        predicts_BS = next_BS != IGNORED
+        logits_KV = self.llm.lm_head(read(embeds_BSD, mask_BS, predicts_BS))
+        return logits_KV.float(), next_BS[predicts_BS], predicts_BS.nonzero()[:, 0]
+
+    def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, predicts_BS: Tensor) -> Tensor:
+        """hidden_KD of the positions that predict a target."""
         # Positions count from the left even where the mask has holes: the reference trains so.
-        hidden_BSD = self.llm.model(
-            inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False
-        ).last_hidden_state
-        is_target_BS = labels_BS[:, 1:] != IGNORED
-        logits_KV = self.llm.lm_head(hidden_BSD[:, :-1][is_target_BS])
-        return logits_KV.float(), labels_BS[:, 1:][is_target_BS], is_target_BS.nonzero()[:, 0]
+        out = self.llm.model(inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False)
+        return out.last_hidden_state[predicts_BS]
+
+    def _read_packed(self, embeds_BSD: Tensor, mask_BS: Tensor, predicts_BS: Tensor) -> Tensor:
+        """The same of the positions that are attended to alone, in one row."""
+        if bool((predicts_BS & ~mask_BS).any()):
+            raise ValueError("a target follows a position that is not attended to; such a batch cannot be packed")
+        packing = pack(mask_BS)
+        embeds_1PD = packing.take(embeds_BSD)[None]
+        out = self.llm.model(
+            inputs_embeds=embeds_1PD,
+            attention_mask=mask_BS.new_ones(embeds_1PD.shape[:2], dtype=torch.long),
+            position_ids=packing.position_P[None],
+            use_cache=False,
+            sample_lengths=packing.lengths,
+        )
+        return out.last_hidden_state[0][packing.take(predicts_BS)]
 
 
 def _new_projections(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

@@ -3,6 +3,7 @@
 Everything but the attention block and the layer around it is transformers' own Phi.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from transformers.models.phi.modeling_phi import (
     apply_rotary_pos_emb,
     eager_attention_forward,
 )
+
+from tinygptv_core.packing import attend_apart
 
 # Shape letters of this file: B batch, S positions, D model width, N heads, H width of a head, R rotated part of H.
 
@@ -66,9 +69,13 @@ class FusedAttention(PhiAttention):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         past_key_values: Cache | None = None,
+        sample_lengths: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `PhiAttention.forward`: (attended_BSD, weights or None)."""
+        """As `PhiAttention.forward`: (attended_BSD, weights or None).
+
+        With `sample_lengths` the one row is packed: it holds samples of these lengths (`packing.py`).
+        """
         B, S, _ = hidden_states.shape
         fused_BSN3H = self.query_key_value(hidden_states).view(B, S, -1, 3, self.head_dim)
         query_BNSH, key_BNSH, value_BNSH = (part.transpose(1, 2) for part in fused_BSN3H.unbind(3))
@@ -77,17 +84,15 @@ class FusedAttention(PhiAttention):
         )
         if past_key_values is not None:
             key_BNSH, value_BNSH = past_key_values.update(key_BNSH, value_BNSH, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
-        attended_BSNH, weights = attend(
-            self,
-            query_BNSH,
-            key_BNSH,
-            value_BNSH,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        parts = (query_BNSH, key_BNSH, value_BNSH)
+        dropout = self.attention_dropout if self.training else 0.0
+        if sample_lengths is None:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
+            attended_BSNH, weights = attend(
+                self, *parts, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            )
+        else:
+            attended_BSNH, weights = attend_apart(*parts, sample_lengths, dropout=dropout, scaling=self.scaling), None
         return self.dense(attended_BSNH.reshape(B, S, -1)), weights
 
     def _implementation(self) -> str:

@@ -12,13 +12,14 @@ from tinygptv_core.stages import Stage
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where and how training runs. None of it bears on what is computed, but for the last bits.
+    """Where and how training runs. None of it bears on what is computed, but for the last bits and what dropout draws.
 
     Attributes:
         processes: training processes; the batch is split among them.
         threads: CPU threads of each.
         loader_workers: processes that read ahead, for each training process; 0 reads in line.
         micro_batch: the most samples of one forward pass in one process; None takes all at once.
+        packed: samples in one row without padding (`packing.py`), which is faster the more their lengths differ.
         save_every_steps: steps between the checkpoints that a killed run goes on from.
     """
 
@@ -29,6 +30,7 @@ class RunOptions:
     micro_batch: int | None
     log_every_steps: int
     save_every_steps: int
+    packed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

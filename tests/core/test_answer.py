@@ -60,6 +60,16 @@ def test_a_question_with_its_own_task_word_is_asked_as_it_stands(fresh):
     assert ask_each(fresh, CARD, []) == []
 
 
+def test_a_picture_is_looked_at_once_however_many_questions_follow(fresh):
+    asked = [(picture(number), f"what is {word}?") for word in "abc" for number in (1, 2)]
+    looked = []
+    handle = fresh.model.vision.register_forward_hook(lambda module, given, out: looked.append(len(given[0])))
+    together = ask_each(fresh, CARD, asked)
+    handle.remove()
+    assert looked == [2]
+    assert together == [ask_each(fresh, CARD, [one])[0] for one in asked]
+
+
 def test_an_answer_is_cut_at_its_most_tokens(fresh):
     image_PQD = see(fresh, [picture(1)])
     for most in (1, 3):

@@ -49,10 +49,10 @@ def test_micro_batches_have_every_sample_once(batch_of):
 
 
 @pytest.mark.parametrize("dataset", ["shapes", "words"])
-def test_micro_batches_give_the_step_of_the_whole_batch(spec, batch_of, dataset):
+def test_micro_batches_and_packing_give_the_step_of_the_whole_batch(spec, batch_of, dataset):
     results = []
-    for most in (None, 2, 1):
-        engine = engine_for(spec, options=replace(OPTIONS, micro_batch=most))
+    for most, packed in ((None, False), (2, False), (1, False), (None, True), (2, True)):
+        engine = engine_for(spec, options=replace(OPTIONS, micro_batch=most, packed=packed))
         step = engine.step(batch_of[dataset], step=0, rate=1e-2, dataset=dataset)
         results.append((step, parameters_of(engine)))
     whole, weights = results[0]

@@ -93,10 +93,34 @@ def test_an_answer_ends_at_the_end_of_text(model):
     assert ended == ["", ""]
 
 
-def test_pictures_that_are_projected_already_give_the_same_answers(model):
+@pytest.mark.parametrize("decoding", [GREEDY, BEAMS, DRAWN])
+def test_pictures_that_are_projected_already_give_the_same_answers(model, decoding):
     batch = questions([0, 1])
     image_BQD = model.images(batch, None)
-    assert answer(model, replace(batch, images_B3HW=None), image_BQD=image_BQD) == answer(model, batch)
+    assert answer(model, replace(batch, images_B3HW=None), decoding, image_BQD=image_BQD) == answer(
+        model, batch, decoding
+    )
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, BEAMS, PENALTY, DRAWN])
+def test_a_position_is_read_once_and_scores_are_computed_for_the_last_alone(model, decoding):
+    """The longer question has 7 tokens, one of them the slot of the picture's 3: 9 positions. Then come 7 of 8 words."""
+    read, scored = [], []
+    hooks = [
+        model.llm.model.layers[0].register_forward_hook(lambda _module, _given, out: read.append(out.shape[1])),
+        model.llm.lm_head.register_forward_hook(lambda _module, _given, out: scored.append(out.numel())),
+    ]
+    answer(model, questions([0, 1]), decoding)
+    for hook in hooks:
+        hook.remove()
+    assert read == [9, *[1] * 7]
+    assert scored == [2 * decoding.beams * len(tiny.WORDS)] * 8
+
+
+def test_drawn_answers_end_before_the_stop_text(model):
+    whole = answer(model, questions([0, 1, 2]), DRAWN)
+    stop = whole[0].split()[3]
+    assert answer(model, questions([0, 1, 2]), replace(DRAWN, stop=stop)) == [text.split(stop)[0] for text in whole]
 
 
 def test_text_alone_is_answered(model):

@@ -1,0 +1,127 @@
+"""The work that both ways do: a model at two widths, and what it is trained on and asked."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+
+import torch
+from torch import Tensor
+
+from tinygptv_core.architectures import architecture
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.presets import SHIPPED
+from tinygptv_core.prompt import Tokenizer
+from tinygptv_core.recipe import Turn
+from tinygptv_core.scenes import texts
+from tinygptv_core.scenes.scene import Scene, draw_scene
+from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.stages import NANO_STAGE2, NANO_STAGE4, Lora, Stage
+from tinygptv_core.weights import Backbones, load_backbones, new_backbones, read_tokenizer
+
+# Shape letters of this file: B batch, H = W side in pixels.
+
+CAPTION_TOKENS = 16
+"""Captions are cut at so many target tokens; each is that long."""
+
+MOST_EXCHANGES = 8
+"""Of a talk. Talks of 1, 2, ... exchanges are equally many."""
+
+MIDDLE_SIZES = Sizes(
+    vision=TowerSizes(width=384, mlp_width=1536, layers=12, heads=6, image_size=224, patch_size=14),
+    qformer=QFormerSizes(width=256, mlp_width=1024, layers=6, heads=4, cross_attention_every=2, queries=32),
+    llm=LlmSizes(
+        width=512,
+        mlp_width=2048,
+        layers=8,
+        heads=8,
+        vocabulary=51_200,
+        positions=2048,
+        rotary_fraction=0.5,
+        dropout=0.0,
+        end_id=0,
+    ),
+    projection_widths=(256, 512, 512),
+)
+"""Between the preset `nano` and the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Width:
+    """One size of the model.
+
+    Attributes:
+        backbones: makes them anew, the same ones each time.
+        side: of the pictures, in pixels.
+    """
+
+    backbones: Callable[[], Backbones]
+    lora: Lora
+    side: int
+
+    def model(self) -> tuple[TinyGPTV, Tokenizer]:
+        """A model of one's own, the same each time. Nothing in it drops out, so that two ways can be compared."""
+        parts = self.backbones()
+        return TinyGPTV.from_backbones(parts, self.lora, seed=1), parts.tokenizer
+
+
+def _nano() -> Backbones:
+    return load_backbones(SHIPPED / "nano", torch.float32)
+
+
+def _middle() -> Backbones:
+    """Random; the tokenizer is the preset's, which has fewer tokens than the vocabulary."""
+    sizes = architecture(MIDDLE_SIZES)
+    sizes.vision.initializer_range = 0.02
+    return new_backbones(sizes, read_tokenizer(SHIPPED / "nano" / "tokenizer"), seed=1)
+
+
+WIDTHS: Mapping[str, Width] = {
+    "nano": Width(backbones=_nano, lora=Lora(rank=32, alpha=64, dropout=0.0), side=64),
+    # The paper's rank of 64 is to its width as 13 is to this one.
+    "middle": Width(backbones=_middle, lora=Lora(rank=16, alpha=16, dropout=0.0), side=224),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """A batch to learn from, not yet tokenized: pictures, and what is said about each."""
+
+    stage: Stage
+    images_B3HW: Tensor
+    turns: tuple[tuple[Turn, ...], ...]
+
+
+def captions(count: int, side: int) -> Samples:
+    """Stage 2: pictures with captions, all equally long once they are cut."""
+    turns = tuple((Turn("assistant", texts.detailed_caption(scene)),) for scene in _scenes(count))
+    stage = replace(NANO_STAGE2, dialect="published", max_tokens=CAPTION_TOKENS)
+    return Samples(stage=stage, images_B3HW=noise(count, side), turns=turns)
+
+
+def talks(count: int, side: int) -> Samples:
+    """Stage 4: pictures with talks of 1 to `MOST_EXCHANGES` questions and answers."""
+    turns = tuple(_talk(scene, 1 + row % MOST_EXCHANGES) for row, scene in enumerate(_scenes(count)))
+    stage = replace(NANO_STAGE4, dialect="published", max_tokens=1024)
+    return Samples(stage=stage, images_B3HW=noise(count, side), turns=turns)
+
+
+def _talk(scene: Scene, exchanges: int) -> tuple[Turn, ...]:
+    random = Random(exchanges)
+    asked = [texts.question(random, scene, texts.GROUP_WEIGHTS) for _ in range(exchanges)]
+    return tuple(turn for one in asked for turn in (Turn("user", one.text), Turn("assistant", one.answer)))
+
+
+def questions(count: int) -> list[str]:
+    """The words of questions, of different lengths."""
+    random = Random(2)
+    return [texts.question(random, scene, texts.GROUP_WEIGHTS).text for scene in _scenes(count)]
+
+
+def noise(count: int, side: int) -> Tensor:
+    """images_B3HW: what pictures show does not bear on how long they take."""
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def _scenes(count: int) -> list[Scene]:
+    random = Random(1)
+    return [draw_scene(random, "train") for _ in range(count)]
