@@ -27,7 +27,14 @@ POLL_SECONDS = 0.05
 CHOSEN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
 FILES = ("prefect.toml", ".env")
 """What Prefect reads in the current folder."""
-SERVER_SETTINGS = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+SERVER_SETTINGS = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    # A run has no automation and no block; a server that a person starts on the same home has both again.
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+}
 PR_SET_PDEATHSIG = 1
 
 
