@@ -5,6 +5,7 @@ import torch
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import trainable_parameters
@@ -23,7 +24,7 @@ def text_batch() -> Batch:
 
 def test_the_loss_is_a_sum_so_the_parts_of_a_batch_add_up(model):
     batch = tiny.batch()
-    rows = [Batch(**{name: value[row : row + 1] for name, value in vars(batch).items()}) for row in range(2)]
+    rows = micro_batches(batch, 1)
     losses, counts = zip(*(model(row) for row in rows), strict=True)
     loss_sum, num_targets = model(batch)
     assert [count.item() for count in counts] == [3, 1]
