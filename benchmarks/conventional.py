@@ -34,7 +34,7 @@ class Conventional:
         self.model, self._tokenizer, self._stage = model, tokenizer, stage
         model.llm.loss_type = "ForCausalLM"  # else transformers wonders what loss belongs to our class
         for layer in model.llm.model.layers:
-            layer.mlp.activation_fn = ACT2FN["gelu_new"]
+            layer.mlp.register_module("activation_fn", ACT2FN["gelu_new"])
 
     def loss(self, images_B3HW: Tensor, turns: Sequence[Sequence[Turn]]) -> Tensor:
         """The mean cross-entropy of the batch's targets, in nats.
@@ -86,10 +86,10 @@ class Conventional:
 
     def _answers(self, turns: Sequence[Sequence[Turn]]) -> tuple[Tensor, Tensor]:
         """(ids_BA, labels_BA) of the first answers and all that follows, padded on the right."""
-        ids, labels = zip(*(self._answer(said) for said in turns), strict=True)
+        answers = [self._answer(said) for said in turns]
         return (
-            pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id),
-            pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+            pad_sequence([ids for ids, _ in answers], batch_first=True, padding_value=self._tokenizer.pad_token_id),
+            pad_sequence([labels for _, labels in answers], batch_first=True, padding_value=IGNORED),
         )
 
     def _answer(self, said: Sequence[Turn]) -> tuple[Tensor, Tensor]:

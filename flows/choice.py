@@ -198,7 +198,13 @@ def _fetching(choice: Choice) -> FetchOptions:
 
 def _options() -> RunOptions:
     return RunOptions(
-        **LIMITS, device="cpu", loader_workers=0, micro_batch=None, log_every_steps=5, save_every_steps=25
+        processes=LIMITS["processes"],
+        threads=LIMITS["threads"],
+        device="cpu",
+        loader_workers=0,
+        micro_batch=None,
+        log_every_steps=5,
+        save_every_steps=25,
     )
 
 

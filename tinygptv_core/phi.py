@@ -85,7 +85,7 @@ class FusedAttention(PhiAttention):
         if past_key_values is not None:
             key_BNSH, value_BNSH = past_key_values.update(key_BNSH, value_BNSH, self.layer_idx)
         parts = (query_BNSH, key_BNSH, value_BNSH)
-        dropout = self.attention_dropout if self.training else 0.0
+        dropout = float(self.attention_dropout or 0.0) if self.training else 0.0
         if sample_lengths is None:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
             attended_BSNH, weights = attend(
