@@ -34,7 +34,7 @@ class Conventional:
         self.model, self._tokenizer, self._stage = model, tokenizer, stage
         model.llm.loss_type = "ForCausalLM"  # else transformers wonders what loss belongs to our class
         for layer in model.llm.model.layers:
-            layer.mlp.register_module("activation_fn", ACT2FN["gelu_new"])
+            layer.mlp.activation_fn = ACT2FN["gelu_new"]  # pyright: ignore[reportAttributeAccessIssue] -- an MLP of Phi
 
     def loss(self, images_B3HW: Tensor, turns: Sequence[Sequence[Turn]]) -> Tensor:
         """The mean cross-entropy of the batch's targets, in nats.
