@@ -66,8 +66,11 @@ def _status_bytes(name: str) -> int:
     return int(found[1]) * 1024
 
 
-def saved_bytes(loss: Callable[[], Tensor], model: nn.Module) -> int:
-    """What autograd keeps for the gradients of `loss`, beside the parameters and buffers of `model`."""
+def saved_bytes(run: Callable[[], object], model: nn.Module) -> int:
+    """What autograd keeps for the gradients while `run` is called, beside the parameters and buffers of `model`.
+
+    Right for one forward pass, while which no two tensors that are kept have one address.
+    """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -78,6 +81,5 @@ def saved_bytes(loss: Callable[[], Tensor], model: nn.Module) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        held = loss()  # as long as it lives, no two of what it keeps have one address
-    del held
+        run()
     return sum(kept.values())

@@ -37,13 +37,11 @@ class Way:
     Attributes:
         run: does it once; this is what is timed.
         result: does it without changing anything and gives by name what must be the same both ways.
-        loss: the mean loss with its graph; None where nothing is learned.
     """
 
     model: TinyGPTV
     run: Callable[[], object]
     result: Callable[[], Mapping[str, Tensor]]
-    loss: Callable[[], Tensor] | None
 
 
 Side = Literal["left", "right"]
@@ -85,7 +83,7 @@ def _training(model: TinyGPTV, loss: Callable[[], Tensor]) -> Way:
         gradients = {name: item.grad.clone() for name, item in parameters if item.grad is not None}
         return {"the loss": value.detach(), **gradients}
 
-    return Way(model=model, run=step, result=result, loss=loss)
+    return Way(model=model, run=step, result=result)
 
 
 def conventional_training(draw: Callable[[int, int], Samples], width: Width, at_once: int) -> Way:
@@ -144,7 +142,7 @@ def conventional_answers(num_pictures: int, width: Width, at_once: int) -> Way:
     def answer() -> Tensor:
         return way.answers(images_P3HW[picture_B], _asked(at_once), NEW_TOKENS)
 
-    return Way(model=model, run=answer, result=lambda: {"the tokens": answer()}, loss=None)
+    return Way(model=model, run=answer, result=lambda: {"the tokens": answer()})
 
 
 def our_answers(num_pictures: int, width: Width, at_once: int, *, cached: bool) -> Way:
@@ -169,7 +167,7 @@ def our_answers(num_pictures: int, width: Width, at_once: int, *, cached: bool) 
         steps = islice(token_steps(model, given()[0], decoding, given()[1]), NEW_TOKENS)
         return torch.stack([next_B for _, next_B in steps], dim=1)
 
-    return Way(model=model, run=answer, result=lambda: {"the tokens": tokens()}, loss=None)
+    return Way(model=model, run=answer, result=lambda: {"the tokens": tokens()})
 
 
 def _picture_of(at_once: int, num_pictures: int) -> Tensor:

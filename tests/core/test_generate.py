@@ -104,7 +104,7 @@ def test_pictures_that_are_projected_already_give_the_same_answers(model, decodi
 
 @pytest.mark.parametrize("decoding", [GREEDY, BEAMS, PENALTY, DRAWN])
 def test_a_position_is_read_once_and_scores_are_computed_for_the_last_alone(model, decoding):
-    """The longer question has 7 tokens, one the slot of the picture's 3: 9 positions. Then come 7 of 8 words."""
+    """The longer question has 7 tokens, one of them the slot of the picture's 3: 9 positions. Then 7 of 8 words."""
     read, scored = [], []
     hooks = [
         model.llm.model.layers[0].register_forward_hook(lambda _module, _given, out: read.append(out.shape[1])),
