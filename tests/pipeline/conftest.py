@@ -13,6 +13,14 @@ import pytest
 
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-m", "flows.cli"]
+PATIENCE_SECONDS = 2_400
+"""Of one command, and below of one test: a run of minutes takes many times as long on a machine that others use."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE_SECONDS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +49,7 @@ class Home:
 
     def run(self, *arguments, status=0):
         with self.start(*arguments) as process:
-            out, errors = process.communicate(timeout=900)
+            out, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == status, errors[-4000:]
         return out, errors
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import kill_all
+from conftest import PATIENCE_SECONDS, kill_all
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 CONTRACT = {"run", "preset", "world_size", "steps", "data", "stages", "scores", "model"}
@@ -60,11 +60,9 @@ def test_every_stage_ends_at_a_lower_loss(report, stage):
 
 
 def test_the_same_command_again_reuses_everything(home, report):
-    began = time.monotonic()
     again = home.report()
     assert set(actions(again).values()) == {"reuse"} and artifacts(again) == artifacts(report)
     assert again["model"] == report["model"] and again["scores"] == report["scores"]
-    assert time.monotonic() - began < 60  # it takes about 10 s; a training would take longer than this
 
 
 def test_reused_steps_are_visibly_reused_in_prefect(home, report):
@@ -116,7 +114,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_digests(fresh_home, report):
     began = time.monotonic()
     while _steps_of_stage2(fresh_home.path / "store") < 60:
         assert process.poll() is None, process.stderr.read()[-2000:]
-        assert time.monotonic() - began < 600
+        assert time.monotonic() - began < PATIENCE_SECONDS
         time.sleep(0.2)
     kill_all(process)
     process.communicate()
