@@ -48,7 +48,7 @@ clean:  ## remove the environments (what runs wrote stays)
 $(ALL): pyproject.toml $(PINS)
 	$(call new_environment,.venv)
 	.venv/bin/python $(PIP) install -c $(PINS) torch
-	.venv/bin/python $(PIP) install -c $(PINS) -e '.[pipeline,test,check]'
+	.venv/bin/python $(PIP) install -c $(PINS) -e '.[pipeline,low-resource,test,check]'
 	# img2dataset asks for this backport of a standard module, which then stands in the real one's place.
 	.venv/bin/python $(PIP) uninstall --yes dataclasses 2>/dev/null
 	touch $@
@@ -56,7 +56,7 @@ $(ALL): pyproject.toml $(PINS)
 $(CORE): pyproject.toml $(PINS)
 	$(call new_environment,.venv-core)
 	.venv-core/bin/python $(PIP) install -c $(PINS) torch
-	.venv-core/bin/python $(PIP) install -c $(PINS) -e '.[test]'
+	.venv-core/bin/python $(PIP) install -c $(PINS) -e '.[low-resource,test]'
 	touch $@
 
 define new_environment

@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
     ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument(
+        "--low-resource", type=int, choices=(8, 4),
+        help="hold the large weights in 8 or 4 bit: little memory, and nearly the same answers",
+    )  # fmt: skip
     _add_home(ask)
     brought = commands.add_parser(
         "weights",
@@ -227,7 +231,8 @@ def _failed(choice: Choice, error: Exception) -> int:
 def _ask(options: argparse.Namespace) -> int:
     from tasks.ask import ask
 
-    print(ask(options.model, Path(options.image), options.question, tracking_uri(_home(options))))
+    uri = tracking_uri(_home(options))
+    print(ask(options.model, Path(options.image), options.question, uri, options.low_resource))
     return DONE
 
 

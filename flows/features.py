@@ -11,20 +11,28 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset
 from tinygptv_core.stages import Stage
 
+Wanted = Mapping[str, tuple[str, tuple[str, ...]]]
+"""Stage -> the name of a step of its own, and the data sets whose pictures it looks at."""
 
-def training_features(preset: Preset, stage: Stage, place: Place) -> tuple[Request, ...]:
-    """`stageN/features`, of the data sets of its mix whose vision tokens are kept; nothing if none are."""
-    return _steps(f"{stage.name}/features", stage.mix, preset, stage, place)
+
+def training_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+    """Stage -> `stageN/features`, of the data sets of its mix whose vision tokens are kept; nothing if none are."""
+    return _shared({s.name: (f"{s.name}/features", tuple(s.mix)) for s in preset.stages}, preset, place)
 
 
 def evaluation_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
-    """Stage -> the same for its evaluations: one step for all stages that ask about the same, seen the same way."""
+    """Stage -> the same for its evaluations."""
+    asked = {s.name: tuple({evals.load(name).dataset: None for name in s.evals}) for s in preset.stages}
+    return _shared({stage: (f"evaluation-{stage}/features", names) for stage, names in asked.items()}, preset, place)
+
+
+def _shared(wanted: Wanted, preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+    """One step for all stages that see the same pictures the same way, named for the first of them."""
     steps: dict[object, tuple[Request, ...]] = {}
     found: dict[str, tuple[Request, ...]] = {}
     for stage in preset.stages:
-        datasets = sorted({evals.load(name).dataset for name in stage.evals})
-        seen = (*datasets, stage.image_size, stage.precision)
-        name = f"evaluation-{stage.name}/features" if steps else "evaluation/features"
+        name, datasets = wanted[stage.name]
+        seen = (frozenset(datasets), stage.image_size, stage.precision)
         found[stage.name] = steps.setdefault(seen, _steps(name, datasets, preset, stage, place))
     return found
 

@@ -17,19 +17,17 @@ def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     for name, settings in preset.data.items():
         order += dataset_steps(name, settings, place)
-    asked = evaluation_features(preset, place)
-    order += {request.name: request for requests in asked.values() for request in requests}.values()
+    asked, seen = evaluation_features(preset, place), training_features(preset, place)
     first = preset.stages[0]
-    order.append(evaluate_step(first, None, aids(asked[first.name]), place))
+    order += [*asked[first.name], evaluate_step(first, None, aids(asked[first.name]), place)]
     before = None
     for stage in preset.stages:
-        seen = training_features(preset, stage, place)
-        order += [*seen, train_step(stage, before, aids(seen), place)]
-        order.append(evaluate_step(stage, stage.name, aids(asked[stage.name]), place))
+        order += [*seen[stage.name], train_step(stage, before, aids(seen[stage.name]), place)]
+        order += [*asked[stage.name], evaluate_step(stage, stage.name, aids(asked[stage.name]), place)]
         before = stage.name
     order.append(register_step(preset, place))
     _check_sources(order)
-    return tuple(order)
+    return tuple({request.name: request for request in order}.values())  # what stages share stands once
 
 
 def _check_sources(order: Sequence[Request]) -> None:

@@ -16,6 +16,7 @@ from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
     from tinygptv_core.answer import ModelCard
+    from tinygptv_core.quantize import Bits
 
 CHECKPOINT_ANSWER_TOKENS = 64
 """Where the answer of a bare checkpoint is cut; a registered model says that itself."""
@@ -29,15 +30,17 @@ class Place:
     backbones: tuple[Path, ...]
 
 
-def ask(model: str, image: Path, question: str, tracking_uri: str) -> str:
+def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource: "Bits | None" = None) -> str:
     """The model's answer.
 
     Args:
         model: `models:/NAME@ALIAS`, `NAME@ALIAS`, `NAME/NUMBER`, or the folder of a model or checkpoint. A
             checkpoint's questions are asked as they stand, without an evaluation's words around them.
+        low_resource: the bits of the large weights (`tinygptv_core/quantize.py`); None leaves them as they are.
 
     Raises:
-        ConfigError: there is no such model, the picture is missing or broken, or the question is empty.
+        ConfigError: there is no such model, the picture is missing or broken, the question is empty, or what
+            `low_resource` needs is not installed.
     """
     if not question.strip():
         raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
@@ -47,6 +50,10 @@ def ask(model: str, image: Path, question: str, tracking_uri: str) -> str:
 
         card = card_of(place.folder)
         trained = load_served(place.folder, card, place.backbones, "cpu")
+    if low_resource is not None:
+        from tinygptv_core.quantize import quantize
+
+        quantize(trained.model, low_resource, "cpu")
     return ask_each(trained, card, [(picture, question)])[0]
 
 

@@ -107,7 +107,11 @@ def test_what_is_installed_by_make_is_what_is_pinned():
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [(("tinygptv_core", "data_recipes"), ()), (OURS, ("pipeline",)), (("tests",), ("pipeline", "test"))],
+    [
+        (("tinygptv_core", "data_recipes"), ("low-resource",)),
+        (OURS, ("pipeline", "low-resource")),
+        (("tests",), ("pipeline", "low-resource", "test")),
+    ],
 )
 def test_whatever_is_imported_is_declared(folders, extras):
     declared = {canonicalize_name(requirement.name) for requirement in requirements(*extras)}

@@ -1,11 +1,13 @@
 """The whole model: picture -> tower -> Q-Former -> projections -> splice -> Phi -> loss."""
 
+import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -187,15 +189,31 @@ def _draw(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
 def _add_adapters(llm: TinyPhi, lora: Lora, generator: torch.Generator) -> None:
     """Put LoRA on both Linears of every attention block: found by what the block is, since others have a `dense`."""
     blocks = [name for name, module in llm.named_modules() if isinstance(module, FusedAttention)]
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] -- peft only divides it by the rank
-        lora_dropout=lora.dropout,
-        target_modules=[f"{block}.{linear}" for block in blocks for linear in ("query_key_value", "dense")],
-    )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _bitsandbytes_unseen():
+        from peft import LoraConfig, inject_adapter_in_model
+
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] -- peft only divides it by the rank
+            lora_dropout=lora.dropout,
+            target_modules=[f"{block}.{linear}" for block in blocks for linear in ("query_key_value", "dense")],
+        )
         inject_adapter_in_model(config, llm)
     for name, parameter in lora_parameters(llm).items():
         parameter.data = parameter.data.float()  # 16 bit adapters lose what a small rate changes
         if ".lora_A." in name:
             _draw(parameter, parameter.shape[1], generator)
+
+
+@contextmanager
+def _bitsandbytes_unseen() -> Iterator[None]:
+    """peft imports bitsandbytes where it is installed, two seconds in every process, for layers that are not used."""
+    modules: dict[str, Any] = sys.modules
+    if "bitsandbytes" in modules:
+        yield
+        return
+    modules["bitsandbytes"] = None  # who looks for it now finds none
+    try:
+        yield
+    finally:
+        del modules["bitsandbytes"]

@@ -4,10 +4,12 @@ Everything but the attention block and the layer around it is transformers' own 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PhiConfig, PhiForCausalLM
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -82,6 +84,8 @@ class FusedAttention(PhiAttention):
         query_BNSH, key_BNSH = self._rotate(
             self.q_layernorm(query_BNSH), self.k_layernorm(key_BNSH), *position_embeddings
         )
+        # Under autocast the norms gave float32; attention would cast it anyway, but the cache would keep it.
+        query_BNSH, key_BNSH = query_BNSH.to(value_BNSH.dtype), key_BNSH.to(value_BNSH.dtype)
         if past_key_values is not None:
             key_BNSH, value_BNSH = past_key_values.update(key_BNSH, value_BNSH, self.layer_idx)
         parts = (query_BNSH, key_BNSH, value_BNSH)
@@ -136,6 +140,14 @@ class TinyPhi(PhiForCausalLM):
         layers = (FusedLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.model.layers = nn.ModuleList(layers)
         self.post_init()
+
+    def recompute_layers(self) -> None:
+        """Keep the input of each layer alone for the gradients, and compute the layer again on the way back.
+
+        The numbers stay the same to the last bit, dropout among them. Call it once.
+        """
+        for layer in self.model.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
     def rebuild_rotary(self) -> None:
         """Compute the rotary frequencies anew: they are in no file, so a model built on `meta` lacks them."""

@@ -20,6 +20,8 @@ class RunOptions:
         loader_workers: processes that read ahead, for each training process; 0 reads in line.
         micro_batch: the most samples of one forward pass in one process; None takes all at once.
         packed: samples in one row without padding (`packing.py`), which is faster the more their lengths differ.
+        gradient_checkpointing: keep the input of each layer of the language model alone, and compute the rest
+            again on the way back: less memory for about a third more time, and the same numbers.
         save_every_steps: steps between the checkpoints that a killed run goes on from.
     """
 
@@ -31,6 +33,7 @@ class RunOptions:
     log_every_steps: int
     save_every_steps: int
     packed: bool = False
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,8 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
         checkpoint = read_checkpoint(spec.init)
         new_lora = stage.lora is not None and checkpoint.form.lora is None
         load_trainable(model, checkpoint.tensors, new_lora=new_lora)
+    if spec.options.gradient_checkpointing:
+        model.llm.recompute_layers()
     return model, backbones.tokenizer
 
 

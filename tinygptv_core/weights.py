@@ -221,6 +221,9 @@ def norm_names(module: nn.Module) -> frozenset[str]:
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> None:
     """Give `module` these tensors as its own, in `dtype`, its norms in float32.
 
+    Norms between 16 bit layers take and give float32 on every device. CUDA's autocast has it so; the CPU's
+    would round what they give.
+
     Raises:
         ValueError: `tensors` lacks one, has one too many, or one has another shape; `where` says which file.
     """
@@ -231,6 +234,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, w
     module.load_state_dict(cast, assign=True)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(trained[name])
+    if dtype != torch.float32:
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(item.float() for item in inputs)
 
 
 def account(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], where: str) -> None:

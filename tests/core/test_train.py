@@ -1,20 +1,20 @@
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from benchmarks.measure import saved_bytes
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
+from tinygptv_core.loader import Steps
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
-from tinygptv_core.train import main, train
-
-PATIENCE_SECONDS = 600
+from tinygptv_core.train import main, starting_model, train
+from tinygptv_core.trainable import trainable_parameters
 
 
 class StoppedError(Exception):
@@ -104,6 +104,35 @@ def test_a_damaged_newest_state_costs_its_steps_and_not_the_result(whole, tmp_pa
     assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
 
 
+def test_computing_layers_again_changes_no_bit(whole, tmp_path):
+    """Loss, gradients, dropout and so the checkpoint are those of the run that kept everything."""
+    spec = replace(elsewhere(whole, tmp_path), options=replace(OPTIONS, gradient_checkpointing=True))
+    train(spec, 0, 1, quiet)
+    assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
+    assert [(line["loss"], line["gradient_norm"]) for line in metrics_of(spec)] == [
+        (line["loss"], line["gradient_norm"]) for line in metrics_of(whole)
+    ]
+
+
+def test_computing_layers_again_keeps_less_for_the_gradient(whole):
+    batch = Steps(whole, starting_model(whole)[1], rank=0, world_size=1)[0]
+    kept = []
+    for again in (False, True):
+        spec = replace(whole, options=replace(OPTIONS, gradient_checkpointing=again))
+        model = starting_model(spec)[0].train()
+        kept.append(saved_bytes(lambda model=model: model(batch), model))
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_in_16_bit_all_that_is_trained_is_float32(whole, precision):
+    model, _ = starting_model(replace(whole, stage=replace(whole.stage, precision=precision)))
+    trained = trainable_parameters(model)
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    frozen = {parameter.dtype for name, parameter in model.llm.named_parameters() if name.endswith("fc1.weight")}
+    assert frozen == {getattr(torch, precision)}
+
+
 def test_reading_ahead_changes_nothing(whole, tmp_path):
     spec = replace(elsewhere(whole, tmp_path), options=replace(OPTIONS, loader_workers=1))
     train(spec, 0, 1, quiet)
@@ -143,35 +172,22 @@ def test_a_mistake_on_the_command_line_is_one_message(whole, tmp_path, caplog):
     assert "holds no checkpoint" in caplog.text
 
 
-@contextmanager
-def running_ranks(spec, world_size):
-    """The bare command, once for each rank, as torchrun would start it; on loopback alone. All must end well."""
+def torchrun(spec, world_size):
+    """The command of a bare machine, on loopback alone; it must end well."""
     write_spec(spec, spec.notes.parent / "RUN.json")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tinygptv_core.train", str(spec.notes.parent / "RUN.json")]
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **group, "RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"})
-        for rank in range(world_size)
-    ]
-    try:
-        yield
-        assert [rank.wait(timeout=PATIENCE_SECONDS) for rank in ranks] == [0] * world_size
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
+    launcher = ["torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", world_size]
+    command = [sys.executable, "-m", *map(str, launcher), "-m", "tinygptv_core.train", spec.notes.parent / "RUN.json"]
+    done = subprocess.run(command, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_two_processes_equal_one(tmp_path):
-    """Batches of 5 and 3 fall unevenly on two; without dropout both ways do the same steps."""
+    """Batches of 5 and 3 fall unevenly on two; without dropout both ways do the same steps, recomputed or not."""
     one = tiny_spec(tmp_path, options=replace(OPTIONS, micro_batch=2))
-    two = elsewhere(one, tmp_path / "two")
+    two = replace(elsewhere(one, tmp_path / "two"), options=replace(one.options, gradient_checkpointing=True))
     (tmp_path / "two").mkdir()
-    with running_ranks(two, 2):
-        train(one, 0, 1, quiet)
+    train(one, 0, 1, quiet)
+    torchrun(two, 2)
     assert summary_of(two)["world_size"] == 2
     assert [loss for _, loss in losses_of(two)] == pytest.approx([loss for _, loss in losses_of(one)], abs=1e-5)
     single, double = weights_of(one), weights_of(two)

@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.core import tiny
+from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.weights import Backbones, fill, load_backbones, new_backbones, save_backbones
+from tinygptv_core.stages import Lora
+from tinygptv_core.weights import NORMS, Backbones, fill, load_backbones, new_backbones, save_backbones
+
+LORA = Lora(rank=2, alpha=4, dropout=0.0)
 
 
 @pytest.fixture
@@ -59,6 +64,27 @@ def test_norms_and_the_qformer_stay_float32_in_16_bit_backbones(folder):
     assert {parameter.dtype for part in wide for parameter in part.parameters()} == {torch.float32}
     narrow = (layer.self_attn.query_key_value, layer.mlp, loaded.vision.tower.embeddings.patch_embedding)
     assert {parameter.dtype for part in narrow for parameter in part.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norms_between_16_bit_layers_compute_in_float32(folder, dtype):
+    """Each against the same norm in float64: nothing but float32's rounding, and attention's norm that of its input."""
+    model = TinyGPTV.from_backbones(load_backbones(folder, dtype), LORA, seed=2).eval()
+    seen = []
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.register_forward_hook(lambda *of: seen.append(of))
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        model(tiny.batch())
+    assert {type(norm) for norm, _, _ in seen} == set(NORMS)
+    for norm, (given,), out in tuple(seen):
+        wide = copy.deepcopy(norm).double()
+        wide._forward_pre_hooks.clear()
+        assert out.dtype == torch.float32
+        if isinstance(norm, nn.LayerNorm):
+            torch.testing.assert_close(out.double(), wide(given.double()), rtol=1e-5, atol=1e-5)
+        else:
+            torch.testing.assert_close(out, norm(given.float()), rtol=torch.finfo(dtype).eps, atol=0)
 
 
 def test_new_weights_depend_on_their_seed_alone():

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from tasks.ask import ask
@@ -27,6 +29,15 @@ def test_a_model_has_many_names_and_one_answer(home):
     worded = "[vqa] Based on the image, respond to this question with a short answer: what?"
     said = ask(str(checkpoint.path), shown, worded, home.uri)
     assert said.startswith(ask(str(folder), shown, "what?", home.uri))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_model_with_few_bits_answers_if_the_library_for_it_is_there(home, monkeypatch, bits):
+    shown = home.root / "shown.png"
+    assert ask("tinygptv/1", shown, "what?", home.uri, low_resource=bits)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match="8 and 4 bit need the package bitsandbytes"):
+        ask("tinygptv/1", shown, "what?", home.uri, low_resource=bits)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+import sys
+from random import Random
+
+import pytest
+import torch
+
+from tinygptv_core import prompt
+from tinygptv_core.answer import Trained, load_fresh
+from tinygptv_core.generate import generate, greedy
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.presets import SHIPPED
+from tinygptv_core.quantize import large_linears, quantize
+from tinygptv_core.scenes.scene import draw_scene
+from tinygptv_core.scenes.texts import text_question
+from tinygptv_core.stages import NANO_STAGE2, PHI_QUESTION
+
+NUM_QUESTIONS = 60
+
+
+def nano() -> Trained:
+    torch.set_num_threads(1)
+    return load_fresh(SHIPPED / "nano", NANO_STAGE2, "cpu")
+
+
+def answers(trained: Trained) -> list[str]:
+    """What it says to questions about scenes in words, which it has learned to read."""
+    random, tokenizer = Random(1), trained.tokenizer
+    texts = [text_question(random, draw_scene(random, "held_out")).text for _ in range(NUM_QUESTIONS)]
+    encoded = [
+        prompt.encode_question(tokenizer, PHI_QUESTION.format(text), has_image=False, dialect="tinygptv")
+        for text in texts
+    ]
+    batch = prompt.collate(encoded, None, keys=texts, pad_id=tokenizer.pad_token_id, side="left")
+    return generate(trained.model, batch, tokenizer=tokenizer, decoding=greedy(8, stop="\n"))
+
+
+def gap(image_BQE: torch.Tensor, other_BQE: torch.Tensor) -> float:
+    return float((image_BQE - other_BQE).norm() / other_BQE.norm())
+
+
+@pytest.fixture(scope="module")
+def exact():
+    trained = nano()
+    return answers(trained), trained.model.encode_images(pictures())
+
+
+def pictures() -> torch.Tensor:
+    return torch.linspace(-1, 1, 2 * 3 * 64 * 64).mul(40).sin().reshape(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("bits", "agree", "apart"), [(8, 0.95, 0.05), (4, 0.85, 0.25)])
+def test_few_answers_change_with_weights_of_few_bits(exact, bits, agree, apart):
+    trained = nano()
+    quantize(trained.model, bits, "cpu")
+    same = [one == other for one, other in zip(answers(trained), exact[0], strict=True)]
+    assert sum(same) / NUM_QUESTIONS >= agree
+    assert 0 < gap(trained.model.encode_images(pictures()), exact[1]) < apart
+
+
+def test_weights_take_8_or_4_bits_and_what_was_trained_stays():
+    """4 bit has a scale of 8 bit for each 64 weights, and 256 of these scales share one of 32 bit."""
+    model = nano().model
+    linears = large_linears(model)
+    # 4 layers of the tower with 4 Linears each, and 4 of the language model.
+    assert len(linears) == 32
+    weights = sum(linear.weight.numel() for linear in linears.values())
+    kept = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] not in linears}
+    sizes = {}
+    for bits in (8, 4):
+        low = nano().model
+        quantize(low, bits, "cpu")
+        sizes[bits] = sum(low.get_submodule(name).weight.nbytes for name in linears)
+        assert all(torch.equal(low.state_dict()[name], value) for name, value in kept.items())
+    assert sizes == {8: weights, 4: weights / 2}
+
+
+def test_a_16_bit_model_computes_in_16_bit():
+    model = load_fresh(SHIPPED / "nano", NANO_STAGE2, "cpu").model.bfloat16()
+    quantize(model, 4, "cpu")
+    given = model.llm.model.layers[0].mlp.fc1(torch.zeros(1, 1, model.llm.config.hidden_size))
+    assert given.dtype == torch.bfloat16
+
+
+def test_without_the_library_it_is_said_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match=r"pip install 'tinygptv\[low-resource\]'"):
+        quantize(nano().model, 8, "cpu")
