@@ -79,7 +79,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     )
     if preset.backbones.sources is None:
         shipped(preset.backbones)
-    requests = steps(preset, place)
+    requests = steps(preset, place, stage or None)
     if stage:
         requests = given(requests, f"{stage}/train", place.store.find("checkpoint", digest))
     selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)

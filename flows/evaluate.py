@@ -61,18 +61,22 @@ def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], pl
     )
 
 
-def register_step(preset: Preset, place: Place) -> Request:
-    """Put the last stage's checkpoint, its scores and where all of it came from into the registry."""
+def register_step(preset: Preset, init: str | None, place: Place) -> Request:
+    """Put the last stage's checkpoint, its scores and where all of it came from into the registry.
+
+    Args:
+        init: the stage whose checkpoint the run begins with. What that one was trained on is not known here.
+    """
     last = preset.stages[-1]
     shown = evals.load(last.evals[0])  # its prompt goes around a person's question, its data give the example
-    drawn = tuple(dict.fromkeys(name for stage in preset.stages for name in stage.mix))
+    drawn = tuple(dict.fromkeys(name for stage in preset.stages if stage.name != init for name in stage.mix))
     sources = {
         "backbones": BACKBONES,
         **{f"table.{name}": f"{name}/filter" for name in drawn},
         **data_inputs((*drawn, shown.dataset)),
         **{f"checkpoint.{stage.name}": f"{stage.name}/train" for stage in preset.stages},
         **{f"scores.{stage.name}": f"{stage.name}/evaluate" for stage in preset.stages},
-        f"scores.{FRESH}": f"{FRESH}/evaluate",
+        **({} if init else {f"scores.{FRESH}": f"{FRESH}/evaluate"}),
     }
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:

@@ -12,8 +12,12 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 
 
-def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
-    """Everything that `preset` wants, each step after those whose artifacts it reads."""
+def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Request, ...]:
+    """Everything that `preset` wants, each step after those whose artifacts it reads; the last is the registration.
+
+    Args:
+        init: the stage whose checkpoint is given (`--init`), the preset's first.
+    """
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     for name, settings in preset.data.items():
         order += dataset_steps(name, settings, place)
@@ -25,7 +29,7 @@ def steps(preset: Preset, place: Place) -> tuple[Request, ...]:
         order += [*seen[stage.name], train_step(stage, before, aids(seen[stage.name]), place)]
         order += [*asked[stage.name], evaluate_step(stage, stage.name, aids(asked[stage.name]), place)]
         before = stage.name
-    order.append(register_step(preset, place))
+    order.append(register_step(preset, init, place))
     _check_sources(order)
     return tuple({request.name: request for request in order}.values())  # what stages share stands once
 

@@ -66,7 +66,7 @@ def downstream(requests: Sequence[Request], names: frozenset[str]) -> frozenset[
 
 
 def select(requests: tuple[Request, ...], *, only: str | None, start_from: str | None, until: str | None) -> Selection:
-    """The steps of a run.
+    """The steps of a run: without a target the last of `requests`, and what it is made from.
 
     Args:
         only: walk this step alone; what it is made from must be there.
@@ -80,9 +80,7 @@ def select(requests: tuple[Request, ...], *, only: str | None, start_from: str |
         raise ConfigError("--only and --from exclude each other: name one step with one of them")
     forced = downstream(requests, named(requests, start_from)) if start_from else frozenset[str]()
     target = only or until
-    if target is None:
-        return Selection(walked=requests, must_exist=frozenset(), forced=forced)
-    targets = named(requests, target)
+    targets = named(requests, target) if target else frozenset({requests[-1].name})
     needed = upstream(requests, targets)
     walked = tuple(request for request in requests if request.name in needed)
     return Selection(walked=walked, must_exist=needed - targets if only else frozenset(), forced=forced)
