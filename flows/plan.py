@@ -106,8 +106,8 @@ def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
 
 
 def _planned(store: Store, request: Request, before: dict[str, Planned], forced: bool) -> Planned:
-    if forced:
-        return Planned(step=request.name, action="build", why=FORCED, artifact=None)
+    if request.lacks or forced:
+        return Planned(step=request.name, action="build", why=request.lacks or FORCED, artifact=None)
     missing = [s for s in request.inputs.values() if isinstance(s, str) and before[s].artifact is None]
     if missing:
         return Planned(step=request.name, action="build", why=TO_BE_BUILT.format(missing[0]), artifact=None)
@@ -120,6 +120,25 @@ def _planned(store: Store, request: Request, before: dict[str, Planned], forced:
 def resolve(request: Request, artifacts: Inputs) -> Inputs:
     """The request's inputs as artifacts, from those of the steps before it."""
     return {name: artifacts[source] if isinstance(source, str) else source for name, source in request.inputs.items()}
+
+
+def lacking_files(selection: Selection) -> str | None:
+    """What the user has to bring before the steps of `selection` can be built, all of it; None if nothing."""
+    lacking = [request for request in selection.walked if request.lacks]
+    if not lacking:
+        return None
+    told = "\n".join(f"{request.name}: {request.lacks}" for request in lacking)
+    return f"{len(lacking)} of {len(selection.walked)} steps lack files that you have to bring.\n{told}"
+
+
+def check_files(selection: Selection) -> None:
+    """Refuse a run that would come to a step which lacks a file of the user's.
+
+    Raises:
+        ConfigError: says what to download, from where, and where to put it.
+    """
+    if lacking := lacking_files(selection):
+        raise ConfigError(lacking)
 
 
 def check_present(selection: Selection, planned: Sequence[Planned], options: Sequence[str]) -> None:

@@ -260,13 +260,29 @@ def with_list(preset: Preset) -> Preset:
 
     The pre-training lists are those of the stages that ask no question.
     """
-    replaced = {name for stage in preset.stages if stage.prompt_template is None for name in stage.mix}
-    settings = next(preset.data[name] for name in preset.data if name in replaced)
+    return _with(preset, "list", [stage for stage in preset.stages if stage.prompt_template is None])
+
+
+def with_instruct(preset: Preset) -> Preset:
+    """`preset` with the user's own talks, as data set `instruct`, in place of what its instruction stages draw from.
+
+    Instruction stages are those that ask questions. What only evaluations read stays.
+    """
+    return _with(preset, "instruct", [stage for stage in preset.stages if stage.prompt_template is not None])
+
+
+def _with(preset: Preset, name: str, asked: Sequence[Stage]) -> Preset:
+    """`preset` whose stages that draw from the data sets of `asked` draw from `name` alone."""
+    replaced = {drawn for stage in asked for drawn in stage.mix}
+    if not replaced:
+        raise ConfigError(f"the preset {preset.name} has no stage that would draw from {name}")
+    settings = next(preset.data[drawn] for drawn in preset.data if drawn in replaced)
     stages = tuple(
-        replace(stage, mix={"list": Share(weight=1, batch=max(share.batch for share in stage.mix.values()))})
+        replace(stage, mix={name: Share(weight=1, batch=max(share.batch for share in stage.mix.values()))})
         if set(stage.mix) & replaced
         else stage
         for stage in preset.stages
     )
-    kept = {name: item for name, item in preset.data.items() if name not in replaced}
-    return replace(preset, data={"list": settings, **kept}, stages=stages)
+    scored = {evals.load(asked).dataset for stage in stages for asked in stage.evals}
+    kept = {item: preset.data[item] for item in preset.data if item not in replaced or item in scored}
+    return replace(preset, data={name: settings, **kept}, stages=stages)
