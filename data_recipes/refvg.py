@@ -3,6 +3,8 @@
 As in the reference, regions of 16,384 square pixels and more are left out.
 """
 
+from collections.abc import Mapping
+
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.recipe import (
     Download,
@@ -24,7 +26,8 @@ MAX_PIXELS = 16_384
 
 def regions(row: Row) -> list[Row]:
     """`{"regions": [{"phrase", "x", "y", "width", "height"}, ...]}` -> a record for each, beside its picture."""
-    return [{**mapping_of(one, "a region"), "image": row["image"]} for one in list_of(row["regions"], "regions")]
+    found = list_of(row["regions"], "regions")
+    return [{**(one if isinstance(one, Mapping) else {}), "image": row["image"]} for one in found]
 
 
 def picture_name(row: Row) -> str:
