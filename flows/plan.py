@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.build import FORCED, Inputs, Request, Store
+from tasks.sources import NO_FOLDER
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown
 
@@ -127,8 +128,14 @@ def lacking_files(selection: Selection) -> str | None:
     lacking = [request for request in selection.walked if request.lacks]
     if not lacking:
         return None
-    told = "\n".join(f"{request.name}: {request.lacks}" for request in lacking)
-    return f"{len(lacking)} of {len(selection.walked)} steps lack files that you have to bring.\n{told}"
+    steps: dict[str, list[str]] = {}
+    for request in lacking:
+        steps.setdefault(str(request.lacks), []).append(request.name)
+    told = "\n".join(f"{', '.join(names)}: {lacks}" for lacks, names in steps.items())
+    head = f"{len(lacking)} of {len(selection.walked)} steps lack files that you have to bring."
+    if NO_FOLDER not in told:
+        return f"{head}\n{told}"
+    return "\n".join([head, told.replace(f"\n{NO_FOLDER}", ""), NO_FOLDER])
 
 
 def check_files(selection: Selection) -> None:

@@ -14,6 +14,8 @@ from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.recipe import Download, PictureSet
 
+NO_FOLDER = "  name that folder with --data DIR, or set TINYGPTV_DATA"
+
 
 def brought_file(data: Path | None, file: Download, stamps: Path) -> Artifact:
     """A file that a user got, as an input.
@@ -75,7 +77,7 @@ def _weight(megabytes: int) -> str:
 
 
 def _where(data: Path | None) -> str:
-    return "" if data else "\n  name that folder with --data DIR, or set TINYGPTV_DATA"
+    return "" if data else f"\n{NO_FOLDER}"
 
 
 def _folder_digest(folder: Path, stamps: Path) -> str:

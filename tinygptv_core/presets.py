@@ -8,7 +8,7 @@ from typing import Literal
 from tinygptv_core import evals
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, change, require, unknown
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
-from tinygptv_core.stages import NANO_STAGES, Share, Stage
+from tinygptv_core.stages import NANO_STAGES, PAPER_EVALS, PAPER_STAGES, PUBLISHED_STAGES, Share, Stage
 
 SHIPPED = Path(__file__).parent / "backbones"
 """Where the backbones that come with the package lie, a folder for each."""
@@ -213,7 +213,24 @@ PAPER_BACKBONES = Backbones(
 )
 """EVA-CLIP's ViT-g/14, the Q-Former of BLIP-2 with FlanT5-XXL, and Phi-2, from files that the user names."""
 
-PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO,)}
+# Evaluations look at the same pictures after every stage, training at most of its own once.
+PAPER_TRAINING = replace(INSTRUCTION, cached_vision=False)
+PAPER = Preset(
+    name="paper",
+    scenes=None,
+    backbones=PAPER_BACKBONES,
+    data={
+        **{name: PRETRAINING for name in ("laion", "cc_sbu")},
+        **{name: PAPER_TRAINING for stage in PAPER_STAGES[2:] for name in stage.mix},
+        **{evals.load(name).dataset: INSTRUCTION for name in PAPER_EVALS},
+    },
+    stages=PAPER_STAGES,
+    model_name="tinygptv-paper",
+)
+AS_PUBLISHED = replace(PAPER, name="as_published", stages=PUBLISHED_STAGES, model_name="tinygptv-as-published")
+"""What the public repository does, mistakes and all, where its weights depend on them."""
+
+PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO, PAPER, AS_PUBLISHED)}
 
 
 def named(name: str) -> Preset:
