@@ -1,44 +1,97 @@
 """A list of records becomes a table: a row per sample, and a drop with its reason for each record that is none."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.build import Site, Step
+from tasks.captions import captioned, is_captioned, side_of
 from tasks.lists import Broken, read_list
-from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, TableWriter, Tally, clear
+from tasks.tables import (
+    DROPPED_FILE,
+    READ_ROWS,
+    ROWS_FILE,
+    SIZE,
+    Drop,
+    TableRow,
+    TableWriter,
+    Tally,
+    clear,
+    columns_of,
+)
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, text_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS = Step(name="rows", kind="table", version=1)
 
 # How many records are looked at to say which columns a list has that no sample can be made of.
 COLUMNS_FROM_RECORDS = 100
+# A longer list is not read to its end only to be checked; converting it tells the rest.
+CHECKED_RECORDS = 2_000_000
 
 
 def rows(recipe: Recipe, name: str, list_file: Path, site: Site) -> None:
-    """The list at `list_file` as a table, in its order. A row's key is its record's position in the list.
+    """`rows_of_lists` of one list."""
+    rows_of_lists(recipe, name, (list_file,), site)
+
+
+def rows_of_lists(recipe: Recipe, name: str, list_files: Sequence[Path], site: Site) -> None:
+    """Lists, one after the other, as a table in their order. A row's key is its record's position in all of them.
+
+    Where there are several, the detail of a drop says in which it was and where.
 
     Raises:
-        ConfigError: the list cannot be read to its end, or no record has the form of data set `name`.
+        ConfigError: a list cannot be read to its end, or no record has the form of data set `name`.
     """
     clear(site.out)
     position, tally = 0, Tally()
     with (
-        TableWriter(site.out / ROWS_FILE, TableRow) as kept,
+        TableWriter(site.out / ROWS_FILE, TableRow, SIZE if recipe.size else ()) as kept,
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
     ):
-        for position, record in enumerate(read_list(list_file), start=1):
-            row = row_of(recipe, position - 1, record)
-            if isinstance(row, TableRow):
-                kept.write(row)
-                tally.kept += 1
-            else:
-                dropped.write(row)
-                tally.dropped[row.reason] += 1
+        for list_file in list_files:
+            records, begin = read_list(list_file), position
+            while batch := list(islice(records, READ_ROWS)):
+                table, drops = table_of(recipe, position, batch)
+                kept.write_table(table)
+                for drop in drops:
+                    where = f"{list_file.name}, record {int(drop.key) - begin}: " if len(list_files) > 1 else ""
+                    dropped.write(replace(drop, detail=where + drop.detail))
+                position, tally.kept = position + len(batch), tally.kept + len(table)
+                tally.dropped.update(drop.reason for drop in drops)
     if not tally.kept:
-        raise ConfigError(f"{list_file}: no record of {position} has the form of {name}: {tally.reasons()}")
+        lists = ", ".join(map(str, list_files))
+        raise ConfigError(f"{lists}: no record of {position} has the form of {name}: {tally.reasons()}")
     tally.write(site.out, position)
+
+
+def table_of(recipe: Recipe, first: int, records: Sequence[object]) -> tuple["pa.Table", list[Drop]]:
+    """`row_of` each of `records`, the first of which is the list's record `first`: those that are rows, as a table."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not is_captioned(recipe):
+        return _by_hand(recipe, first, records, range(len(records)))
+    table, is_known = captioned(recipe, first, records)
+    if is_known.all():
+        return table, []
+    others, drops = _by_hand(recipe, first, records, np.flatnonzero(~is_known).tolist())
+    return pa.concat_tables([table.filter(pa.array(is_known)), others]).sort_by("key"), drops
+
+
+def _by_hand(
+    recipe: Recipe, first: int, records: Sequence[object], indexes: Sequence[int]
+) -> tuple["pa.Table", list[Drop]]:
+    """`row_of` those of `records` that `indexes` names."""
+    made = [row_of(recipe, first + index, records[index]) for index in indexes]
+    kept = [row for row in made if isinstance(row, TableRow)]
+    return columns_of(kept, TableRow, SIZE), [row for row in made if isinstance(row, Drop)]
 
 
 def row_of(recipe: Recipe, position: int, record: object) -> TableRow | Drop:
@@ -53,10 +106,11 @@ def row_of(recipe: Recipe, position: int, record: object) -> TableRow | Drop:
         turns = _turns(recipe, fields)
         (picture or "").encode()  # half a surrogate pair is no text, and nothing after this step could write it
         split, group = (str(fields[column]) if column else None for column in (recipe.split, recipe.group))
+        width, height = (side_of(fields.get(column)) for column in recipe.size) if recipe.size else (None, None)
     except (KeyError, TypeError, ValueError) as error:
         said = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         return Drop(key=key, url=_encodable(url), reason="broken_record", detail=_encodable(said) or "")
-    return TableRow(key=key, url=url, file=file, turns=turns, split=split, group=group)
+    return TableRow(key=key, url=url, file=file, turns=turns, split=split, group=group, width=width, height=height)
 
 
 def _fields(record: object) -> Mapping[str, object]:
@@ -86,14 +140,14 @@ def _encodable(text: str | None) -> str | None:
 
 
 def check_list(path: Path, recipe: Recipe) -> int:
-    """The number of records of a user's list, read once from end to end so that a run can refuse it at once.
+    """How many records of a user's list were read, so that a run can refuse it at once: all, up to `CHECKED_RECORDS`.
 
     Raises:
-        ConfigError: the list is missing, no file, empty, cut off, no list, of no known format, or no record of
-            it has the form of `recipe`; says what was found and which columns there are.
+        ConfigError: the list is missing, no file, empty, cut off, no list, of no known format, or no record that was
+            read has the form of `recipe`; says what was found and which columns there are.
     """
     records, example, columns = 0, None, dict[str, None]()
-    for position, record in enumerate(read_list(path)):
+    for position, record in enumerate(islice(read_list(path), CHECKED_RECORDS)):
         records = position + 1
         if isinstance(example, TableRow):
             continue  # one good record is enough; the rest is read for the file's own sake

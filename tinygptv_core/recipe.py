@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tinygptv_core.plain import NOT_IDENTITY
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY
 
 Row = Mapping[str, object]
 """One record of a list or an annotation file, as its JSON has it."""
@@ -41,6 +41,7 @@ class Recipe:
             drawn per sample while training; they are applied by the loader, so changing them
             rebuilds no shard.
         split, group: columns that name a sample's split and its question type, for evaluations.
+        size: columns with the picture's width and height in pixels, where a record says them.
     """
 
     version: int
@@ -54,6 +55,7 @@ class Recipe:
     split: str | None = None
     group: str | None = None
     expected_rows: int | None = None
+    size: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
 def text_of(row: Row, column: str) -> str:
