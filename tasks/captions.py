@@ -7,7 +7,7 @@ The others are left to `row_of`, so that there is one definition of what a recor
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.tables import SIZE
+from tasks.tables import SIZE, compute
 from tinygptv_core.recipe import MAX_CAPTION_WORDS, Recipe, caption_turns
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def captioned(recipe: Recipe, first: int, records: Sequence[object]) -> tuple["p
     """A row for each of `records`, the first of which is the list's record `first`, and which rows are known here."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
+    pc = compute()
     assert recipe.picture
     urls = _array([text and text.strip() for text in _texts(records, recipe.picture)])
     captions = _array(_texts(records, "caption"))
@@ -89,8 +89,8 @@ def turns_of(captions: "pa.StringArray") -> tuple["pa.StringArray", "np.ndarray"
     """What is said about each picture, as `TableRow.turns`, and for which of them that is known here."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
+    pc = compute()
     offsets, text = bytes_of(captions)
     cleaned = text.translate(_CLEANED)
     is_other = has_byte(offsets, cleaned, _OTHER)

@@ -92,7 +92,7 @@ OPENERS: Mapping[str, Callable[[Path], Any]] = {
 
 
 @contextmanager
-def _opened(path: Path, newline: str | None) -> Iterator[TextIO]:
+def opened(path: Path, newline: str | None) -> Iterator[TextIO]:
     """`path` as text, unpacked where its name says that it is packed."""
     opener = OPENERS.get(path.suffix.lower())
     try:
@@ -162,7 +162,7 @@ def _size_bytes(text: str) -> int:
 
 def _json_array(path: Path) -> Iterator[list[object]]:
     """The items of the array, some at a time."""
-    with _opened(path, newline="") as file:
+    with opened(path, newline="") as file:
         window = _Window(file)
         opening = window.peek()
         if not opening:
@@ -247,7 +247,7 @@ def _is_unfinished(rest: str, message: str) -> bool:
 
 def _json_lines(path: Path) -> Iterator[object]:
     done_bytes = 0
-    with _opened(path, newline="\n") as file:
+    with opened(path, newline="\n") as file:
         for number, line in enumerate(file, start=1):
             done_bytes += _size_bytes(line)
             if line.isspace():
@@ -269,7 +269,7 @@ def _line(line: str) -> object:
 
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    with _opened(path, newline="") as file:
+    with opened(path, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         names: list[str] = []
         while True:

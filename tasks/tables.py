@@ -170,6 +170,13 @@ def read_table(path: Path, kind: type[R]) -> Iterator[R]:
                 yield kind(**dict(zip(names, values, strict=True)))
 
 
+def compute() -> Any:
+    """pyarrow's functions on columns, which it makes when it is imported, where no type checker sees them."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def num_rows(path: Path) -> int:
     """How many rows a parquet file holds."""
     import pyarrow.parquet as pq

@@ -7,6 +7,7 @@ import pytest
 
 from tasks.build import Site
 from tasks.filter import filter_rows
+from tasks.removals import NO_REMOVALS
 from tasks.tables import Drop, TableRow, TableWriter, read_counts, read_table
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Filter
@@ -17,7 +18,7 @@ WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none
 FILES = replace(WEB, how="file", picture="image")
 
 
-def run(folder, settings, recipe, pictures_and_captions):
+def run(folder, settings, recipe, pictures_and_captions, removals=NO_REMOVALS):
     """Keys kept, and (key, reason) dropped, of a table with these rows."""
     table = folder / "table"
     place = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
@@ -28,7 +29,7 @@ def run(folder, settings, recipe, pictures_and_captions):
             url, file = (picture, None) if recipe.how == "url" else (None, picture)
             turns = json.dumps([["user", "what is to be seen here?"], ["assistant", caption]])
             writer.write(TableRow(key=str(number), url=url, file=file, turns=turns, split=None, group=None))
-    filter_rows(settings, recipe, table, place)
+    filter_rows(settings, recipe, table, place, removals)
     kept = [row.key for row in read_table(place.out / "rows.parquet", TableRow)]
     dropped = [(row.key, row.reason) for row in read_table(place.out / "dropped.parquet", Drop)]
     counts = read_counts(place.out)
