@@ -14,7 +14,9 @@ from flows.plan import Planned, Selection, check_present, given, plan, select
 from flows.terminal import Terminal
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
+from tasks.list_files import is_far, lists_named, state_of
 from tasks.registry import names
+from tasks.removals import read_removals
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_list
 from tinygptv_core.run import RunOptions
@@ -33,6 +35,7 @@ class Choice:
     start_from: str | None
     until: str | None
     list_file: str | None
+    removal_list: str | None
     allow_hosts: tuple[str, ...]
     home: str
     ray_address: str | None
@@ -69,7 +72,8 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     place = Place(
         home=home,
         fetching=_fetching(choice),
-        list_file=_list_file(choice.list_file) if choice.list_file else None,
+        lists=lists_named(choice.list_file) if choice.list_file else (),
+        removal_list=_removal_list(choice.removal_list),
         ray_address=choice.ray_address,
         tracking_uri=tracking_uri(home),
         experiment=preset.name,
@@ -116,6 +120,7 @@ def _typed(choice: Choice) -> list[str]:
     pairs = [
         ("--preset", choice.preset),
         ("--list", choice.list_file),
+        ("--removal-list", choice.removal_list),
         ("--home", choice.home),
         ("--init", choice.init),
     ]
@@ -136,12 +141,20 @@ def _preset(choice: Choice) -> Preset:
     from flows.data import recipe
     from tasks.rows import check_list
 
-    check_list(_list_file(choice.list_file), recipe("list"))
+    for name in lists_named(choice.list_file):
+        if is_far(name):
+            state_of(name)
+        else:
+            check_list(Path(name), recipe("list"))
     return with_list(preset)
 
 
-def _list_file(typed: str) -> Path:
-    return Path(typed).expanduser().absolute()
+def _removal_list(typed: str | None) -> Path | None:
+    if typed is None:
+        return None
+    path = Path(typed).expanduser().absolute()
+    read_removals(path)
+    return path
 
 
 def _from_file(path: Path, name: str) -> Preset:

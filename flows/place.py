@@ -52,7 +52,8 @@ class Place:
     Attributes:
         home: the folder that holds everything a run writes.
         fetching: how pictures are fetched; which hosts are allowed although their address is not public.
-        list_file: the user's own list of URLs and captions, in place of the pre-training lists.
+        lists: the user's own lists of URLs and captions, in place of the pre-training lists: paths, addresses, or none.
+        removal_list: the user's file of what is to be left out.
         ray_address: a running Ray cluster; None starts one on this machine.
         tracking_uri: MLflow's server or database.
         experiment: MLflow's name for runs of this preset.
@@ -63,7 +64,8 @@ class Place:
 
     home: Path
     fetching: FetchOptions
-    list_file: Path | None
+    lists: tuple[str, ...]
+    removal_list: Path | None
     ray_address: str | None
     tracking_uri: str
     experiment: str

@@ -213,6 +213,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
         start_from=None,
         until=None,
         list_file=None,
+        removal_list=None,
         allow_hosts=(),
         home=str(command.home),
         ray_address=None,
