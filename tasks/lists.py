@@ -35,6 +35,7 @@ _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
 _ESCAPE_CHARACTERS = 12
+_NUMBER_FOLLOW = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +213,9 @@ def _item(window: _Window, decoder: json.JSONDecoder, where: str) -> object:
         except ValueError as error:  # Python refuses whole numbers of thousands of digits
             raise ConfigError(f"{where}, at byte {window.byte(window.at)}, cannot be read: {error}") from None
         else:
-            # A number at the very end may go on in the next piece.
-            if end < len(window.text) or window.ended:
+            # A number near the end may go on in the next piece: "1", "1e" and "1e+" are one number so far.
+            follow = _NUMBER_FOLLOW if isinstance(item, int | float) else 0
+            if end + follow < len(window.text) or window.ended:
                 window.at = end
                 return item
         window.more()
