@@ -129,8 +129,9 @@ def has_spare_space(offsets: "np.ndarray", text: bytes) -> "np.ndarray":
 
     is_space = np.append(np.frombuffer(text, dtype=np.uint8) == ord(" "), False)  # so that an end has a place, too
     found = (np.diff(offsets) > 0) & (is_space[offsets[:-1]] | is_space[offsets[1:] - 1])
-    if b"  " in text:
-        _mark(found, offsets, is_space[:-1] & np.roll(is_space, 1)[:-1])
+    is_second = is_space[1:] & is_space[:-1]
+    if is_second.any():
+        _mark(found, offsets, is_second)
     return found
 
 

@@ -189,7 +189,7 @@ URLS = st.builds(
 ) | st.sampled_from(["http://a.b:80/x", "https://a", "http://user:pw@h/", "http://[::1]/"])
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(urls=st.lists(URLS | st.none(), min_size=1, max_size=20))
 def test_addresses_in_columns_are_those_of_each_alone(urls):
     batch = pa.record_batch({"url": pa.array(urls, pa.string()), "turns": ['[["assistant", "a"]]'] * len(urls)})
@@ -204,7 +204,7 @@ SAID = st.lists(
 )
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(talks=st.lists(SAID | SAID.map(lambda said: [("assistant", "a dog")]), min_size=1, max_size=20))
 def test_words_in_columns_are_those_of_each_alone(talks):
     turns = [json.dumps(said, ensure_ascii=False) for said in talks]
