@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +14,21 @@ from tasks.fetch import FETCH, fetch
 from tasks.filter import FILTER, filter_rows
 from tasks.guard import canonical_host
 from tasks.list_files import COPY, copy_lists, is_far, state_of
+from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
 from tasks.screen import SCREEN, screen
 from tasks.serve import serving
+from tasks.sources import brought_file, brought_pictures
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import DataSettings, Preset, Scenes
-from tinygptv_core.recipe import Recipe
+from tinygptv_core.recipe import PictureSet, Recipe
 
 SOURCE = "scenes/draw"
 LIST = "list"
-COPIED = "list/copy"
+INSTRUCT = "instruct"
 SCENES_HOST = "scenes.invalid"
 
 
@@ -36,7 +38,7 @@ def recipe(name: str) -> Recipe:
     Raises:
         ConfigError: there is no such file; says which there are.
     """
-    names = sorted(module.name for module in pkgutil.iter_modules(data_recipes.__path__))
+    names = sorted(module.name for module in pkgutil.iter_modules(data_recipes.__path__) if not module.ispkg)
     if name not in names:
         raise ConfigError(unknown("data_recipes/", name, names))
     return importlib.import_module(f"data_recipes.{name}").RECIPE
@@ -54,28 +56,103 @@ def source_steps(preset: Preset, place: Place) -> tuple[Request, ...]:
     return (Request(name=SOURCE, step=DRAW, config=scenes, inputs={}, work=work),)
 
 
+def picture_sets(names: Iterable[str]) -> dict[str, PictureSet]:
+    """The picture sets that these data sets are about, by name."""
+    return {pictures.name: pictures for name in names for pictures in recipe(name).picture_sets}
+
+
+def pictures_step(pictures: PictureSet, place: Place) -> Request:
+    """Keep the pictures of a set, once for all data sets that are about it."""
+    name = pictures_name(pictures)
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        source = inputs["source"]
+        write_pictures(pictures, source.path, site, place.progress(name))
+        if brought_pictures(data, pictures, place.stamps).digest != source.digest:
+            raise ConfigError(f"{source.path} was changed while it was read. Run the same command again")
+
+    data = place.images if pictures.name == INSTRUCT else place.data
+    inputs, lacks = _brought({"source": lambda: brought_pictures(data, pictures, place.stamps)})
+    config = {"pictures": pictures.name, "inside": pictures.inside}
+    return Request(name=name, step=PICTURES, config=config, inputs=inputs, work=work, lacks=lacks)
+
+
+def pictures_name(pictures: PictureSet) -> str:
+    """The name of the step that keeps a set."""
+    return f"{pictures.name}/pictures"
+
+
+def _brought(found: Mapping[str, Callable[[], Artifact]]) -> tuple[dict[str, str | Artifact | None], str | None]:
+    """The user's files as inputs, and what is missing of them, in words."""
+    inputs: dict[str, str | Artifact | None] = {}
+    lacks: list[str] = []
+    for name, find in found.items():
+        try:
+            inputs[name] = find()
+        except ConfigError as error:
+            inputs[name] = None
+            lacks.append(str(error))
+    return inputs, "\n".join(lacks) or None
+
+
+def _files(name: str, form: Recipe, place: Place) -> tuple[dict[str, str | Artifact | None], str | None]:
+    """What a data set's table is made of: a user's list, the files that he got, or what the project draws."""
+    own = place.own_lists.get(name, ())
+    if any(map(is_far, own)):
+        return {"source": copy_name(name)}, None
+    if own:
+        names = ["source", *(f"source.{number:05d}" for number in range(1, len(own)))]
+        return {key: file_artifact(Path(path), name) for key, path in zip(names, own, strict=True)}, None
+    if not form.files:
+        return {"source": SOURCE}, None
+    names = {file.path: "source" if file.path == form.source else f"joined.{file.path}" for file in form.files}
+    return _brought(
+        {names[file.path]: lambda file=file: brought_file(place.data, file, place.stamps) for file in form.files}
+    )
+
+
+def copy_name(name: str) -> str:
+    """The name of the step that copies a data set's lists from other machines."""
+    return f"{name}/copy"
+
+
+def _copies(name: str, addresses: Sequence[str]) -> Iterator[Request]:
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        copy_lists(addresses, site)
+
+    if any(map(is_far, addresses)):
+        config = [state_of(address) for address in addresses]
+        yield Request(name=copy_name(name), step=COPY, config=config, inputs={}, work=work)
+
+
+def _is_source(key: str) -> bool:
+    return key.partition(".")[0] == "source"
+
+
+def _lists_in(sources: Sequence[Path], form: Recipe) -> list[Path]:
+    """The list files among a data set's sources, of which a folder is what the project drew or a copy."""
+    if len(sources) > 1 or sources[0].is_file():
+        return list(sources)
+    drawn = sources[0] / form.source
+    return [drawn] if drawn.is_file() else sorted(path for path in sources[0].iterdir() if path.name != MANIFEST)
+
+
 def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Request, ...]:
     """rows, filter, fetch and screen of one data set."""
     form = recipe(name)
-    own = place.lists if name == LIST else ()
-    copied = tuple(_copied(own)) if any(map(is_far, own)) else ()
-    sources = _sources(own, bool(copied))
-    removals = {"removals": file_artifact(place.removal_list, "removals")} if place.removal_list else {}
-    # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
-    allowed = {"allow_hosts": sorted(set(map(canonical_host, place.fetching.allow_hosts)))} if own else {}
+    sources, lacks = _files(name, form, place)
+    own = place.own_lists.get(name, ())
+    by_url = place.removal_list if form.how == "url" else None
+    removals = {"removals": file_artifact(by_url, "removals")} if by_url else {}
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
-        paths = [inputs[name].path for name in sources]
-        if copied:
-            paths = sorted(path for path in paths[0].iterdir() if path.name != MANIFEST)
-        rows_of_lists(form, name, paths if own else [paths[0] / form.source], site)
+        joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if not _is_source(key)}
+        lists = _lists_in([inputs[key].path for key in sorted(inputs) if _is_source(key)], form)
+        rows_of_lists(form, name, lists, site, joined)
 
     def make_filter(inputs: Mapping[str, Artifact], site: Site) -> None:
         removed = read_removals(inputs["removals"].path) if removals else NO_REMOVALS
         filter_rows(settings.filter, form, inputs["table"].path, site, removed)
-
-    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        _fetch(name, form, settings, inputs, site, place)
 
     def make_index(inputs: Mapping[str, Artifact], site: Site) -> None:
         screen(settings.screen, inputs["shards"].path, site)
@@ -84,22 +161,16 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
     named = {"lists": [Path(item).name for item in own]} if len(own) > 1 else {}
     config = {"data": name, "recipe": form, **named}
     return (
-        *copied,
-        Request(name=f"{name}/rows", step=ROWS, config=config, inputs=sources, work=make_rows),
+        *_copies(name, own),
+        Request(name=f"{name}/rows", step=ROWS, config=config, inputs=sources, work=make_rows, lacks=lacks),
         Request(
             name=f"{name}/filter",
             step=FILTER,
             config={"filter": settings.filter, "how": form.how},
-            inputs={"table": f"{name}/rows", **(removals if form.how == "url" else {})},
+            inputs={"table": f"{name}/rows", **removals},
             work=make_filter,
         ),
-        Request(
-            name=f"{name}/fetch",
-            step=FETCH,
-            config={"fetch": settings.fetch, "how": form.how, **allowed},
-            inputs={"table": f"{name}/filter", **({} if own else {"source": SOURCE})},
-            work=make_shards,
-        ),
+        _shards_step(name, form, settings, place, of_project=SOURCE in sources.values()),
         Request(
             name=f"{name}/screen",
             step=SCREEN,
@@ -110,21 +181,42 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
     )
 
 
-def _sources(own: Sequence[str], is_copied: bool) -> dict[str, str | Artifact]:
-    """What the rows are made from: the user's own lists, or the copy of them, or what the project draws."""
-    if not own or is_copied:
-        return {"source": COPIED if own else SOURCE}
-    names = ["source", *(f"source{number:05d}" for number in range(1, len(own)))]
-    return {name: file_artifact(Path(path), LIST) for name, path in zip(names, own, strict=True)}
+def _shards_step(name: str, form: Recipe, settings: DataSettings, place: Place, *, of_project: bool) -> Request:
+    """The data set's shards: of what is fetched, of the project's own files, or of texts about picture sets."""
+    if form.how == "file" and not of_project:
+        return _gather_step(name, form, settings, place)
+    # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
+    allow_hosts = sorted(set(map(canonical_host, place.fetching.allow_hosts)))
+    allowed = {} if of_project else {"allow_hosts": allow_hosts}
+
+    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
+        _fetch(name, form, settings, inputs, site, place)
+
+    return Request(
+        name=f"{name}/fetch",
+        step=FETCH,
+        config={"fetch": settings.fetch, "how": form.how, **allowed},
+        inputs={"table": f"{name}/filter", **({"source": SOURCE} if of_project else {})},
+        work=make_shards,
+    )
 
 
-def _copied(addresses: Sequence[str]) -> Iterator[Request]:
-    """Copy lists that are on other machines."""
+def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) -> Request:
+    sets = {f"pictures.{pictures.name}": pictures_name(pictures) for pictures in form.picture_sets}
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        copy_lists(addresses, site)
+    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
+        folders = {pictures.name: inputs[f"pictures.{pictures.name}"].path for pictures in form.picture_sets}
+        gather(settings.fetch, inputs["table"].path, folders, site, place.progress(f"{name}/fetch"))
 
-    yield Request(name=COPIED, step=COPY, config=[state_of(address) for address in addresses], inputs={}, work=work)
+    limits = {"max_bytes": settings.fetch.max_bytes, "samples_per_shard": settings.fetch.samples_per_shard}
+    config = {"fetch": limits, "pictures": [pictures.name for pictures in form.picture_sets]}
+    return Request(
+        name=f"{name}/fetch",
+        step=GATHER,
+        config=config,
+        inputs={"table": f"{name}/filter", **sets},
+        work=make_shards,
+    )
 
 
 def _fetch(

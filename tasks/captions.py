@@ -1,7 +1,7 @@
 """Records of a URL and a caption as columns of a table, thousands at a time.
 
-What `row_of` and `clean_caption` make of one record, made of many: of those in plain ASCII, which nearly all are.
-The others are left to `row_of`, so that there is one definition of what a record becomes.
+What `rows_of` and `clean_caption` make of one record, made of many: of those in plain ASCII, which nearly all are.
+The others are left to `rows_of`, so that there is one definition of what a record becomes.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ _CLEANED = bytes(
 
 def is_captioned(recipe: Recipe) -> bool:
     """Whether a record of `recipe` is a URL and a caption, perhaps with a size, and nothing else."""
-    return recipe.turns is caption_turns and recipe.how == "url" and not (recipe.split or recipe.group)
+    is_one_sample = recipe.samples is None and recipe.picture_name is None and not (recipe.split or recipe.group)
+    return recipe.turns is caption_turns and recipe.how == "url" and is_one_sample
 
 
 def captioned(recipe: Recipe, first: int, records: Sequence[object]) -> tuple["pa.Table", "np.ndarray"]:

@@ -279,7 +279,7 @@ def said_in(turns: str) -> tuple[int, int]:
 
 
 def _texts(turns: str) -> list[str]:
-    return [text for role, text in json.loads(turns) if role == "assistant"]
+    return [text for role, text, *_ in json.loads(turns) if role == "assistant"]
 
 
 def judged(settings: Filter, removals: Removals, known: Known) -> Faults:

@@ -1,12 +1,14 @@
 """A list of records becomes a table: a row per sample, and a drop with its reason for each record that is none."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.annotations import Unjoined, records
 from tasks.build import Site, Step
 from tasks.captions import captioned, is_captioned, side_of
 from tasks.lists import Broken, read_list
@@ -23,7 +25,7 @@ from tasks.tables import (
     columns_of,
 )
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, text_of
+from tinygptv_core.recipe import Recipe, Row, UnfitError, picture_of, samples_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,19 +37,33 @@ COLUMNS_FROM_RECORDS = 100
 # A longer list is not read to its end only to be checked; converting it tells the rest.
 CHECKED_RECORDS = 2_000_000
 
+# Fewer rows than this share of what a recipe expects are told: a file that was cut is still a file.
+EXPECTED_SHARE = 0.95
 
-def rows(recipe: Recipe, name: str, list_file: Path, site: Site) -> None:
+UNREADABLE = (KeyError, TypeError, ValueError)
+
+
+NO_FILES: Mapping[str, Path] = {}
+
+
+def rows(recipe: Recipe, name: str, list_file: Path, site: Site, joined: Mapping[str, Path] = NO_FILES) -> None:
     """`rows_of_lists` of one list."""
-    rows_of_lists(recipe, name, (list_file,), site)
+    rows_of_lists(recipe, name, (list_file,), site, joined)
 
 
-def rows_of_lists(recipe: Recipe, name: str, list_files: Sequence[Path], site: Site) -> None:
-    """Lists, one after the other, as a table in their order. A row's key is its record's position in all of them.
+def rows_of_lists(
+    recipe: Recipe, name: str, list_files: Sequence[Path], site: Site, joined: Mapping[str, Path] = NO_FILES
+) -> None:
+    """The data set as a table, in its sources' order, one after the other: a row for each sample of each record.
 
-    Where there are several, the detail of a drop says in which it was and where.
+    A row's key is its position in all of them. A record of which no sample can be made is one row, and dropped.
+    Where there are several files, the detail of a drop says in which it was and where.
+
+    Args:
+        joined: the files that the recipe joins to its source, by the paths that it calls them.
 
     Raises:
-        ConfigError: a list cannot be read to its end, or no record has the form of data set `name`.
+        ConfigError: a file cannot be read to its end, or no record has the form of data set `name`.
     """
     clear(site.out)
     position, tally = 0, Tally()
@@ -56,66 +72,90 @@ def rows_of_lists(recipe: Recipe, name: str, list_files: Sequence[Path], site: S
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
     ):
         for list_file in list_files:
-            records, begin = read_list(list_file), position
-            while batch := list(islice(records, READ_ROWS)):
+            found, begin = records(recipe, list_file, joined), position
+            while batch := list(islice(found, READ_ROWS)):
                 table, drops = table_of(recipe, position, batch)
                 kept.write_table(table)
                 for drop in drops:
                     where = f"{list_file.name}, record {int(drop.key) - begin}: " if len(list_files) > 1 else ""
                     dropped.write(replace(drop, detail=where + drop.detail))
-                position, tally.kept = position + len(batch), tally.kept + len(table)
+                position, tally.kept = position + len(table) + len(drops), tally.kept + len(table)
                 tally.dropped.update(drop.reason for drop in drops)
     if not tally.kept:
         lists = ", ".join(map(str, list_files))
         raise ConfigError(f"{lists}: no record of {position} has the form of {name}: {tally.reasons()}")
+    if position < EXPECTED_SHARE * (recipe.expected_rows or 0):
+        logging.getLogger(__name__).warning(
+            "%s: %d rows, where about %d are expected; is its file whole?", name, position, recipe.expected_rows
+        )
     tally.write(site.out, position)
 
 
-def table_of(recipe: Recipe, first: int, records: Sequence[object]) -> tuple["pa.Table", list[Drop]]:
-    """`row_of` each of `records`, the first of which is the list's record `first`: those that are rows, as a table."""
+def table_of(recipe: Recipe, first: int, found: Sequence[object]) -> tuple["pa.Table", list[Drop]]:
+    """`rows_of` each of the records `found`, the first with the key of `first`: as a table, and what is no row."""
     import numpy as np
     import pyarrow as pa
 
+    made: list[TableRow | Drop] = []
     if not is_captioned(recipe):
-        return _by_hand(recipe, first, records, range(len(records)))
-    table, is_known = captioned(recipe, first, records)
+        for record in found:
+            made.extend(rows_of(recipe, first + len(made), record))
+        return _parted(made)
+    table, is_known = captioned(recipe, first, found)
     if is_known.all():
         return table, []
-    others, drops = _by_hand(recipe, first, records, np.flatnonzero(~is_known).tolist())
+    for place in np.flatnonzero(~is_known).tolist():
+        made.extend(rows_of(recipe, first + place, found[place]))
+    others, drops = _parted(made)
     return pa.concat_tables([table.filter(pa.array(is_known)), others]).sort_by("key"), drops
 
 
-def _by_hand(
-    recipe: Recipe, first: int, records: Sequence[object], indexes: Sequence[int]
-) -> tuple["pa.Table", list[Drop]]:
-    """`row_of` those of `records` that `indexes` names."""
-    made = [row_of(recipe, first + index, records[index]) for index in indexes]
+def _parted(made: Sequence[TableRow | Drop]) -> tuple["pa.Table", list[Drop]]:
     kept = [row for row in made if isinstance(row, TableRow)]
     return columns_of(kept, TableRow, SIZE), [row for row in made if isinstance(row, Drop)]
 
 
-def row_of(recipe: Recipe, position: int, record: object) -> TableRow | Drop:
-    """The table's row of one record, or why there is none."""
-    key, url = f"{position:09d}", None
+def rows_of(recipe: Recipe, position: int, record: object) -> Iterator[TableRow | Drop]:
+    """The table's rows of one record, the first of them with the key of `position`; or why there is none."""
     try:
-        fields = _fields(record)
-        picture = text_of(fields, recipe.picture).strip() if recipe.picture else None
-        if picture == "":
-            raise ValueError(f"{recipe.picture} is empty")
+        samples = samples_of(recipe, _fields(record))
+    except UNREADABLE as error:
+        yield _drop(position, None, error)
+        return
+    for place, sample in enumerate(samples):
+        yield _row_of(recipe, position + place, sample)
+
+
+def _row_of(recipe: Recipe, position: int, sample: Row) -> TableRow | Drop:
+    url = None
+    try:
+        picture = picture_of(recipe, sample)
         url, file = (picture, None) if recipe.how == "url" else (None, picture)
-        turns = _turns(recipe, fields)
+        turns = _turns(recipe, sample)
         (picture or "").encode()  # half a surrogate pair is no text, and nothing after this step could write it
-        split, group = (str(fields[column]) if column else None for column in (recipe.split, recipe.group))
-        width, height = (side_of(fields.get(column)) for column in recipe.size) if recipe.size else (None, None)
-    except (KeyError, TypeError, ValueError) as error:
-        said = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        return Drop(key=key, url=_encodable(url), reason="broken_record", detail=_encodable(said) or "")
-    return TableRow(key=key, url=url, file=file, turns=turns, split=split, group=group, width=width, height=height)
+        split, group = (str(sample[column]) if column else None for column in (recipe.split, recipe.group))
+        width, height = (side_of(sample.get(column)) for column in recipe.size) if recipe.size else (None, None)
+    except UNREADABLE as error:
+        return _drop(position, url, error)
+    about = {"url": url, "file": file, "split": split, "group": group}
+    return TableRow(key=_key(position), turns=turns, width=width, height=height, **about)
 
 
-def _fields(record: object) -> Mapping[str, object]:
+def _key(position: int) -> str:
+    return f"{position:09d}"
+
+
+def _drop(position: int, url: str | None, error: Exception) -> Drop:
+    said = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+    reason = error.reason if isinstance(error, UnfitError) else "broken_record"
+    return Drop(key=_key(position), url=_encodable(url), reason=reason, detail=_encodable(said) or "")
+
+
+def _fields(record: object) -> Row:
     if isinstance(record, Broken):
         raise ValueError(record.detail)
+    if isinstance(record, Unjoined):
+        raise record.error
     if not isinstance(record, Mapping):
         raise TypeError(f"a record is an object, not {type(record).__name__}")
     return record
@@ -130,7 +170,7 @@ def _turns(recipe: Recipe, record: Mapping[str, object]) -> str:
     turns = recipe.turns(record)
     if not turns:
         raise ValueError("nothing is said in it")
-    text = json.dumps([[turn.role, turn.text] for turn in turns], ensure_ascii=False)
+    text = json.dumps([[turn.role, *turn.texts] for turn in turns], ensure_ascii=False)
     text.encode()
     return text
 
@@ -151,7 +191,7 @@ def check_list(path: Path, recipe: Recipe) -> int:
         records = position + 1
         if isinstance(example, TableRow):
             continue  # one good record is enough; the rest is read for the file's own sake
-        row = row_of(recipe, position, record)
+        row = next(rows_of(recipe, position, record))
         if isinstance(record, Mapping) and position < COLUMNS_FROM_RECORDS:
             columns |= dict.fromkeys(map(str, record))
         example = row if isinstance(row, TableRow) else example or row

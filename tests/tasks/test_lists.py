@@ -18,7 +18,7 @@ from tasks import lists
 from tasks.build import Site
 from tasks.list_files import copy_lists, lists_named, state_of
 from tasks.lists import Broken, read_list
-from tasks.rows import row_of, rows_of_lists, table_of
+from tasks.rows import rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -171,7 +171,7 @@ CAPTIONED = st.fixed_dictionaries({"url": ODD | st.just("http://a/b"), "caption"
 )
 def test_many_records_become_what_each_becomes_alone(records, sized):
     recipe = replace(WEB, size=SIZE) if sized else WEB
-    alone = [row_of(recipe, 5 + number, record) for number, record in enumerate(records)]
+    alone = [next(rows_of(recipe, 5 + number, record)) for number, record in enumerate(records)]
     table, drops = table_of(recipe, 5, records)
     assert drops == [row for row in alone if isinstance(row, Drop)]
     kept = columns_of([row for row in alone if isinstance(row, TableRow)], TableRow, SIZE)
