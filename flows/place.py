@@ -52,7 +52,8 @@ class Place:
     Attributes:
         home: the folder that holds everything a run writes.
         fetching: how pictures are fetched; which hosts are allowed although their address is not public.
-        own_lists: data set -> the user's own file in its place: `list`, `instruct`.
+        removal_list: the user's file of what is to be left out.
+        own_lists: data set -> the user's own files in its place, paths or addresses: `list`, `instruct`.
         images: where the pictures of `instruct` lie.
         data: the folder of what the user got by hand or from a URL, as the recipes say; None where none is named.
         ray_address: a running Ray cluster; None starts one on this machine.
@@ -65,7 +66,8 @@ class Place:
 
     home: Path
     fetching: FetchOptions
-    own_lists: Mapping[str, Path]
+    removal_list: Path | None
+    own_lists: Mapping[str, tuple[str, ...]]
     images: Path | None
     data: Path | None
     ray_address: str | None

@@ -76,16 +76,42 @@ class Scenes:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What a row must be before anything is fetched for it."""
+    """What a row must be before anything is fetched for it.
+
+    Attributes:
+        min_words, max_words: of what the model is to say in it, all turns together.
+        unique_urls: of equal URLs the first row that passes everything else stays.
+        hosts: only these, and the hosts below them; empty for any.
+        not_hosts: none of these, nor of the hosts below them.
+        min_characters, max_characters: as for words; None for any number.
+        min_side, max_aspect: of the picture, where the list says its size, in pixels; aspect = longer / shorter.
+        languages: what is said is in one of these (ISO 639-1: "en"); empty for any. A statistical guess, which is often
+            wrong for fewer than five words, and slow.
+        unique_captions: the same as `unique_urls`, of what is said.
+    """
 
     schemes: tuple[str, ...]
     min_words: int
     max_words: int
     unique_urls: bool
+    hosts: tuple[str, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    not_hosts: tuple[str, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    min_characters: int = field(default=0, metadata=IDENTITY_UNLESS_DEFAULT)
+    max_characters: int | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    min_side: int = field(default=1, metadata=IDENTITY_UNLESS_DEFAULT)
+    max_aspect: float | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    languages: tuple[str, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    unique_captions: bool = field(default=False, metadata=IDENTITY_UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         require(self.min_words, "min_words", at_least=0)
         require(self.max_words, "max_words", at_least=self.min_words)
+        require(self.min_characters, "min_characters", at_least=0)
+        require(self.min_side, "min_side", at_least=1)
+        if self.max_characters is not None:
+            require(self.max_characters, "max_characters", at_least=self.min_characters)
+        if self.max_aspect is not None:
+            require(self.max_aspect, "max_aspect", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

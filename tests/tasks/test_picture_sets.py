@@ -15,6 +15,7 @@ from data_recipes import coco_vqa, refcoco, unnatural_instruction
 from data_recipes.parts.pictures import COCO_TRAIN2014, OCR_VQA
 from tasks.filter import filter_rows
 from tasks.picture_sets import PICTURES_FILE, gather, write_pictures
+from tasks.removals import NO_REMOVALS
 from tasks.rows import rows
 from tasks.screen import screen
 from tasks.sources import brought_file, brought_pictures
@@ -112,7 +113,7 @@ def made(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], f
     (folder / "records.json").write_text(json.dumps(records))
     places = [site(folder / step) for step in ("rows", "filter", "fetch", "screen")]
     rows(recipe, name, folder / "records.json", places[0])
-    filter_rows(INSTRUCTION.filter, recipe, places[0].out, places[1])
+    filter_rows(INSTRUCTION.filter, recipe, places[0].out, places[1], NO_REMOVALS)
     gather(INSTRUCTION.fetch, places[1].out, sets, places[2], progress)
     screen(INSTRUCTION.screen, places[2].out, places[3])
     return ShardSet(DataFolders(shards=places[2].out, index=places[3].out, pictures=sets))
