@@ -1,4 +1,4 @@
-"""The steps that turn a list or annotation file into shards and an index of the samples that stay."""
+"""The steps that turn a list or annotation file into shards."""
 
 import importlib
 import pkgutil
@@ -15,7 +15,6 @@ from tasks.filter import FILTER, filter_rows
 from tasks.guard import canonical_host
 from tasks.rows import ROWS, rows
 from tasks.scenes import DRAW, draw
-from tasks.screen import SCREEN, screen
 from tasks.serve import serving
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
@@ -52,7 +51,7 @@ def source_steps(preset: Preset, place: Place) -> tuple[Request, ...]:
 
 
 def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Request, ...]:
-    """rows, filter, fetch and screen of one data set."""
+    """rows, filter and fetch of one data set."""
     form = recipe(name)
     own = place.list_file if name == LIST else None
     source = file_artifact(own, LIST) if own else SOURCE
@@ -68,9 +67,6 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
 
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
         _fetch(name, form, settings, inputs, site, place)
-
-    def make_index(inputs: Mapping[str, Artifact], site: Site) -> None:
-        screen(settings.screen, inputs["shards"].path, site)
 
     config = {"data": name, "recipe": form}
     return (
@@ -88,13 +84,6 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
             config={"fetch": settings.fetch, "how": form.how, **allowed},
             inputs={"table": f"{name}/filter", **({} if own else {"source": SOURCE})},
             work=make_shards,
-        ),
-        Request(
-            name=f"{name}/screen",
-            step=SCREEN,
-            config=settings.screen,
-            inputs={"shards": f"{name}/fetch"},
-            work=make_index,
         ),
     )
 

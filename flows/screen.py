@@ -1,0 +1,113 @@
+"""The steps that say which samples of a data set stay: hashes and scores where a rule wants them, then the index."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.place import Place
+from tasks.build import Request, Site
+from tasks.hashes import HASH, hash_pictures
+from tasks.ratings import RATE, Rating, rate_pictures
+from tasks.screen import SCREEN, Against, EvaluationPictures, Screened, screen
+from tinygptv_core import evals
+from tinygptv_core.artifact import Artifact, file_artifact
+from tinygptv_core.plain import ConfigError, plain
+from tinygptv_core.presets import Preset, Scorer, Screen
+
+
+def screen_steps(preset: Preset, name: str, place: Place) -> tuple[Request, ...]:
+    """hash, rate and screen of one data set; the first two where a rule of the preset reads what they make."""
+    settings = preset.data[name].screen
+    rated = tuple(_rate_step(name, scorer, place) for scorer in settings.scorers)
+    hashed = (_hash_step(preset, name, place),) if _is_hashed(preset, name) else ()
+    return (*hashed, *rated, _screen_step(preset, name, place))
+
+
+def _screen_step(preset: Preset, name: str, place: Place) -> Request:
+    settings = preset.data[name].screen
+    before, asked = _before(preset, name), _kept_from(preset, name)
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        against = Against(
+            hashes=inputs["hashes"].path if "hashes" in inputs else None,
+            before={b: Screened(hashes=inputs[f"hashes.{b}"].path, index=inputs[f"index.{b}"].path) for b in before},
+            evaluation={
+                e: EvaluationPictures(hashes=inputs[f"evaluation.{e}"].path, splits=splits)
+                for e, splits in asked.items()
+            },
+            ratings={scorer.name: inputs[f"scores.{scorer.name}"].path for scorer in settings.scorers},
+        )
+        screen(settings, inputs["shards"].path, against, site, place.sharing)
+
+    return Request(
+        name=f"{name}/screen",
+        step=SCREEN,
+        config=plain(settings, identity=True) | ({"evaluation_splits": asked} if asked else {}),
+        inputs={
+            "shards": f"{name}/fetch",
+            **({"hashes": f"{name}/hash"} if before or asked or settings.near_duplicate_bits is not None else {}),
+            **{f"hashes.{b}": f"{b}/hash" for b in before},
+            **{f"index.{b}": f"{b}/screen" for b in before},
+            **{f"evaluation.{e}": f"{e}/hash" for e in asked},
+            **{f"scores.{scorer.name}": f"{name}/rate-{scorer.name}" for scorer in settings.scorers},
+        },
+        work=work,
+    )
+
+
+def _hash_step(preset: Preset, name: str, place: Place) -> Request:
+    fetched = preset.data[name].fetch
+    bordered = fetched.image_size is not None and fetched.resize_mode == "border"
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        hash_pictures(inputs["shards"].path, bordered=bordered, site=site, sharing=place.sharing)
+
+    return Request(
+        name=f"{name}/hash", step=HASH, config={"bordered": bordered}, inputs={"shards": f"{name}/fetch"}, work=work
+    )
+
+
+def _rate_step(name: str, scorer: Scorer, place: Place) -> Request:
+    file = Path(scorer.file).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"data.{name}.screen.scorers.{scorer.name}.file: there is no Python file {file}")
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        rating = Rating(file=inputs["scorer"].path, name=scorer.name, batch=scorer.batch)
+        rate_pictures(rating, inputs["shards"].path, site, place.sharing)
+
+    return Request(
+        name=f"{name}/rate-{scorer.name}",
+        step=RATE,
+        config={"name": scorer.name, "version": scorer.version},
+        inputs={"shards": f"{name}/fetch", "scorer": file_artifact(file, "scorer")},
+        work=work,
+    )
+
+
+def _asked(preset: Preset) -> dict[str, list[str]]:
+    """The data sets that the preset's evaluations read, and of each the splits."""
+    read = sorted({(e.dataset, e.split) for s in preset.stages for e in map(evals.load, s.evals)})
+    return {name: [split for other, split in read if other == name] for name, _ in read}
+
+
+def _kept_from(preset: Preset, name: str) -> dict[str, list[str]]:
+    """The evaluations' data sets whose pictures data set `name` must not have, and of each the splits."""
+    asked = _asked(preset)
+    return asked if name not in asked and preset.data[name].screen.evaluation_bits is not None else {}
+
+
+def _before(preset: Preset, name: str) -> tuple[str, ...]:
+    """The data sets whose pictures data set `name` must not repeat. Sorted, for their order is in no key."""
+    if preset.data[name].screen.near_duplicate_bits is None:
+        return ()
+    names = list(preset.data)
+    earlier = names[: names.index(name)]
+    return tuple(sorted(n for n in earlier if preset.data[n].screen.near_duplicate_bits is not None))
+
+
+def _is_hashed(preset: Preset, name: str) -> bool:
+    """Whether a rule reads the hashes of this data set: one of its own, or one of another that it is read by."""
+    own: Screen = preset.data[name].screen
+    if own.near_duplicate_bits is not None or _kept_from(preset, name):
+        return True
+    return any(name in _kept_from(preset, other) for other in preset.data)
