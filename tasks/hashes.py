@@ -146,7 +146,7 @@ def read_hashes(folder: Path, *, splits: Sequence[str] | None = None, without: P
     if splits is not None:
         wanted &= field("split").isin(list(splits))
     if without is not None:
-        wanted &= ~field("key").isin(pq.read_table(without, columns=["key"])["key"])
+        wanted &= ~field("key").isin(pq.read_table(without, columns=["key"])["key"].combine_chunks())
     found = table.append_column("place", [np.arange(table.num_rows)]).filter(wanted)
     return Hashed(places=found["place"].to_numpy(), names=found["key"], hashes=found["hash"].to_numpy())
 

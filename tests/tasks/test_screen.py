@@ -166,6 +166,17 @@ def test_near_duplicates_of_what_stays_of_an_earlier_data_set_go(tmp_path):
     assert [told.split(" from ")[1] for told in details(index)] == ["web 000000000", "000000002"]
 
 
+def test_an_earlier_data_set_of_which_all_stays_is_kept_apart_too(tmp_path):
+    first, first_hashes = data_set(tmp_path / "a", [encoded(ORIGINAL[0])])
+    drops, index = screened(tmp_path / "a", NEAR, first, Against(hashes=first_hashes))
+    second, second_hashes = data_set(tmp_path / "b", [encoded(ORIGINAL[1]), copy(0)])
+    before = {"web": Screened(hashes=first_hashes, index=index)}
+    assert (drops, screened(tmp_path / "b", NEAR, second, Against(hashes=second_hashes, before=before))[0]) == (
+        [],
+        [(1, "near_duplicate")],
+    )
+
+
 def test_pictures_that_an_evaluation_asks_about_are_not_trained_on(tmp_path):
     """Of the evaluation's data set only the even pictures are of the split that is asked."""
     _, asked = data_set(tmp_path / "e", [encoded(ORIGINAL[seed]) for seed in range(4)])
