@@ -151,14 +151,17 @@ def read_hashes(folder: Path, *, splits: Sequence[str] | None = None, without: P
     return Hashed(places=found["place"].to_numpy(), names=found["key"], hashes=found["hash"].to_numpy())
 
 
-def listed_hashes(hashes: Iterable[int]) -> Hashed:
-    """The hashes of removal lists, called by their hexadecimal form."""
+def listed_hashes(hashes: Iterable[str]) -> Hashed:
+    """The hashes of a removal list, which has them in hex."""
     import numpy as np
     import pyarrow as pa
 
     listed = sorted(hashes)
-    names = pa.chunked_array([[f"the listed {value:016x}" for value in listed]], type=pa.string())
-    return Hashed(places=np.arange(len(listed)), names=names, hashes=np.array(listed, dtype=np.uint64))
+    return Hashed(
+        places=np.arange(len(listed)),
+        names=pa.chunked_array([[f"the listed {text}" for text in listed]], type=pa.string()),
+        hashes=np.array([int(text, 16) for text in listed], dtype=np.uint64),
+    )
 
 
 def together(pictures: Mapping[str, Hashed]) -> Hashed:

@@ -47,8 +47,8 @@ class Against:
         before: the data sets whose pictures it is not to repeat, in order.
         evaluation: the data sets whose pictures it is not to have.
         ratings: scorer -> the folder of its scores.
-        removed_sha256: of removal lists, the SHA-256 of pictures as fetched, in hex.
-        removed_hashes: of removal lists, perceptual hashes, 0..2**64 - 1.
+        removed_sha256: of a removal list, the SHA-256 of pictures as fetched, in lower-case hex.
+        removed_phash: of a removal list, perceptual hashes, in hex.
     """
 
     hashes: Path | None = None
@@ -56,7 +56,7 @@ class Against:
     evaluation: Mapping[str, EvaluationPictures] = field(default_factory=dict)
     ratings: Mapping[str, Path] = field(default_factory=dict)
     removed_sha256: frozenset[str] = frozenset()
-    removed_hashes: frozenset[int] = frozenset()
+    removed_phash: frozenset[str] = frozenset()
 
 
 def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing: Sharing) -> None:
@@ -140,7 +140,7 @@ def _unfit(settings: Screen, row: LedgerRow, opens: bool, removed: frozenset[str
         return None
     shorter, longer = sorted((row.width, row.height))
     if row.sha256 in removed:
-        return "removed_picture", "a removal list has the SHA-256 of its bytes"
+        return "removed_sha256", "a removal list names its bytes"
     if not opens:
         return "undecodable", "what the tar holds is no picture"
     if shorter < settings.min_side:
@@ -161,8 +161,8 @@ Hits = Mapping[int, Fault]
 
 def _by_hash(settings: Screen, against: Against, own: Hashed) -> Iterator[Hits]:
     """What the rules find that hold a picture against those of others."""
-    if against.removed_hashes:
-        yield _near_any(own, listed_hashes(against.removed_hashes), settings.removal_bits, "removed_picture")
+    if against.removed_phash:
+        yield _near_any(own, listed_hashes(against.removed_phash), settings.removal_bits, "removed_phash")
     if against.evaluation and settings.evaluation_bits is not None:
         asked = {name: read_hashes(item.hashes, splits=item.splits) for name, item in against.evaluation.items()}
         yield _near_any(own, together(asked), settings.evaluation_bits, "in_evaluation")

@@ -191,12 +191,13 @@ def test_pictures_on_a_removal_list_go_by_their_bytes_or_by_their_look(tmp_path)
     shards, hashes = data_set(tmp_path, [encoded(ORIGINAL[0]), copy(1), encoded(ORIGINAL[1]), copy(2)])
     listed = pq.read_table(hashes / "hashes.parquet")["hash"].to_pylist()[2]
     sha256 = pq.read_table(shards / "ledger.parquet")["sha256"].to_pylist()[3]
-    against = Against(hashes=hashes, removed_sha256=frozenset([sha256]), removed_hashes=frozenset([listed]))
+    listed = f"{listed:016x}"
+    against = Against(hashes=hashes, removed_sha256=frozenset([sha256]), removed_phash=frozenset([listed]))
     drops, index = screened(tmp_path, RULES, shards, against)
-    assert drops == [(1, "removed_picture"), (2, "removed_picture"), (3, "removed_picture")]
+    assert drops == [(1, "removed_phash"), (2, "removed_phash"), (3, "removed_sha256")]
     assert details(index)[1:] == [
-        f"0 of 64 bits from the listed {listed:016x}",
-        "a removal list has the SHA-256 of its bytes",
+        f"0 of 64 bits from the listed {listed}",
+        "a removal list names its bytes",
     ]
 
 
