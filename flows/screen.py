@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.data import pictures_name, recipe
 from flows.place import Place
 from tasks.build import Request, Site
 from tasks.hashes import HASH, hash_pictures
@@ -12,6 +13,8 @@ from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import Preset, Scorer, Screen
+
+SET = "pictures."
 
 
 def screen_steps(preset: Preset, name: str, place: Place) -> tuple[Request, ...]:
@@ -59,11 +62,24 @@ def _hash_step(preset: Preset, name: str, place: Place) -> Request:
     bordered = fetched.image_size is not None and fetched.resize_mode == "border"
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        hash_pictures(inputs["shards"].path, bordered=bordered, site=site, sharing=place.sharing)
+        hash_pictures(inputs["shards"].path, _sets(inputs), bordered=bordered, site=site, sharing=place.sharing)
 
     return Request(
-        name=f"{name}/hash", step=HASH, config={"bordered": bordered}, inputs={"shards": f"{name}/fetch"}, work=work
+        name=f"{name}/hash",
+        step=HASH,
+        config={"bordered": bordered},
+        inputs={"shards": f"{name}/fetch", **_set_inputs(name)},
+        work=work,
     )
+
+
+def _set_inputs(name: str) -> dict[str, str]:
+    """The picture sets that a data set is about, as inputs."""
+    return {f"{SET}{pictures.name}": pictures_name(pictures) for pictures in recipe(name).picture_sets}
+
+
+def _sets(inputs: Mapping[str, Artifact]) -> dict[str, Path]:
+    return {key.removeprefix(SET): item.path for key, item in inputs.items() if key.startswith(SET)}
 
 
 def _rate_step(name: str, scorer: Scorer, place: Place) -> Request:
@@ -73,24 +89,30 @@ def _rate_step(name: str, scorer: Scorer, place: Place) -> Request:
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         rating = Rating(file=inputs["scorer"].path, name=scorer.name, batch=scorer.batch)
-        rate_pictures(rating, inputs["shards"].path, site, place.sharing)
+        rate_pictures(rating, inputs["shards"].path, _sets(inputs), site, place.sharing)
 
     return Request(
         name=f"{name}/rate-{scorer.name}",
         step=RATE,
         config={"name": scorer.name, "version": scorer.version},
-        inputs={"shards": f"{name}/fetch", "scorer": file_artifact(file, "scorer")},
+        inputs={"shards": f"{name}/fetch", "scorer": file_artifact(file, "scorer"), **_set_inputs(name)},
         work=work,
     )
 
 
-def _asked(preset: Preset) -> dict[str, list[str]]:
-    """The data sets that the preset's evaluations read, and of each the splits."""
-    read = sorted({(e.dataset, e.split) for s in preset.stages for e in map(evals.load, s.evals)})
-    return {name: [split for other, split in read if other == name] for name, _ in read}
+def _asked(preset: Preset) -> dict[str, list[str] | None]:
+    """The data sets that the preset's evaluations read, and of each the splits; None for all of it."""
+    found: dict[str, list[str] | None] = {}
+    for evaluation in (evals.load(name) for stage in preset.stages for name in stage.evals):
+        splits = found.setdefault(evaluation.dataset, [])
+        if evaluation.split is None or splits is None:
+            found[evaluation.dataset] = None
+        else:
+            found[evaluation.dataset] = sorted({*splits, evaluation.split})
+    return dict(sorted(found.items()))
 
 
-def _kept_from(preset: Preset, name: str) -> dict[str, list[str]]:
+def _kept_from(preset: Preset, name: str) -> dict[str, list[str] | None]:
     """The evaluations' data sets whose pictures data set `name` must not have, and of each the splits."""
     asked = _asked(preset)
     return asked if name not in asked and preset.data[name].screen.evaluation_bits is not None else {}

@@ -68,6 +68,7 @@ class Request:
         aids: the same of what only spares work: it bears on nothing but last bits, and is in no key.
         work: makes it: inputs and aids as artifacts, and where to write.
         gone: what makes a built artifact useless all the same, in words (a registry that lost it).
+        lacks: which file of the user's is missing and how it is got, in words; the step cannot be built without.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Request:
     work: Callable[[Mapping[str, Artifact], Site], None] = field(repr=False)
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
     aids: Mapping[str, str] = field(default_factory=dict)
+    lacks: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

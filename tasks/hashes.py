@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.build import Site, Step
 from tasks.tables import LEDGER_FILE, clear
-from tasks.tars import Sharing, over_tars, read_at, samples_in
+from tasks.tars import Opened, Sharing, over_tars, samples_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +32,13 @@ DRAFT_PIXELS = 64
 """A JPEG is decoded at the smallest eighth that has such sides: twice what the hash looks at."""
 
 
-def hash_pictures(shards: Path, *, bordered: bool, site: Site, sharing: Sharing) -> None:
+def hash_pictures(shards: Path, sets: Mapping[str, Path], *, bordered: bool, site: Site, sharing: Sharing) -> None:
     """`hashes.parquet`: `key`, `split` and `hash` of every sample of `shards`, in order of shard and key.
 
     `hash` is null for text, for what is no picture, and for pictures of one flat area.
 
     Args:
+        sets: the picture sets that the data set is about, set -> folder; nothing where its shards have its pictures.
         bordered: the pictures were padded to a square; the border is not looked at, so that what came with another
             border or none is found all the same.
     """
@@ -46,21 +47,25 @@ def hash_pictures(shards: Path, *, bordered: bool, site: Site, sharing: Sharing)
 
     clear(site.out)
     schema = pa.schema([("key", pa.string()), ("split", pa.string()), ("hash", pa.uint64())])
-    work = partial(_hashes_in, shards / LEDGER_FILE if bordered else None)
+    work = partial(_hashes_in, sets, shards / LEDGER_FILE if bordered else None)
     with pq.ParquetWriter(site.out / HASHES_FILE, schema, compression="zstd") as file:
         for columns in over_tars(work, sorted(shards.glob("*.tar")), sharing):
             file.write_table(pa.table(columns, schema=schema))
 
 
-def _hashes_in(ledger: Path | None, tar: Path) -> dict[str, list[Any]]:
-    samples = list(samples_in(tar))
+def _hashes_in(sets: Mapping[str, Path], ledger: Path | None, tar: Path) -> dict[str, list[Any]]:
+    samples = samples_in(tar)
     shapes = _shapes(ledger, samples[0].key, samples[-1].key) if ledger else {}
-    with tar.open("rb") as file:
-        texts = (json.loads(read_at(file, sample.text)) for sample in samples)
+    found: dict[tuple[int | None, int], int | None] = {}
+    with Opened(tar, sets) as opened:
+        for sample in samples:
+            place = sample.image_shard, sample.image[0]
+            if place not in found:  # one picture may have many questions
+                found[place] = hash_of(opened.picture(sample), shapes.get(sample.key))
         return {
             "key": [sample.key for sample in samples],
-            "split": [text["split"] for text in texts],
-            "hash": [hash_of(read_at(file, sample.image), shapes.get(sample.key)) for sample in samples],
+            "split": [json.loads(opened.text(sample))["split"] for sample in samples],
+            "hash": [found[sample.image_shard, sample.image[0]] for sample in samples],
         }
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks.build import Site, Step
 from tasks.tables import clear
-from tasks.tars import Located, Sharing, over_tars, read_at, samples_in
+from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.plain import ConfigError, unknown
 
 RATE = Step(name="rate", kind="ratings", version=1)
@@ -35,10 +35,13 @@ class Rating:
     batch: int
 
 
-def rate_pictures(rating: Rating, shards: Path, site: Site, sharing: Sharing) -> None:
+def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: Site, sharing: Sharing) -> None:
     """`ratings.parquet`: `key` and `score` of every sample of `shards`, in order of shard and key.
 
     `score` is null for text, and for what does not begin as a picture. Batches end with their tar.
+
+    Args:
+        sets: the picture sets that the data set is about, set -> folder; nothing where its shards have its pictures.
 
     Raises:
         ConfigError: the function is not there, fails, or does not return a finite number for each picture.
@@ -50,21 +53,21 @@ def rate_pictures(rating: Rating, shards: Path, site: Site, sharing: Sharing) ->
     loaded(rating.file, rating.name)  # a mistake in the file is found before processes start
     schema = pa.schema([("key", pa.string()), ("score", pa.float64())])
     with pq.ParquetWriter(site.out / RATINGS_FILE, schema, compression="zstd") as file:
-        for columns in over_tars(partial(_ratings_in, rating), sorted(shards.glob("*.tar")), sharing):
+        for columns in over_tars(partial(_ratings_in, rating, sets), sorted(shards.glob("*.tar")), sharing):
             file.write_table(pa.table(columns, schema=schema))
 
 
-def _ratings_in(rating: Rating, tar: Path) -> dict[str, list[Any]]:
+def _ratings_in(rating: Rating, sets: Mapping[str, Path], tar: Path) -> dict[str, list[Any]]:
     from tasks.pictures import opens
 
-    samples = list(samples_in(tar))
+    samples = samples_in(tar)
     scores: dict[str, float] = {}
     waiting: list[tuple[Located, bytes, str]] = []
-    with tar.open("rb") as file:
+    with Opened(tar, sets) as opened:
         for sample in samples:
-            picture = read_at(file, sample.image)
+            picture = opened.picture(sample)
             if picture and opens(picture):
-                waiting.append((sample, picture, said(read_at(file, sample.text))))
+                waiting.append((sample, picture, said(opened.text(sample))))
             if len(waiting) == rating.batch:
                 scores |= _scores(rating, waiting)
                 waiting = []
@@ -75,7 +78,7 @@ def _ratings_in(rating: Rating, tar: Path) -> dict[str, list[Any]]:
 
 def said(text: bytes) -> str:
     """All that is said in a sample's turns, a line each."""
-    return "\n".join(words for _, words in json.loads(text)["turns"])
+    return "\n".join(words for _, words, *_ in json.loads(text)["turns"])
 
 
 def _scores(rating: Rating, batch: list[tuple[Located, bytes, str]]) -> dict[str, float]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tasks.build import Site, Step
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
+from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE
 from tasks.tables import DROPPED_FILE, LEDGER_FILE, Drop, FirstOf, LedgerRow, TableWriter, Tally, clear, read_table
-from tasks.tars import Located, Sharing, over_tars, read_at, samples_in
+from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.presets import Scorer, Screen
 
 SCREEN = Step(name="screen", kind="index", version=1)
@@ -32,10 +33,10 @@ class Screened:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPictures:
-    """A data set that evaluations read: the folder of its hashes, and the splits that they ask about."""
+    """A data set that evaluations read: the folder of its hashes, and the splits that they ask about (None: all)."""
 
     hashes: Path
-    splits: Sequence[str]
+    splits: Sequence[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +82,26 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
             reason, detail = faults[place]
             dropped.write(Drop(key=row.key, url=row.url, reason=reason, detail=detail))
             tally.dropped[reason] += 1
-    _save(samples, faults, site.out / "samples.npy")
+    in_sets = (shards / TARS_FILE).is_file()
+    names = COLUMNS if in_sets else COLUMNS[:-1]
+    _save(samples, names, faults, site.out / "samples.npy")
+    if in_sets:
+        (site.out / TARS_FILE).write_bytes((shards / TARS_FILE).read_bytes())
     (site.out / "shards.json").write_text(json.dumps([tar.name for tar in tars], indent=1) + "\n")
-    tally.write(site.out, len(samples) // len(COLUMNS))
+    tally.write(site.out, len(samples) // len(names))
 
 
-COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
+COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes", "image_shard")
+"""Of the index; the last where pictures lie in picture sets."""
 
 
-def _save(samples: "array[int]", faults: Mapping[int, Fault], path: Path) -> None:
+def _save(samples: "array[int]", names: Sequence[str], faults: Mapping[int, Fault], path: Path) -> None:
     """The index: of each kept sample its shard, and offset and size of its picture and of its text."""
     import numpy as np
 
-    columns = np.delete(np.array(samples, dtype=np.int64).reshape(-1, len(COLUMNS)), list(faults), axis=0)
-    kept = np.empty(len(columns), dtype=[(name, np.int32 if name == "shard" else np.int64) for name in COLUMNS])
-    for column, name in enumerate(COLUMNS):
+    columns = np.delete(np.array(samples, dtype=np.int64).reshape(-1, len(names)), list(faults), axis=0)
+    kept = np.empty(len(columns), dtype=[(name, np.int32 if name.endswith("shard") else np.int64) for name in names])
+    for column, name in enumerate(names):
         kept[name] = columns[:, column]
     np.save(path, kept)
 
@@ -108,8 +114,8 @@ def _looked_at(tar: Path) -> list[tuple[Located, bool]]:
     """Every sample of a tar, and whether it has a picture that begins as one: fetch decoded it whole."""
     from tasks.pictures import opens
 
-    with tar.open("rb") as file:
-        return [(sample, opens(read_at(file, sample.image))) for sample in samples_in(tar)]
+    with Opened(tar, {}) as opened:  # what lies in picture sets was decoded there
+        return [(one, one.image_shard is not None or opens(opened.picture(one))) for one in samples_in(tar)]
 
 
 def _faults(
@@ -125,6 +131,7 @@ def _faults(
     for place, (row, (shard, sample, opens)) in enumerate(zip(_fetched(shards), located, strict=True)):
         assert row.key == sample.key, f"the ledger has {row.key} where the tars have {sample.key}"
         samples.extend((shard, *sample.image, *sample.text))
+        samples.extend(() if sample.image_shard is None else (sample.image_shard,))
         fault = _unfit(settings, row, opens, against.removed_sha256)
         fault = fault or next((hits[place] for hits in known if place in hits), None) or _repeated(row, first)
         if fault is not None:

@@ -1,32 +1,55 @@
 """Find the samples of shards in their tars, and spread work over these: over processes here, or a Ray cluster."""
 
+import json
 import logging
 import multiprocessing
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+
+from tasks.outcomes import KEPT
+from tasks.picture_sets import PLACES_FILE, TARS_FILE
+from tasks.tables import LEDGER_FILE
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """One sample of a tar: its key, and offset and size in the tar of its picture (0, 0 for none) and its text."""
+    """One sample of a tar: its key, and offset and size in the tar of its picture (0, 0 for none) and its text.
+
+    `image_shard` is the number of the tar that its picture is in, where that lies in a picture set (-1 for none).
+    """
 
     key: str
     image: tuple[int, int]
     text: tuple[int, int]
+    image_shard: int | None = None
 
 
-def samples_in(tar: Path) -> Iterator[Located]:
-    """Every sample of a tar, in order."""
+def samples_in(tar: Path) -> list[Located]:
+    """Every sample of one of a data set's tars, in order."""
+    samples = list(_members(tar))
+    if not (tar.parent / PLACES_FILE).is_file():
+        return samples
+    import numpy as np
+
+    places = np.load(tar.parent / PLACES_FILE, mmap_mode="r")[_num_before(tar.parent / LEDGER_FILE, samples[0].key) :]
+    return [
+        replace(sample, image=(offset, size), image_shard=shard)
+        for sample, (shard, offset, size) in zip(samples, places[: len(samples)].tolist(), strict=True)
+    ]
+
+
+def _members(tar: Path) -> Iterator[Located]:
     with tarfile.open(tar) as archive:
         for key, members in groupby(archive, key=lambda member: member.name.partition(".")[0]):
             image, text = (0, 0), (0, 0)
@@ -38,10 +61,50 @@ def samples_in(tar: Path) -> Iterator[Located]:
             yield Located(key=key, image=image, text=text)
 
 
-def read_at(tar: BinaryIO, place: tuple[int, int]) -> bytes:
-    """The bytes at (offset, size) of an opened tar."""
-    tar.seek(place[0])
-    return tar.read(place[1])
+def _num_before(ledger: Path, key: str) -> int:
+    """How many samples of a data set stand before the one of that key."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(ledger, columns=["key"], filters=[("fate", "==", KEPT), ("key", "<", key)]).num_rows
+
+
+class Opened:
+    """A data set's tar, opened to read samples from it, and from the tars of the picture sets that it is about.
+
+    Args:
+        sets: picture set -> the folder of its **pictures** artifact.
+    """
+
+    def __init__(self, tar: Path, sets: Mapping[str, Path]) -> None:
+        self.stack = ExitStack()
+        self.tar = self.stack.enter_context(tar.open("rb"))
+        named = json.loads((tar.parent / TARS_FILE).read_text()) if sets else []
+        self.paths = [sets[name] / file for name, file in (item.split("/") for item in named)]
+        self.files: dict[int, BinaryIO] = {}
+
+    def text(self, sample: Located) -> bytes:
+        """The JSON of a sample."""
+        return _read_at(self.tar, *sample.text)
+
+    def picture(self, sample: Located) -> bytes:
+        """The encoded picture of a sample; nothing for text alone."""
+        if sample.image_shard is None or not sample.image[1]:
+            return _read_at(self.tar, *sample.image)
+        if sample.image_shard not in self.files:
+            path = self.paths[sample.image_shard]
+            self.files[sample.image_shard] = self.stack.enter_context(path.open("rb"))
+        return _read_at(self.files[sample.image_shard], *sample.image)
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stack.close()
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 @dataclass(frozen=True, kw_only=True)

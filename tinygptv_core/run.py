@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,10 +38,15 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFolders:
-    """The two artifacts that a data set is read from."""
+    """The artifacts that a data set is read from.
+
+    Attributes:
+        pictures: picture set -> its artifact, for a data set whose pictures are shared with others.
+    """
 
     shards: Path
     index: Path
+    pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

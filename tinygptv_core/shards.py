@@ -12,6 +12,8 @@ from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
 
 INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
+SHARED_COLUMNS = (*INDEX_COLUMNS, "image_shard")
+"""Of a data set whose pictures lie in picture sets: beside the others, which of their tars each is in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,10 @@ class ShardSet:
             self.records = np.load(folders.index / "samples.npy", mmap_mode="r")
         except FileNotFoundError as error:
             raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
-        if self.records.dtype.names != INDEX_COLUMNS:
+        if self.records.dtype.names not in (INDEX_COLUMNS, SHARED_COLUMNS):
             raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
         self.shards = tuple(folders.shards / name for name in names)
+        self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -57,15 +60,38 @@ class ShardSet:
         Raises:
             ValueError: the shard is shorter than its index says.
         """
-        shard, image, image_bytes, text, text_bytes = self.records[position].item()
+        shard, image, image_bytes, text, text_bytes, *shared = self.records[position].item()
         descriptor = os.open(self.shards[shard], os.O_RDONLY)
         try:
             told = json.loads(_read(descriptor, text, text_bytes, self.shards[shard]))
-            picture = _read(descriptor, image, image_bytes, self.shards[shard]) if image_bytes else None
+            own = image_bytes and not shared
+            picture = _read(descriptor, image, image_bytes, self.shards[shard]) if own else None
         finally:
             os.close(descriptor)
-        turns = tuple(Turn(role, words) for role, words in told["turns"])
+        if image_bytes and self._pictures is not None:
+            picture = _read_from(self._pictures[shared[0]], image, image_bytes)
+        turns = tuple(Turn(role, text, tuple(also)) for role, text, *also in told["turns"])
         return Sample(key=told["key"], picture=picture, turns=turns, split=told["split"], group=told["group"])
+
+
+def _picture_tars(folders: DataFolders) -> tuple[Path, ...]:
+    """The tars of the data set's picture sets, as its index numbers them.
+
+    Raises:
+        ConfigError: a set is not among the folders.
+    """
+    named = [name.split("/") for name in json.loads((folders.index / "pictures.json").read_text())]
+    if missing := sorted({name for name, _ in named} - folders.pictures.keys()):
+        raise ConfigError(f"{folders.index} reads the picture set {missing[0]}, whose folder is not given")
+    return tuple(folders.pictures[name] / tar for name, tar in named)
+
+
+def _read_from(path: Path, offset: int, size: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return _read(descriptor, offset, size, path)
+    finally:
+        os.close(descriptor)
 
 
 def _read(descriptor: int, offset: int, size: int, path: Path) -> bytes:

@@ -62,7 +62,7 @@ def test_the_table_has_every_sample_and_does_not_depend_on_who_made_it(tmp_path)
     tables = []
     for number, sharing in enumerate((ALONE, Sharing(processes=2, least_bytes=0, ray=None))):
         place = site(tmp_path / str(number))
-        hash_pictures(shards, bordered=True, site=place, sharing=sharing)
+        hash_pictures(shards, {}, bordered=True, site=place, sharing=sharing)
         tables.append((place.out / HASHES_FILE).read_bytes())
     assert tables[0] == tables[1]
     table = pq.read_table(place.out / HASHES_FILE).to_pydict()

@@ -35,7 +35,7 @@ def rated(folder, name, pictures=None, sharing=ALONE):
     pictures = pictures or [encoded(picture(i)) for i in range(3)]
     shards = write_shards(folder / "shards", pictures, per_tar=3, captions=True)
     place = site(folder / "site")
-    rate_pictures(Rating(file=file, name=name, batch=2), shards, place, sharing)
+    rate_pictures(Rating(file=file, name=name, batch=2), shards, {}, place, sharing)
     return pq.read_table(place.out / RATINGS_FILE).to_pydict()
 
 
@@ -74,9 +74,9 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path):
     file = tmp_path / "bad.py"
     file.write_text("import nothing_of_that_name")
     with pytest.raises(ConfigError, match="bad.py cannot be run: ModuleNotFoundError: No module named 'nothing_of_"):
-        rate_pictures(Rating(file=file, name="f", batch=1), tmp_path, site(tmp_path / "s"), ALONE)
+        rate_pictures(Rating(file=file, name="f", batch=1), tmp_path, {}, site(tmp_path / "s"), ALONE)
     with pytest.raises(ConfigError, match="there is no Python file .*none.py"):
-        rate_pictures(Rating(file=tmp_path / "none.py", name="f", batch=1), tmp_path, site(tmp_path / "t"), ALONE)
+        rate_pictures(Rating(file=tmp_path / "none.py", name="f", batch=1), tmp_path, {}, site(tmp_path / "t"), ALONE)
 
 
 def test_a_scorer_without_bounds_or_with_no_name_is_refused():

@@ -125,7 +125,7 @@ def brighter(seed):
 def data_set(folder, pictures):
     """The shards and the hashes of a data set."""
     shards, hashed = write_shards(folder / "shards", pictures), site(folder / "hash")
-    hash_pictures(shards, bordered=False, site=hashed, sharing=ALONE)
+    hash_pictures(shards, {}, bordered=False, site=hashed, sharing=ALONE)
     return shards, hashed.out
 
 
