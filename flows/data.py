@@ -63,7 +63,10 @@ def pictures_step(pictures: PictureSet, place: Place) -> Request:
     name = pictures_name(pictures)
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        write_pictures(pictures, inputs["source"].path, site, place.progress(name))
+        source = inputs["source"]
+        write_pictures(pictures, source.path, site, place.progress(name))
+        if brought_pictures(data, pictures, place.stamps).digest != source.digest:
+            raise ConfigError(f"{source.path} was changed while it was read. Run the same command again")
 
     data = place.images if pictures.name == INSTRUCT else place.data
     inputs, lacks = _brought({"source": lambda: brought_pictures(data, pictures, place.stamps)})

@@ -27,6 +27,8 @@ from tinygptv_core.plain import ConfigError, canonical_json, from_plain, leaves,
 
 MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
+USERS_FOLDER = "folder"
+"""The kind of a folder of the user's own, as an input."""
 SHORT = 12
 
 
@@ -273,6 +275,8 @@ class Store:
 
     def _check_hashes(self, artifact: Artifact) -> None:
         """Hash what a build is about to read: once, and then again what was touched since."""
+        if artifact.kind == USERS_FOLDER:
+            return  # no manifest says what is in it; the step that reads it looks whether it stays the same
         if artifact.path.is_file():
             damage = None if sha256_of_file(artifact.path) == artifact.digest else "it was changed during the run"
         else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.backbones_import import remembered_digest
-from tasks.build import write_json
+from tasks.build import USERS_FOLDER, write_json
 from tasks.picture_sets import picture_files
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
@@ -47,7 +47,7 @@ def brought_pictures(data: Path | None, pictures: PictureSet, stamps: Path) -> A
     """
     folder = _below(data, pictures.folder)
     if folder is not None and folder.is_dir():
-        return Artifact(kind="folder", digest=_folder_digest(folder, stamps), path=folder)
+        return Artifact(kind=USERS_FOLDER, digest=_folder_digest(folder, stamps), path=folder)
     if pictures.archive is not None:
         archive = _below(data, pictures.archive.path)
         if archive is not None and archive.is_file():

@@ -44,7 +44,7 @@ RECIPE = Recipe(
 
 
 def row(number):
-    turns = json.dumps([["user", "what is it?"], ["assistant", SAID[number]]])
+    turns = json.dumps([["user", "what is it?"], ["assistant", SAID[number], "or so", "or so"]])
     return TableRow(key=f"{number:09d}", url=URLS[number], file=None, turns=turns, split=None, group=None)
 
 
@@ -169,7 +169,7 @@ def test_the_page_says_what_the_json_says_and_shows_what_stays(sources, tmp_path
     assert card == card_of(sources)
     assert "CC-BY-4.0" in page and "here are 8" in page and "r" * 64 in page and "not_allowed_scheme" in page
     assert page.count("<img src=") == 4 and page.count("what is it?") == 4
-    assert page.count('<dd class="said">one two</dd>') == 1
+    assert page.count('<dd class="said">one two | or so</dd>') == 1
 
 
 def test_what_came_from_outside_is_text_on_the_page_and_never_markup(sources, tmp_path):
