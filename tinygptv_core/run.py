@@ -38,9 +38,13 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFolders:
-    """The two artifacts that a data set is read from."""
+    """The two artifacts that a data set is read from.
 
-    shards: Path
+    Attributes:
+        shards: a folder, or the URL of one, of any kind that fsspec reads (`s3://bucket/shards`).
+    """
+
+    shards: str | Path  # in this order, for a path would lose a slash of the URL that RUN.json says
     index: Path
 
 

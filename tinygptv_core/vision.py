@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
+from tinygptv_core.image import MEAN, STANDARD_DEVIATION
+
 # Shape letters of this file: B batch, H = W side in pixels, N tokens of the tower (patches + 1), D its width.
 
 LAST_NORM_EPS = 1e-5
@@ -30,8 +32,9 @@ class VisionTower(nn.Module):
         """All tokens of the last layer after its norm.
 
         Args:
-            images_B3HW: normalised pictures (`image.preprocess`), square. At a side other than the
-                config's, the position embeddings are interpolated bicubically.
+            images_B3HW: square pictures: bytes (`image.squashed`), which are normalised here, or else numbers
+                that are so already. At a side other than the config's, the position embeddings are interpolated
+                bicubically.
 
         Returns:
             vision_BND, N = (H / patch)^2 + 1, the class token first.
@@ -45,10 +48,23 @@ class VisionTower(nn.Module):
                 f"the pictures are {height} x {width} px; the tower takes squares "
                 f"whose side is a multiple of {self.patch_size} px"
             )
+        if images_B3HW.dtype == torch.uint8:
+            images_B3HW = normalised(images_B3HW)
         # Without the flag a smaller picture would be given the first rows of the embeddings, without a word.
         interpolate = height != self.image_size
         out = self.tower(pixel_values=images_B3HW, interpolate_pos_encoding=interpolate)
         return torch.as_tensor(out.last_hidden_state)
+
+
+def normalised(images_B3HW: Tensor) -> Tensor:
+    """Pictures as bytes (uint8), divided by 255 and then normalised by channel: float32, on the same device."""
+    # Tensors, not numbers: CUDA multiplies by the reciprocal of a number, which has other last bits.
+    byte, mean, deviation = (
+        torch.as_tensor(value, dtype=torch.float32, device=images_B3HW.device).reshape(-1, 1, 1)
+        for value in (255, MEAN, STANDARD_DEVIATION)
+    )
+    # To planes while they are bytes: a fourth of the memory to go through.
+    return images_B3HW.contiguous().float().div_(byte).sub_(mean).div_(deviation)
 
 
 def _side(name: str, value: object) -> int:
