@@ -91,7 +91,7 @@ def _jpeg(data: bytes, bytes_HW3: np.ndarray) -> np.ndarray | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in SAME_COLOURS or height * width > (Image.MAX_IMAGE_PIXELS or 0):
+        if colours not in SAME_COLOURS or int(height) * int(width) > (Image.MAX_IMAGE_PIXELS or 0):
             return None
         fits = (height, width) == bytes_HW3.shape[:2]
         decoded = simplejpeg.decode_jpeg(data, "RGB", buffer=bytes_HW3 if fits else None)

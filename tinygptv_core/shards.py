@@ -3,10 +3,10 @@
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,14 +34,11 @@ class Sample:
 
 
 class Part(NamedTuple):
-    """Bytes of one of the tars."""
+    """Bytes of a file, which has a path or a URL."""
 
-    tar: str
+    file: str
     start: int
     num_bytes: int
-
-
-Reader = Callable[[Sequence[Part]], list[bytes]]
 
 
 class ShardSet:
@@ -62,9 +59,9 @@ class ShardSet:
             raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
         if self.records.dtype.names != INDEX_COLUMNS:
             raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
-        self._folder = str(folders.shards)
-        self._names: tuple[str, ...] = tuple(names)
-        self._parts = (_remote_reader if "://" in self._folder else _local_reader)(self._folder)
+        self.shards = tuple(f"{folders.shards}/{name}" for name in names)
+        if is_url(str(folders.shards)):
+            _place(str(folders.shards))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -83,10 +80,10 @@ class ShardSet:
         wanted: list[Part] = []
         for position in positions:
             shard, image, image_bytes, text, text_bytes = self.records[position].item()
-            tar = self._names[shard]
+            tar = self.shards[shard]
             wanted += [Part(tar, image, image_bytes), Part(tar, text, text_bytes)]
-        found = self._read([part for part in wanted if part.num_bytes])
-        parts = iter([next(found) if part.num_bytes else None for part in wanted])
+        found = _read({part for part in wanted if part.num_bytes})
+        parts = iter([found.get(part) for part in wanted])
         return [_sample(picture, text) for picture, text in zip(parts, parts, strict=True)]
 
     def samples_per_shard(self) -> np.ndarray:
@@ -96,24 +93,11 @@ class ShardSet:
             ValueError: the index names a shard that there is not.
         """
         shard_N, starts = self.records["shard"], [0]
-        for shard in range(len(self._names)):
+        for shard in range(len(self.shards)):
             starts.append(bisect_left(shard_N, shard + 1, lo=starts[-1]))
         if starts[-1] != len(self):
-            raise ValueError(f"the index of {self._folder} names shards after {self._names[-1:]}, the last")
+            raise ValueError(f"the index names shards after the last, {self.shards[-1:]}")
         return np.array([end - start for start, end in pairwise(starts)], dtype=np.int64)
-
-    def _read(self, wanted: Sequence[Part]) -> Iterator[bytes]:
-        try:
-            found = self._parts(wanted)
-        except FileNotFoundError as error:
-            raise ConfigError(f"{error.filename or error} is missing; shards have it (docs/map.md)") from error
-        for part, data in zip(wanted, found, strict=True):
-            if len(data) != part.num_bytes:
-                raise ValueError(
-                    f"{self._folder}/{part.tar} ends within a sample: {part.num_bytes} bytes wanted at {part.start}, "
-                    f"{len(data)} there"
-                )
-            yield data
 
 
 def _sample(picture: bytes | None, text: bytes | None) -> Sample:
@@ -125,30 +109,52 @@ def _sample(picture: bytes | None, text: bytes | None) -> Sample:
         raise ValueError(f"where the index has a sample's text stands {(text or b'')[:40]!r}") from error
 
 
-def _local_reader(folder: str) -> Reader:
-    def read(wanted: Sequence[Part]) -> list[bytes]:
-        found: list[bytes] = []
-        for tar, parts in groupby(wanted, key=lambda part: part.tar):
-            descriptor = os.open(f"{folder}/{tar}", os.O_RDONLY)
-            try:
-                found += [os.pread(descriptor, part.num_bytes, part.start) for part in parts]
-            finally:
-                os.close(descriptor)
-        return found
-
-    return read
+def is_url(path: str) -> bool:
+    """Whether it is no path of this machine."""
+    return "://" in path
 
 
-def _remote_reader(url: str) -> Reader:
+def _read(wanted: set[Part]) -> dict[Part, bytes]:
+    """The bytes of every part; in the order of the files, those elsewhere all at once."""
+    here, elsewhere = (sorted(part for part in wanted if is_url(part.file) == kind) for kind in (False, True))
+    try:
+        found = dict(zip([*here, *elsewhere], [*_local(here), *_remote(elsewhere)], strict=True))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename or error} is missing; shards have it (docs/map.md)") from error
+    for part, data in found.items():
+        if len(data) != part.num_bytes:
+            there = f"{part.num_bytes} bytes wanted at {part.start}, {len(data)} there"
+            raise ValueError(f"{part.file} ends within a sample: {there}")
+    return found
+
+
+def _local(wanted: Sequence[Part]) -> Iterator[bytes]:
+    for file, parts in groupby(wanted, key=lambda part: part.file):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            yield from [os.pread(descriptor, part.num_bytes, part.start) for part in parts]
+        finally:
+            os.close(descriptor)
+
+
+def _remote(wanted: Sequence[Part]) -> list[bytes]:
+    """Parts of files of one file system."""
+    if not wanted:
+        return []
+    places = [_place(part.file) for part in wanted]
+    starts, ends = [part.start for part in wanted], [part.start + part.num_bytes for part in wanted]
+    return places[0][0].cat_ranges([path for _, path in places], starts, ends, on_error="raise")
+
+
+def _place(url: str) -> tuple[Any, str]:
+    """(the file system, the path in it), of any kind that fsspec reads.
+
+    Raises:
+        ConfigError: of none.
+    """
     import fsspec
 
     try:
-        files, folder = fsspec.url_to_fs(url)
+        return fsspec.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"shards at {url} cannot be read: {error}") from error
-
-    def read(wanted: Sequence[Part]) -> list[bytes]:
-        starts, ends = [part.start for part in wanted], [part.start + part.num_bytes for part in wanted]
-        return files.cat_ranges([f"{folder}/{part.tar}" for part in wanted], starts, ends, on_error="raise")
-
-    return read
+        raise ConfigError(f"{url} cannot be read: {error}") from error

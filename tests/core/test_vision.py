@@ -33,10 +33,10 @@ def test_a_byte_is_divided_by_255_then_normalised_by_channel():
 
 
 def test_every_byte_has_the_bits_of_numpys_own_arithmetic():
-    bytes_3HW = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (3, 1, 1))
+    bytes_B3HW = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (2, 3, 1, 1))
     mean, deviation = MEAN.reshape(3, 1, 1), STANDARD_DEVIATION.reshape(3, 1, 1)
-    wanted_3HW = (bytes_3HW.astype(np.float32) / 255 - mean) / deviation
-    assert np.array_equal(normalised(torch.from_numpy(bytes_3HW)).numpy(), wanted_3HW)
+    wanted_B3HW = (bytes_B3HW.astype(np.float32) / 255 - mean) / deviation
+    assert np.array_equal(normalised(torch.from_numpy(bytes_B3HW)).numpy(), wanted_B3HW)
 
 
 def test_bytes_are_normalised_before_the_tower_sees_them(tower):
