@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 try:
     import simplejpeg
@@ -79,7 +79,8 @@ def decode(data: bytes) -> Image.Image:
             opened.load()
             return _rgb(opened)
     except DECODER_ERRORS as error:
-        raise ValueError(f"{len(data)} bytes that are no picture which can be read: {error}") from error
+        why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{len(data)} bytes that are no picture which can be read: {why}") from error
 
 
 def _jpeg(data: bytes, bytes_HW3: np.ndarray) -> np.ndarray | None:
