@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.data import INSTRUCT, LIST, recipe
 from flows.pipeline import steps
 from flows.place import Place
-from flows.plan import Planned, Selection, check_present, given, plan, select
+from flows.plan import Planned, Selection, check_files, check_present, given, plan, select
 from flows.terminal import Terminal
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.registry import names
 from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.presets import Preset, changed, named, starting_at, with_list
+from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
@@ -33,6 +34,9 @@ class Choice:
     start_from: str | None
     until: str | None
     list_file: str | None
+    instruct: str | None
+    images: str | None
+    data: str | None
     allow_hosts: tuple[str, ...]
     home: str
     ray_address: str | None
@@ -69,7 +73,9 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     place = Place(
         home=home,
         fetching=_fetching(choice),
-        list_file=_list_file(choice.list_file) if choice.list_file else None,
+        own_lists={name: _path(typed) for name, typed in _own(choice).items()},
+        images=_path(choice.images) if choice.images else None,
+        data=_folder("--data", choice.data) if choice.data else None,
         ray_address=choice.ray_address,
         tracking_uri=tracking_uri(home),
         experiment=preset.name,
@@ -83,6 +89,8 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     if stage:
         requests = given(requests, f"{stage}/train", place.store.find("checkpoint", digest))
     selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
+    if writes:
+        check_files(selection)
     planned = plan(place.store, selection)
     check_present(selection, planned, _typed(choice))
     if any(item.step == "register" and item.action == "build" for item in planned):
@@ -116,11 +124,14 @@ def _typed(choice: Choice) -> list[str]:
     pairs = [
         ("--preset", choice.preset),
         ("--list", choice.list_file),
+        ("--instruct", choice.instruct),
+        ("--images", choice.images),
+        ("--data", choice.data),
         ("--home", choice.home),
         ("--init", choice.init),
     ]
     pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
-    unsaid = (None, DEFAULT_PRESET, default_home())
+    unsaid = (None, DEFAULT_PRESET, default_home(), default_data())
     return [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
 
 
@@ -129,19 +140,44 @@ def default_home() -> str:
     return os.environ.get("TINYGPTV_HOME") or ".tinygptv"
 
 
+def default_data() -> str | None:
+    """The folder of the user's own files, where no option names one."""
+    return os.environ.get("TINYGPTV_DATA")
+
+
+def _own(choice: Choice) -> dict[str, str]:
+    """Data set -> the user's file in its place."""
+    named = {LIST: choice.list_file, INSTRUCT: choice.instruct}
+    return {name: typed for name, typed in named.items() if typed is not None}
+
+
 def _preset(choice: Choice) -> Preset:
-    preset = preset_named(choice.preset)
-    if choice.list_file is None:
-        return preset
-    from flows.data import recipe
     from tasks.rows import check_list
 
-    check_list(_list_file(choice.list_file), recipe("list"))
-    return with_list(preset)
+    preset = preset_named(choice.preset)
+    if (choice.instruct is None) != (choice.images is None):
+        raise ConfigError("--instruct FILE and --images DIR go together: the talks, and the folder of their pictures")
+    for name, typed in _own(choice).items():
+        check_list(_path(typed), recipe(name))
+        preset = with_list(preset) if name == LIST else with_instruct(preset)
+    if choice.images is not None:
+        _folder("--images", choice.images)
+    return preset
 
 
-def _list_file(typed: str) -> Path:
+def _path(typed: str) -> Path:
     return Path(typed).expanduser().absolute()
+
+
+def _folder(option: str, typed: str) -> Path:
+    """The folder that an option names.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not _path(typed).is_dir():
+        raise ConfigError(f"{option} {typed}: there is no folder {_path(typed)}")
+    return _path(typed)
 
 
 def _from_file(path: Path, name: str) -> Preset:

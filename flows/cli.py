@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows import weights
-from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_home, prepare, tracking_uri
+from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
 from flows.place import import_ahead
+from flows.plan import lacking_files
 from flows.server import start_prefect_server
 from flows.train import backbones_step
 from tasks.build import Store
@@ -24,6 +25,7 @@ examples:
   tinygptv plan --set stage3.schedule.peak=2e-5      what that change would build, and why
   tinygptv run --from stage3                         stage 3 anew, and what follows from it
   tinygptv run --list my.json --allow-host 10.0.0.5  stages 1 and 2 on your own list of URLs
+  tinygptv run --instruct my.json --images pictures/ the instruction stages on your own talks
   tinygptv weights --help                            published weights, to bring them and to write them
   tinygptv ask models:/tinygptv@challenger picture.jpg "what colour is the circle?"
 """
@@ -130,6 +132,16 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
         "in place of the pre-training lists",
     )  # fmt: skip
     command.add_argument(
+        "--instruct", metavar="FILE",
+        help="your own talks about pictures, in LLaVA's form, in place of what the instruction stages draw from; "
+        "with --images",
+    )  # fmt: skip
+    command.add_argument("--images", metavar="DIR", help="where the pictures of --instruct lie")
+    command.add_argument(
+        "--data", default=default_data(), metavar="DIR",
+        help="what you downloaded, laid out as docs/data.md says (default: $TINYGPTV_DATA)",
+    )  # fmt: skip
+    command.add_argument(
         "--allow-host", action="append", default=[], metavar="H", dest="allow_hosts",
         help="fetch from this host although its address is not public; may be repeated",
     )  # fmt: skip
@@ -169,6 +181,9 @@ def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
         start_from=getattr(options, "start_from", None),
         until=until,
         list_file=options.list_file,
+        instruct=options.instruct,
+        images=options.images,
+        data=options.data,
         allow_hosts=tuple(options.allow_hosts),
         home=options.home,
         ray_address=options.ray_address,
@@ -177,14 +192,17 @@ def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    planned = prepare(_choice(options), writes=False).planned
+    prepared = prepare(_choice(options), writes=False)
+    planned = prepared.planned
     if options.json:
         print(json.dumps([{"step": item.step, "action": item.action, "why": item.why} for item in planned], indent=1))
         return DONE
     for item in planned:
-        print(f"{item.action:6s} {item.step:28s} {item.why}")
+        print(f"{item.action:6s} {item.step:28s} {item.why.partition(chr(10))[0]}")
     builds = sum(item.action == "build" for item in planned)
     print(f"{builds} to build, {len(planned) - builds} to reuse")
+    if lacking := lacking_files(prepared.selection):
+        print(f"\n{lacking}")
     return DONE
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,20 @@ from tasks.build import Request, Site
 from tasks.fetch import FETCH, fetch
 from tasks.filter import FILTER, filter_rows
 from tasks.guard import canonical_host
+from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.rows import ROWS, rows
 from tasks.scenes import DRAW, draw
 from tasks.screen import SCREEN, screen
 from tasks.serve import serving
+from tasks.sources import brought_file, brought_pictures
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import DataSettings, Preset, Scenes
-from tinygptv_core.recipe import Recipe
+from tinygptv_core.recipe import PictureSet, Recipe
 
 SOURCE = "scenes/draw"
 LIST = "list"
+INSTRUCT = "instruct"
 SCENES_HOST = "scenes.invalid"
 
 
@@ -33,7 +36,7 @@ def recipe(name: str) -> Recipe:
     Raises:
         ConfigError: there is no such file; says which there are.
     """
-    names = sorted(module.name for module in pkgutil.iter_modules(data_recipes.__path__))
+    names = sorted(module.name for module in pkgutil.iter_modules(data_recipes.__path__) if not module.ispkg)
     if name not in names:
         raise ConfigError(unknown("data_recipes/", name, names))
     return importlib.import_module(f"data_recipes.{name}").RECIPE
@@ -51,30 +54,77 @@ def source_steps(preset: Preset, place: Place) -> tuple[Request, ...]:
     return (Request(name=SOURCE, step=DRAW, config=scenes, inputs={}, work=work),)
 
 
+def picture_sets(names: Iterable[str]) -> dict[str, PictureSet]:
+    """The picture sets that these data sets are about, by name."""
+    return {pictures.name: pictures for name in names for pictures in recipe(name).picture_sets}
+
+
+def pictures_step(pictures: PictureSet, place: Place) -> Request:
+    """Keep the pictures of a set, once for all data sets that are about it."""
+    name = pictures_name(pictures)
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        source = inputs["source"]
+        write_pictures(pictures, source.path, site, place.progress(name))
+        if brought_pictures(data, pictures, place.stamps).digest != source.digest:
+            raise ConfigError(f"{source.path} was changed while it was read. Run the same command again")
+
+    data = place.images if pictures.name == INSTRUCT else place.data
+    inputs, lacks = _brought({"source": lambda: brought_pictures(data, pictures, place.stamps)})
+    config = {"pictures": pictures.name, "inside": pictures.inside}
+    return Request(name=name, step=PICTURES, config=config, inputs=inputs, work=work, lacks=lacks)
+
+
+def pictures_name(pictures: PictureSet) -> str:
+    """The name of the step that keeps a set."""
+    return f"{pictures.name}/pictures"
+
+
+def _brought(found: Mapping[str, Callable[[], Artifact]]) -> tuple[dict[str, str | Artifact | None], str | None]:
+    """The user's files as inputs, and what is missing of them, in words."""
+    inputs: dict[str, str | Artifact | None] = {}
+    lacks: list[str] = []
+    for name, find in found.items():
+        try:
+            inputs[name] = find()
+        except ConfigError as error:
+            inputs[name] = None
+            lacks.append(str(error))
+    return inputs, "\n".join(lacks) or None
+
+
+def _files(name: str, form: Recipe, place: Place) -> tuple[dict[str, str | Artifact | None], str | None]:
+    """What a data set's table is made of: a user's list, the files that he got, or what the project draws."""
+    own = place.own_lists.get(name)
+    if own is not None:
+        return {"source": file_artifact(own, name)}, None
+    if not form.files:
+        return {"source": SOURCE}, None
+    names = {file.path: "source" if file.path == form.source else f"joined.{file.path}" for file in form.files}
+    return _brought(
+        {names[file.path]: lambda file=file: brought_file(place.data, file, place.stamps) for file in form.files}
+    )
+
+
 def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Request, ...]:
     """rows, filter, fetch and screen of one data set."""
     form = recipe(name)
-    own = place.list_file if name == LIST else None
-    source = file_artifact(own, LIST) if own else SOURCE
-    # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
-    allowed = {"allow_hosts": sorted(set(map(canonical_host, place.fetching.allow_hosts)))} if own else {}
+    sources, lacks = _files(name, form, place)
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
         path = inputs["source"].path
-        rows(form, name, path if path.is_file() else path / form.source, site)
+        joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if key != "source"}
+        rows(form, name, path if path.is_file() else path / form.source, site, joined)
 
     def make_filter(inputs: Mapping[str, Artifact], site: Site) -> None:
         filter_rows(settings.filter, form, inputs["table"].path, site)
-
-    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        _fetch(name, form, settings, inputs, site, place)
 
     def make_index(inputs: Mapping[str, Artifact], site: Site) -> None:
         screen(settings.screen, inputs["shards"].path, site)
 
     config = {"data": name, "recipe": form}
     return (
-        Request(name=f"{name}/rows", step=ROWS, config=config, inputs={"source": source}, work=make_rows),
+        Request(name=f"{name}/rows", step=ROWS, config=config, inputs=sources, work=make_rows, lacks=lacks),
         Request(
             name=f"{name}/filter",
             step=FILTER,
@@ -82,13 +132,7 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
             inputs={"table": f"{name}/rows"},
             work=make_filter,
         ),
-        Request(
-            name=f"{name}/fetch",
-            step=FETCH,
-            config={"fetch": settings.fetch, "how": form.how, **allowed},
-            inputs={"table": f"{name}/filter", **({} if own else {"source": SOURCE})},
-            work=make_shards,
-        ),
+        _shards_step(name, form, settings, place, of_project=SOURCE in sources.values()),
         Request(
             name=f"{name}/screen",
             step=SCREEN,
@@ -96,6 +140,44 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
             inputs={"shards": f"{name}/fetch"},
             work=make_index,
         ),
+    )
+
+
+def _shards_step(name: str, form: Recipe, settings: DataSettings, place: Place, *, of_project: bool) -> Request:
+    """The data set's shards: of what is fetched, of the project's own files, or of texts about picture sets."""
+    if form.how == "file" and not of_project:
+        return _gather_step(name, form, settings, place)
+    # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
+    allow_hosts = sorted(set(map(canonical_host, place.fetching.allow_hosts)))
+    allowed = {} if of_project else {"allow_hosts": allow_hosts}
+
+    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
+        _fetch(name, form, settings, inputs, site, place)
+
+    return Request(
+        name=f"{name}/fetch",
+        step=FETCH,
+        config={"fetch": settings.fetch, "how": form.how, **allowed},
+        inputs={"table": f"{name}/filter", **({"source": SOURCE} if of_project else {})},
+        work=make_shards,
+    )
+
+
+def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) -> Request:
+    sets = {f"pictures.{pictures.name}": pictures_name(pictures) for pictures in form.picture_sets}
+
+    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
+        folders = {pictures.name: inputs[f"pictures.{pictures.name}"].path for pictures in form.picture_sets}
+        gather(settings.fetch, inputs["table"].path, folders, site, place.progress(f"{name}/fetch"))
+
+    limits = {"max_bytes": settings.fetch.max_bytes, "samples_per_shard": settings.fetch.samples_per_shard}
+    config = {"fetch": limits, "pictures": [pictures.name for pictures in form.picture_sets]}
+    return Request(
+        name=f"{name}/fetch",
+        step=GATHER,
+        config=config,
+        inputs={"table": f"{name}/filter", **sets},
+        work=make_shards,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flows.data import dataset_steps, source_steps
+from flows.data import dataset_steps, picture_sets, pictures_step, source_steps
 from flows.evaluate import evaluate_step, register_step
 from flows.features import aids, evaluation_features, training_features
 from flows.place import Place
@@ -19,6 +19,7 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
         init: the stage whose checkpoint is given (`--init`), the preset's first.
     """
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
+    order += [pictures_step(pictures, place) for pictures in picture_sets(preset.data).values()]
     for name, settings in preset.data.items():
         order += dataset_steps(name, settings, place)
     asked, seen = evaluation_features(preset, place), training_features(preset, place)

@@ -1,7 +1,7 @@
 """Where and how a run happens: folders, addresses, processes. None of it bears on what is computed."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,7 +52,9 @@ class Place:
     Attributes:
         home: the folder that holds everything a run writes.
         fetching: how pictures are fetched; which hosts are allowed although their address is not public.
-        list_file: the user's own list of URLs and captions, in place of the pre-training lists.
+        own_lists: data set -> the user's own file in its place: `list`, `instruct`.
+        images: where the pictures of `instruct` lie.
+        data: the folder of what the user got by hand or from a URL, as the recipes say; None where none is named.
         ray_address: a running Ray cluster; None starts one on this machine.
         tracking_uri: MLflow's server or database.
         experiment: MLflow's name for runs of this preset.
@@ -63,7 +65,9 @@ class Place:
 
     home: Path
     fetching: FetchOptions
-    list_file: Path | None
+    own_lists: Mapping[str, Path]
+    images: Path | None
+    data: Path | None
     ray_address: str | None
     tracking_uri: str
     experiment: str
@@ -76,6 +80,11 @@ class Place:
     def store(self) -> Store:
         """The artifacts on this home."""
         return Store(self.home / "store")
+
+    @property
+    def stamps(self) -> Path:
+        """Where the SHA-256 of the user's files are remembered."""
+        return self.store.root / "stamps"
 
     @cached_property
     def tracking(self) -> Tracking:

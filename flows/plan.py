@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.build import FORCED, Inputs, Request, Store
+from tasks.sources import NO_FOLDER
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown
 
@@ -104,8 +105,8 @@ def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
 
 
 def _planned(store: Store, request: Request, before: dict[str, Planned], forced: bool) -> Planned:
-    if forced:
-        return Planned(step=request.name, action="build", why=FORCED, artifact=None)
+    if request.lacks or forced:
+        return Planned(step=request.name, action="build", why=request.lacks or FORCED, artifact=None)
     missing = [s for s in request.inputs.values() if isinstance(s, str) and before[s].artifact is None]
     if missing:
         return Planned(step=request.name, action="build", why=TO_BE_BUILT.format(missing[0]), artifact=None)
@@ -118,6 +119,31 @@ def _planned(store: Store, request: Request, before: dict[str, Planned], forced:
 def resolve(request: Request, artifacts: Inputs) -> Inputs:
     """The request's inputs as artifacts, from those of the steps before it."""
     return {name: artifacts[source] if isinstance(source, str) else source for name, source in request.inputs.items()}
+
+
+def lacking_files(selection: Selection) -> str | None:
+    """What the user has to bring before the steps of `selection` can be built, all of it; None if nothing."""
+    lacking = [request for request in selection.walked if request.lacks]
+    if not lacking:
+        return None
+    steps: dict[str, list[str]] = {}
+    for request in lacking:
+        steps.setdefault(str(request.lacks), []).append(request.name)
+    told = "\n".join(f"{', '.join(names)}: {lacks}" for lacks, names in steps.items())
+    head = f"{len(lacking)} of {len(selection.walked)} steps lack files that you have to bring."
+    if NO_FOLDER not in told:
+        return f"{head}\n{told}"
+    return "\n".join([head, told.replace(f"\n{NO_FOLDER}", ""), NO_FOLDER])
+
+
+def check_files(selection: Selection) -> None:
+    """Refuse a run that would come to a step which lacks a file of the user's.
+
+    Raises:
+        ConfigError: says what to download, from where, and where to put it.
+    """
+    if lacking := lacking_files(selection):
+        raise ConfigError(lacking)
 
 
 def check_present(selection: Selection, planned: Sequence[Planned], options: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.choice import Prepared
+from flows.data import pictures_name, recipe
 from flows.evaluate import FRESH
 from flows.place import Place
 from tasks.build import Built
@@ -114,4 +115,9 @@ def _details(prepared: Prepared, built: Mapping[str, Built]) -> ReportDetails:
 
 
 def _folders(built: Mapping[str, Built], name: str) -> DataFolders:
-    return DataFolders(shards=built[f"{name}/fetch"].artifact.path, index=built[f"{name}/screen"].artifact.path)
+    sets = recipe(name).picture_sets
+    return DataFolders(
+        shards=built[f"{name}/fetch"].artifact.path,
+        index=built[f"{name}/screen"].artifact.path,
+        pictures={pictures.name: built[pictures_name(pictures)].artifact.path for pictures in sets},
+    )

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from flows.data import recipe
+from flows.data import picture_sets, pictures_name, recipe
 from flows.place import Place
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Request, Site, Store
 from tasks.track import tracking_stage
 from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.plain import plain
+from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import Backbones
 from tinygptv_core.run import DataFolders, RunSpec
 from tinygptv_core.stages import Stage
@@ -31,27 +31,36 @@ def backbones_step(backbones: Backbones, store: Store) -> Request:
         convert_backbones(sources, site)
         check_digest(backbones, site.out)
 
-    return Request(
-        name=BACKBONES,
-        step=CONVERT,
-        config=sources,
-        inputs=source_files(sources, store.root / "stamps"),
-        work=convert,
-    )
+    inputs, lacks = dict[str, Artifact](), None
+    try:
+        inputs = source_files(sources, store.root / "stamps")
+    except ConfigError as error:
+        lacks = str(error)
+    return Request(name=BACKBONES, step=CONVERT, config=sources, inputs=inputs, work=convert, lacks=lacks)
 
 
 def data_inputs(names: Mapping[str, object] | tuple[str, ...]) -> dict[str, str]:
-    """The inputs that reading these data sets takes: of each its shards and its index."""
-    return {f"{kind}.{name}": f"{name}/{step}" for name in names for kind, step in KINDS.items()}
+    """The inputs that reading these data sets takes: of each its shards and its index, and the sets of pictures."""
+    sets = {f"{PICTURES}{key}": pictures_name(pictures) for key, pictures in picture_sets(names).items()}
+    return {f"{kind}.{name}": f"{name}/{step}" for name in names for kind, step in KINDS.items()} | sets
 
 
 def data_folders(inputs: Mapping[str, Artifact]) -> dict[str, DataFolders]:
     """The folders of the data sets among `inputs`."""
     names = [name.removeprefix("shards.") for name in inputs if name.startswith("shards.")]
-    return {n: DataFolders(shards=inputs[f"shards.{n}"].path, index=inputs[f"index.{n}"].path) for n in names}
+    sets = {name.removeprefix(PICTURES): item.path for name, item in inputs.items() if name.startswith(PICTURES)}
+    return {
+        name: DataFolders(
+            shards=inputs[f"shards.{name}"].path,
+            index=inputs[f"index.{name}"].path,
+            pictures={pictures.name: sets[pictures.name] for pictures in recipe(name).picture_sets},
+        )
+        for name in names
+    }
 
 
 KINDS = {"shards": "fetch", "index": "screen"}
+PICTURES = "pictures."
 
 
 def train_step(stage: Stage, before: str | None, aids: Mapping[str, str], place: Place) -> Request:

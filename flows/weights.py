@@ -87,7 +87,13 @@ def model_requests(folder: Path, store: Store) -> tuple[Request, Request]:
 
 
 def build(request: Request, store: Store) -> Built:
-    """Make it, or take it from the store; alone, without a flow around it."""
+    """Make it, or take it from the store; alone, without a flow around it.
+
+    Raises:
+        ConfigError: a file is not named or not there.
+    """
+    if request.lacks:
+        raise ConfigError(request.lacks)
     inputs = {name: item for name, item in request.inputs.items() if isinstance(item, Artifact)}
     told = noted("import", 1)
     return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)

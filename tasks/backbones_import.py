@@ -99,11 +99,17 @@ def source_files(sources: Sources, stamps: Path) -> dict[str, Artifact]:
         ConfigError: a source is not named or not there, or a file is not the one that is pinned.
     """
     found: dict[str, Artifact] = {}
+    lacking: list[str] = []
     for role in ROLES:
         source: Source = getattr(sources, role)
-        path = source_path(role, source)
-        check_pins(files_of(path), source.pins, lambda file: remembered_digest(file, stamps))
-        found |= files_as_inputs(role, path, stamps)
+        try:
+            path = source_path(role, source)
+            check_pins(files_of(path), source.pins, lambda file: remembered_digest(file, stamps))
+            found |= files_as_inputs(role, path, stamps)
+        except ConfigError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise ConfigError("\n".join(lacking))
     return found
 
 

@@ -27,6 +27,8 @@ from tinygptv_core.plain import ConfigError, canonical_json, from_plain, leaves,
 
 MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
+USERS_FOLDER = "folder"
+"""The kind of a folder of the user's own, as an input."""
 SHORT = 12
 
 
@@ -68,6 +70,7 @@ class Request:
         aids: the same of what only spares work: it bears on nothing but last bits, and is in no key.
         work: makes it: inputs and aids as artifacts, and where to write.
         gone: what makes a built artifact useless all the same, in words (a registry that lost it).
+        lacks: which file of the user's is missing and how it is got, in words; the step cannot be built without.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Request:
     work: Callable[[Mapping[str, Artifact], Site], None] = field(repr=False)
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
     aids: Mapping[str, str] = field(default_factory=dict)
+    lacks: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +275,8 @@ class Store:
 
     def _check_hashes(self, artifact: Artifact) -> None:
         """Hash what a build is about to read: once, and then again what was touched since."""
+        if artifact.kind == USERS_FOLDER:
+            return  # no manifest says what is in it; the step that reads it looks whether it stays the same
         if artifact.path.is_file():
             damage = None if sha256_of_file(artifact.path) == artifact.digest else "it was changed during the run"
         else:

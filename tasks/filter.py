@@ -72,7 +72,7 @@ def _bad_url(settings: Filter, url: str) -> tuple[str, str] | None:
 
 def _bad_words(settings: Filter, row: TableRow) -> tuple[str, str] | None:
     """The same for what the model is to say in this row, all its turns together."""
-    words = sum(len(text.split()) for role, text in json.loads(row.turns) if role == "assistant")
+    words = sum(len(text.split()) for role, text, *_ in json.loads(row.turns) if role == "assistant")
     if words < settings.min_words:
         return "too_few_words", f"{words}, at least {settings.min_words}"
     if words > settings.max_words:

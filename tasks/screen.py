@@ -7,27 +7,33 @@ import json
 import tarfile
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 from tasks.build import Site, Step
+from tasks.picture_sets import PLACES_FILE, TARS_FILE
 from tasks.tables import DROPPED_FILE, LEDGER_FILE, Drop, FirstOf, LedgerRow, TableWriter, Tally, clear, read_table
 from tinygptv_core.presets import Screen
 
 SCREEN = Step(name="screen", kind="index", version=1)
+INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """One sample of the shards: its tar's number, and offset and size in it of picture (0, 0 for none) and text."""
+    """One sample of the shards: its tar's number, and offset and size in it of picture (0, 0 for none) and text.
+
+    `image_shard` is the tar that its picture is in, where that lies in a picture set (-1 for none); else None.
+    """
 
     key: str
     shard: int
     image: tuple[int, int]
     text: tuple[int, int]
     picture_opens: bool
+    image_shard: int | None = None
 
 
 def screen(settings: Screen, shards: Path, site: Site) -> None:
@@ -43,29 +49,34 @@ def screen(settings: Screen, shards: Path, site: Site) -> None:
     tally, kept, num_samples = Tally(), array("q"), 0
     first = FirstOf(row.sha256 for row in _fetched(shards) if row.sha256) if settings.unique_bytes else FirstOf(())
     tars = sorted(shards.glob("*.tar"))
+    in_sets = (shards / PLACES_FILE).is_file()
     with TableWriter(site.out / DROPPED_FILE, Drop) as dropped:
-        for row, sample in zip(_fetched(shards), _located(tars), strict=True):
+        located = _in_sets(shards / PLACES_FILE, _located(tars)) if in_sets else _located(tars)
+        for row, sample in zip(_fetched(shards), located, strict=True):
             assert row.key == sample.key, f"the ledger has {row.key} where the tars have {sample.key}"
             num_samples += 1
             fault = _fault(settings, row, sample, first)
             if fault is None:
                 kept.extend((sample.shard, *sample.image, *sample.text))
+                kept.extend(() if sample.image_shard is None else (sample.image_shard,))
                 tally.kept += 1
             else:
                 dropped.write(Drop(key=row.key, url=row.url, reason=fault[0], detail=fault[1]))
                 tally.dropped[fault[0]] += 1
-    _save(kept, site.out / "samples.npy")
+    _save(kept, (*INDEX_COLUMNS, "image_shard") if in_sets else INDEX_COLUMNS, site.out / "samples.npy")
+    if in_sets:
+        (site.out / TARS_FILE).write_bytes((shards / TARS_FILE).read_bytes())
     (site.out / "shards.json").write_text(json.dumps([tar.name for tar in tars], indent=1) + "\n")
     tally.write(site.out, num_samples)
 
 
-def _save(kept: "array[int]", path: Path) -> None:
+def _save(kept: "array[int]", names: tuple[str, ...], path: Path) -> None:
     """The index: of each kept sample its shard, and offset and size of its picture and of its text."""
     import numpy as np
 
-    columns = np.array(kept, dtype=np.int64).reshape(-1, 5)
-    names = ("shard", "image", "image_bytes", "text", "text_bytes")
-    samples = np.empty(len(columns), dtype=[(name, np.int32 if name == "shard" else np.int64) for name in names])
+    columns = np.array(kept, dtype=np.int64).reshape(-1, len(names))
+    types = [(name, np.int32 if name.endswith("shard") else np.int64) for name in names]
+    samples = np.empty(len(columns), dtype=types)
     for column, name in enumerate(names):
         samples[name] = columns[:, column]
     np.save(path, samples)
@@ -102,6 +113,14 @@ def _located(tars: list[Path]) -> Iterator[Located]:
                     else:
                         image = member.offset_data, member.size
                 yield Located(key=key, shard=shard, image=image, text=text, picture_opens=_opens(file, *image))
+
+
+def _in_sets(places: Path, samples: Iterator[Located]) -> Iterator[Located]:
+    """The same samples with their pictures where these lie in picture sets, which hold none that does not open."""
+    import numpy as np
+
+    for sample, (image_shard, image, size) in zip(samples, np.load(places, mmap_mode="r").tolist(), strict=True):
+        yield replace(sample, image=(image, size), image_shard=image_shard, picture_opens=True)
 
 
 def _opens(file: BinaryIO, offset: int, size: int) -> bool:

@@ -64,7 +64,26 @@ class LedgerRow:
     height: int | None
 
 
-R = TypeVar("R", TableRow, Drop, LedgerRow)
+@dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """One file of a picture set: `fate` is "ok" or why it is left out.
+
+    `tar` (its number), `offset` and `size` say where its bytes lie; the rest is as in a ledger. None where there is
+    no picture.
+    """
+
+    name: str
+    fate: str
+    detail: str
+    tar: int | None
+    offset: int | None
+    size: int | None
+    sha256: str | None
+    width: int | None
+    height: int | None
+
+
+R = TypeVar("R", TableRow, Drop, LedgerRow, PictureRow)
 
 
 class TableWriter(Generic[R]):

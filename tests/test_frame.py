@@ -129,7 +129,7 @@ def test_whatever_is_imported_is_declared(folders, extras):
 
 
 def test_the_cores_tests_need_nothing_but_the_core():
-    forbidden = {*PIPELINE, "tasks", "flows", "data_recipes", "jinja2", "matplotlib", "rich", "psutil"}
+    forbidden = {*PIPELINE, "tasks", "flows", "jinja2", "matplotlib", "rich", "psutil"}
     used = {str(path.relative_to(ROOT)): forbidden & set(imported(path)) for path in sources("tests/core")}
     assert {path: names for path, names in used.items() if names} == {}
 

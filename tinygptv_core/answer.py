@@ -20,6 +20,7 @@ from tinygptv_core.generate import generate, greedy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.presets import SHIPPED
+from tinygptv_core.rank import Ranking, rank
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones
@@ -137,6 +138,34 @@ def answer(
         answers |= zip(batch, texts, strict=True)
         progress(len(answers), len(order), "questions answered")
     return [answers[question] for question in asked]
+
+
+def ranked(
+    trained: Trained,
+    asked: Sequence[Asked],
+    choices: Sequence[Sequence[str]],
+    image_PQD: Tensor,
+    progress: Progress,
+) -> list[Ranking]:
+    """How likely the model finds each question's choices, in the order of `asked`."""
+    found: list[Ranking] = []
+    for start in range(0, len(asked), QUESTIONS_AT_ONCE):
+        questions = asked[start : start + QUESTIONS_AT_ONCE]
+        encoded = [
+            [_encode_choice(trained, question, choice) for choice in of_one]
+            for question, of_one in zip(questions, choices[start : start + QUESTIONS_AT_ONCE], strict=True)
+        ]
+        device = image_PQD.device
+        image_BQD = image_PQD[torch.tensor([question.picture for question in questions], device=device)]
+        with torch.inference_mode(), _autocast(trained.precision, device):
+            found += rank(trained.model, encoded, image_BQD, pad_id=trained.tokenizer.pad_token_id)
+        progress(len(found), len(asked), "questions answered")
+    return found
+
+
+def _encode_choice(trained: Trained, asked: Asked, choice: str) -> prompt.Encoded:
+    text = prompt.question(asked.text, asked.prompt, trained.form.asks, has_image=True)
+    return prompt.encode_choice(trained.tokenizer, text, choice, end_symbol=trained.form.end_symbol, has_image=True)
 
 
 def _encode(trained: Trained, asked: Asked) -> prompt.Encoded:

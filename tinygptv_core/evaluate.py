@@ -10,7 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core import evals
-from tinygptv_core.answer import Asked, Progress, Trained, answer, see
+from tinygptv_core.answer import Asked, Progress, Trained, answer, ranked, see
 from tinygptv_core.features import PICTURES_AT_ONCE, Features
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import Sample
@@ -41,13 +41,17 @@ class Samples(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One sample of an evaluation; `picture` counts the distinct pictures in order of appearance."""
+    """One sample of an evaluation; `picture` counts the distinct pictures in order of appearance.
+
+    `choices` are what it may be answered with; none where it is answered in free words.
+    """
 
     key: str
     text: str
     references: tuple[str, ...]
     group: str
     picture: int
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,12 @@ class Score(Interval):
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A line of answers.jsonl. What belongs to the control is None for a question that has none."""
+    """A line of answers.jsonl. What belongs to the control is None for a question that has none.
+
+    Attributes:
+        picture: the question's; not in the file.
+        probability: of the answer that `Eval.probability_of` names, where it names one; else not in the file.
+    """
 
     eval: str
     key: str
@@ -80,6 +89,9 @@ class Answered:
     control_answer: str | None
     control_score: float | None
     control_key: str | None
+    picture: int = -1
+    probability: float | None = None
+    control_probability: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +153,67 @@ def evaluate(
     questions = {name: _questions(name, data[evals.load(name).dataset], gallery) for name in names}
     image_PQD = gallery.tokens()
     answers = [line for name in names for line in _answered(trained, name, questions[name], image_PQD, progress)]
-    scores = {name: {evals.load(name).metric: score([line for line in answers if line.eval == name])} for name in names}
+    scores = {name: scores_of(evals.load(name), [line for line in answers if line.eval == name]) for name in names}
     return Results(scores=scores, answers=tuple(answers))
+
+
+def scores_of(evaluation: evals.Eval, answers: Sequence[Answered]) -> dict[str, Score]:
+    """Every metric of one evaluation, its own first."""
+    found = {evaluation.metric: score(answers)}
+    for beside in evaluation.beside:
+        lines = _first_of_each_picture(answers) if beside.once_per_picture else answers
+        found[beside.metric] = score([_scored_by(beside.score, line) for line in lines])
+    if evaluation.probability_of:
+        found["auroc"] = _auroc_score(answers, evaluation.probability_of[0])
+    return found
+
+
+def _scored_by(scoring: evals.Scoring, line: Answered) -> Answered:
+    control = None if line.control_answer is None else float(scoring(line.control_answer, line.references))
+    return replace(line, score=float(scoring(line.answer, line.references)), control_score=control)
+
+
+def _first_of_each_picture(answers: Sequence[Answered]) -> list[Answered]:
+    first: dict[int, Answered] = {}
+    for line in answers:
+        first.setdefault(line.picture, line)
+    return list(first.values())
+
+
+def _auroc_score(answers: Sequence[Answered], positive: str) -> Score:
+    """How well the probabilities of `positive` tell the questions whose reference it is from the others."""
+    own = auroc([line.probability or 0.0 for line in answers], [line.references[0] == positive for line in answers])
+    asked = [line for line in answers if line.control_probability is not None]
+    control = auroc(
+        [line.control_probability or 0.0 for line in asked], [line.references[0] == positive for line in asked]
+    )
+    return Score(**asdict(own), n=len(answers), control=control if asked else None)
+
+
+def auroc(probabilities: Sequence[float], positive: Sequence[bool]) -> Interval:
+    """The share of pairs of a positive and another in which the positive has the higher probability; a tie is a half.
+
+    With the percentile bootstrap's 95 % interval over questions; 0.5 where either kind is missing, which tells nothing.
+
+    Source: Hanley and McNeil, 1982, Radiology 143, 29-36: the area under the ROC curve is this share.
+    """
+    values, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(positive, dtype=bool)
+    generator = np.random.Generator(np.random.PCG64(RESAMPLING_SEED))
+    draws = (generator.integers(0, len(values), len(values)) for _ in range(RESAMPLES if len(values) else 0))
+    areas = [_area(values[draw], labels[draw]) for draw in draws]
+    low, high = np.quantile(areas, (0.025, 0.975)) if areas else (0.0, 1.0)
+    return Interval(value=_area(values, labels), low=float(low), high=float(high))
+
+
+def _area(values: np.ndarray, labels: np.ndarray) -> float:
+    positives, others = int(labels.sum()), int((~labels).sum())
+    if not positives or not others:
+        return 0.5
+    ordered = np.sort(values[~labels])
+    below = np.searchsorted(ordered, values[labels], side="left") + np.searchsorted(
+        ordered, values[labels], side="right"
+    )
+    return float(below.sum() / 2 / positives / others)
 
 
 def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
@@ -152,7 +223,7 @@ def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
     for position in range(len(samples)):
         sample = samples[position]
         splits.add(str(sample.split))
-        if sample.split == evaluation.split:
+        if evaluation.split in (None, sample.split):
             found.append(_question(name, sample, gallery))
     if not found:
         raise ConfigError(
@@ -163,7 +234,7 @@ def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
 
 
 def _question(name: str, sample: Sample, gallery: Gallery) -> Question:
-    references = tuple(turn.text for turn in sample.turns if turn.role == "assistant")
+    references = tuple(text for turn in sample.turns if turn.role == "assistant" for text in turn.texts)
     if sample.picture is None or not references:
         lacking = "picture" if sample.picture is None else "answer to compare with"
         raise ValueError(f"sample {sample.key}, which evaluation {name} asks about, has no {lacking}")
@@ -173,6 +244,7 @@ def _question(name: str, sample: Sample, gallery: Gallery) -> Question:
         references=references,
         group=sample.group or "",
         picture=gallery.add(sample.picture),
+        choices=tuple(turn.text for turn in sample.turns if turn.role == "choice"),
     )
 
 
@@ -187,38 +259,75 @@ def _answered(
         for question, donor in zip(questions, donors, strict=True)
         if donor is not None
     ]
-    texts = answer(
-        trained,
-        [*own, *other],
-        image_PQD,
-        evaluation.max_new_tokens,
-        lambda done, total, what: progress(done, total, f"{name}: {what}"),
-    )
-    controls = iter(texts[len(own) :])
+    asked = [*own, *other]
+    choices = [question.choices for question in questions]
+    choices += [question.choices for question, donor in zip(questions, donors, strict=True) if donor is not None]
+
+    def told(done: int, total: int, what: str) -> None:
+        progress(done, total, f"{name}: {what}")
+
+    texts = _answers(trained, asked, choices, image_PQD, evaluation.max_new_tokens, told)
+    likely = probabilities(trained, asked, evaluation.probability_of, image_PQD, told)
+    replies = list(zip(texts, likely, strict=True))
+    controls = iter(replies[len(own) :])
     return [
-        _line(name, question, text, next(controls), questions[donor].key)
-        if donor is not None
-        else _line(name, question, text, None, None)
-        for question, text, donor in zip(questions, texts[: len(own)], donors, strict=True)
+        _line(name, question, reply, None, None)
+        if donor is None
+        else _line(name, question, reply, next(controls), questions[donor].key)
+        for question, reply, donor in zip(questions, replies[: len(own)], donors, strict=True)
     ]
+
+
+def _answers(
+    trained: Trained,
+    asked: Sequence[Asked],
+    choices: Sequence[tuple[str, ...]],
+    image_PQD: Tensor,
+    max_new_tokens: int,
+    progress: Progress,
+) -> list[str]:
+    """In free words, or where a question has choices the likeliest of them."""
+    if not any(choices):
+        return answer(trained, asked, image_PQD, max_new_tokens, progress)
+    if not all(choices):
+        raise ValueError("some questions have choices and some have none; an evaluation has them all alike")
+    rankings = ranked(trained, asked, choices, image_PQD, progress)
+    return [of_one[ranking.order[0]] for of_one, ranking in zip(choices, rankings, strict=True)]
+
+
+def probabilities(
+    trained: Trained, asked: Sequence[Asked], of: tuple[str, str] | None, image_PQD: Tensor, progress: Progress
+) -> list[float | None]:
+    """For each question the probability of the first of two answers, when there are no others; None without `of`."""
+    if of is None:
+        return [None] * len(asked)
+    rankings = ranked(trained, asked, [of] * len(asked), image_PQD, progress)
+    return [1 / (1 + math.exp(ranking.sums[0] - ranking.sums[1])) for ranking in rankings]
 
 
 def _asked(evaluation: evals.Eval, question: Question, picture: int) -> Asked:
     return Asked(text=question.text, prompt=evaluation.prompt, picture=picture)
 
 
-def _line(name: str, question: Question, text: str, control: str | None, donor: str | None) -> Answered:
-    evaluation = evals.load(name)
+Reply = tuple[str, float | None]
+"""An answer, and the probability of the one that `Eval.probability_of` names."""
+
+
+def _line(name: str, question: Question, own: Reply, control: Reply | None, donor: str | None) -> Answered:
+    scoring = evals.load(name).score
     return Answered(
         eval=name,
         key=question.key,
         question=question.text,
-        answer=text,
+        answer=own[0],
         references=question.references,
-        score=float(evaluation.score(text, question.references)),
-        control_answer=control,
-        control_score=None if control is None else float(evaluation.score(control, question.references)),
+        score=float(scoring(own[0], question.references)),
+        control_answer=control[0] if control else None,
+        control_score=float(scoring(control[0], question.references)) if control else None,
         control_key=donor,
+        picture=question.picture,
+        probability=own[1],
+        control_probability=control[1] if control else None,
     )
 
 
@@ -301,5 +410,12 @@ def write_results(results: Results, folder: Path) -> None:
     """Write scores.json and answers.jsonl (docs/map.md) into `folder`: the same bytes for the same results."""
     scores = {name: {metric: asdict(one) for metric, one in of.items()} for name, of in results.scores.items()}
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    lines = (json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in results.answers)
+    lines = (json.dumps(_written(line), ensure_ascii=False) + "\n" for line in results.answers)
     (folder / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _written(line: Answered) -> dict[str, object]:
+    """What answers.jsonl says of an answer."""
+    told = asdict(line)
+    del told["picture"]
+    return {name: value for name, value in told.items() if value is not None or not name.endswith("probability")}

@@ -21,6 +21,7 @@ from tinygptv_core.features import Features
 from tinygptv_core.image import squash
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
+from tinygptv_core.recipe import Turn
 from tinygptv_core.run import RunSpec
 from tinygptv_core.shards import Sample, ShardSet
 from tinygptv_core.stages import Stage
@@ -176,6 +177,20 @@ def prompt_for(prompts: tuple[str, ...], seed: int, step: int, row: int) -> str:
     return prompts[int(_random(1, seed, "prompt", step, row)[0] % len(prompts))]
 
 
+def drawn_turns(turns: Sequence[Turn], seed: int, step: int, row: int) -> tuple[Turn, ...]:
+    """`turns` with one of its texts for each, for this row of the step's whole batch. Held-out batches have step -1.
+
+    A text is drawn anew whenever the sample is seen, as in the reference. Were each text a sample of its own, a
+    table of ten answers each would be ten times as long, and what more people spoke of would be seen more often.
+    """
+    return tuple(
+        Turn(turn.role, turn.texts[int(_random(1, seed, "turn", step, row, place)[0] % len(turn.texts))])
+        if turn.also
+        else turn
+        for place, turn in enumerate(turns)
+    )
+
+
 class Steps(Dataset[Batch]):
     """Indexed by step: the part of that step's batch which one process trains on.
 
@@ -233,7 +248,8 @@ class Steps(Dataset[Batch]):
         stage, has_image = self._spec.stage, sample.picture is not None
         prompt = prompt_for(self._spec.prompts[draw.dataset], stage.seed, step, row)
         try:
-            return encode_training(self._tokenizer, sample.turns, prompt=prompt, stage=stage, has_image=has_image)
+            turns = drawn_turns(sample.turns, stage.seed, step, row)
+            return encode_training(self._tokenizer, turns, prompt=prompt, stage=stage, has_image=has_image)
         except ValueError as error:
             raise ValueError(f"sample {sample.key}: {error}") from error
 

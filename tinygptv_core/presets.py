@@ -8,7 +8,7 @@ from typing import Literal
 from tinygptv_core import evals
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, change, require, unknown
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
-from tinygptv_core.stages import NANO_STAGES, Share, Stage
+from tinygptv_core.stages import NANO_STAGES, PAPER_EVALS, PAPER_STAGES, PUBLISHED_STAGES, Share, Stage
 
 SHIPPED = Path(__file__).parent / "backbones"
 """Where the backbones that come with the package lie, a folder for each."""
@@ -213,7 +213,24 @@ PAPER_BACKBONES = Backbones(
 )
 """EVA-CLIP's ViT-g/14, the Q-Former of BLIP-2 with FlanT5-XXL, and Phi-2, from files that the user names."""
 
-PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO,)}
+# Evaluations look at the same pictures after every stage, training at most of its own once.
+PAPER_TRAINING = replace(INSTRUCTION, cached_vision=False)
+PAPER = Preset(
+    name="paper",
+    scenes=None,
+    backbones=PAPER_BACKBONES,
+    data={
+        **{name: PRETRAINING for name in ("laion", "cc_sbu")},
+        **{name: PAPER_TRAINING for stage in PAPER_STAGES[2:] for name in stage.mix},
+        **{evals.load(name).dataset: INSTRUCTION for name in PAPER_EVALS},
+    },
+    stages=PAPER_STAGES,
+    model_name="tinygptv-paper",
+)
+AS_PUBLISHED = replace(PAPER, name="as_published", stages=PUBLISHED_STAGES, model_name="tinygptv-as-published")
+"""What the public repository does, mistakes and all, where its weights depend on them."""
+
+PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO, PAPER, AS_PUBLISHED)}
 
 
 def named(name: str) -> Preset:
@@ -260,13 +277,29 @@ def with_list(preset: Preset) -> Preset:
 
     The pre-training lists are those of the stages that ask no question.
     """
-    replaced = {name for stage in preset.stages if stage.prompt_template is None for name in stage.mix}
-    settings = next(preset.data[name] for name in preset.data if name in replaced)
+    return _with(preset, "list", [stage for stage in preset.stages if stage.prompt_template is None])
+
+
+def with_instruct(preset: Preset) -> Preset:
+    """`preset` with the user's own talks, as data set `instruct`, in place of what its instruction stages draw from.
+
+    Instruction stages are those that ask questions. What only evaluations read stays.
+    """
+    return _with(preset, "instruct", [stage for stage in preset.stages if stage.prompt_template is not None])
+
+
+def _with(preset: Preset, name: str, asked: Sequence[Stage]) -> Preset:
+    """`preset` whose stages that draw from the data sets of `asked` draw from `name` alone."""
+    replaced = {drawn for stage in asked for drawn in stage.mix}
+    if not replaced:
+        raise ConfigError(f"the preset {preset.name} has no stage that would draw from {name}")
+    settings = next(preset.data[drawn] for drawn in preset.data if drawn in replaced)
     stages = tuple(
-        replace(stage, mix={"list": Share(weight=1, batch=max(share.batch for share in stage.mix.values()))})
+        replace(stage, mix={name: Share(weight=1, batch=max(share.batch for share in stage.mix.values()))})
         if set(stage.mix) & replaced
         else stage
         for stage in preset.stages
     )
-    kept = {name: item for name, item in preset.data.items() if name not in replaced}
-    return replace(preset, data={"list": settings, **kept}, stages=stages)
+    scored = {evals.load(asked).dataset for stage in stages for asked in stage.evals}
+    kept = {item: preset.data[item] for item in preset.data if item not in replaced or item in scored}
+    return replace(preset, data={name: settings, **kept}, stages=stages)

@@ -19,10 +19,12 @@ class Ranking:
 
     Attributes:
         losses: of each choice the mean cross-entropy of its tokens, in nats.
+        sums: of each choice the sum over its tokens: minus the logarithm of its probability.
         order: the choices' positions, the likeliest first; of two with equal losses the earlier first.
     """
 
     losses: tuple[float, ...]
+    sums: tuple[float, ...]
     order: tuple[int, ...]
 
 
@@ -56,7 +58,7 @@ def rank(
     ).to(next(model.parameters()).device)
     image_CQD = None if image_BQD is None else image_BQD[torch.tensor(question_C, device=image_BQD.device)]
     losses = iter(model.row_losses(replace(batch, images_B3HW=None), image_CQD).tolist())
-    return [_ranking([next(losses) for _ in of_one]) for of_one in choices]
+    return [_ranking([next(losses) for _ in of_one], of_one) for of_one in choices]
 
 
 def _check(model: TinyGPTV, choices: Sequence[Sequence[Encoded]]) -> None:
@@ -67,6 +69,8 @@ def _check(model: TinyGPTV, choices: Sequence[Sequence[Encoded]]) -> None:
             raise ValueError(f"question {question} has no choices, or one without tokens; there is nothing to rank")
 
 
-def _ranking(losses: Sequence[float]) -> Ranking:
+def _ranking(losses: Sequence[float], choices: Sequence[Encoded]) -> Ranking:
     order = sorted(range(len(losses)), key=lambda choice: losses[choice])
-    return Ranking(losses=tuple(losses), order=tuple(order))
+    tokens = [sum(label != IGNORED for label in choice.labels) for choice in choices]
+    sums = [loss * count for loss, count in zip(losses, tokens, strict=True)]
+    return Ranking(losses=tuple(losses), sums=tuple(sums), order=tuple(order))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +38,16 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFolders:
-    """The two artifacts that a data set is read from.
+    """The artifacts that a data set is read from.
 
     Attributes:
         shards: a folder, or the URL of one, of any kind that fsspec reads (`s3://bucket/shards`).
+        pictures: picture set -> its artifact, likewise, for a data set whose pictures are shared with others.
     """
 
     shards: str | Path  # in this order, for a path would lose a slash of the URL that RUN.json says
     index: Path
+    pictures: Mapping[str, str | Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
 
 INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
+SHARED_COLUMNS = (*INDEX_COLUMNS, "image_shard")
+"""Of a data set whose pictures lie in picture sets: beside the others, which of their tars each is in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +59,12 @@ class ShardSet:
             self.records = np.load(folders.index / "samples.npy", mmap_mode="r")
         except FileNotFoundError as error:
             raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
-        if self.records.dtype.names != INDEX_COLUMNS:
+        if self.records.dtype.names not in (INDEX_COLUMNS, SHARED_COLUMNS):
             raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
         self.shards = tuple(f"{folders.shards}/{name}" for name in names)
-        if is_url(str(folders.shards)):
-            _place(str(folders.shards))
+        self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
+        for folder in filter(_is_url, map(str, (folders.shards, *folders.pictures.values()))):
+            _place(folder)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -79,9 +82,10 @@ class ShardSet:
         """
         wanted: list[Part] = []
         for position in positions:
-            shard, image, image_bytes, text, text_bytes = self.records[position].item()
+            shard, image, image_bytes, text, text_bytes, *shared = self.records[position].item()
             tar = self.shards[shard]
-            wanted += [Part(tar, image, image_bytes), Part(tar, text, text_bytes)]
+            picture_tar = self._pictures[shared[0]] if self._pictures and image_bytes else tar
+            wanted += [Part(picture_tar, image, image_bytes), Part(tar, text, text_bytes)]
         found = _read({part for part in wanted if part.num_bytes})
         parts = iter([found.get(part) for part in wanted])
         return [_sample(picture, text) for picture, text in zip(parts, parts, strict=True)]
@@ -100,23 +104,35 @@ class ShardSet:
         return np.array([end - start for start, end in pairwise(starts)], dtype=np.int64)
 
 
-def _sample(picture: bytes | None, text: bytes | None) -> Sample:
+def _sample(picture: bytes | None, said: bytes | None) -> Sample:
     try:
-        told = json.loads(text or b"")
-        turns = tuple(Turn(role, words) for role, words in told["turns"])
+        told = json.loads(said or b"")
+        turns = tuple(Turn(role, text, tuple(also)) for role, text, *also in told["turns"])
         return Sample(key=told["key"], picture=picture, turns=turns, split=told["split"], group=told["group"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"where the index has a sample's text stands {(text or b'')[:40]!r}") from error
+        raise ValueError(f"where the index has a sample's text stands {(said or b'')[:40]!r}") from error
 
 
-def is_url(path: str) -> bool:
+def _picture_tars(folders: DataFolders) -> tuple[str, ...]:
+    """The tars of the data set's picture sets, as its index numbers them.
+
+    Raises:
+        ConfigError: a set is not among the folders.
+    """
+    named = [name.split("/") for name in json.loads((folders.index / "pictures.json").read_text())]
+    if missing := sorted({name for name, _ in named} - folders.pictures.keys()):
+        raise ConfigError(f"{folders.index} reads the picture set {missing[0]}, whose folder is not given")
+    return tuple(f"{folders.pictures[name]}/{tar}" for name, tar in named)
+
+
+def _is_url(path: str) -> bool:
     """Whether it is no path of this machine."""
     return "://" in path
 
 
 def _read(wanted: set[Part]) -> dict[Part, bytes]:
     """The bytes of every part; in the order of the files, those elsewhere all at once."""
-    here, elsewhere = (sorted(part for part in wanted if is_url(part.file) == kind) for kind in (False, True))
+    here, elsewhere = (sorted(part for part in wanted if _is_url(part.file) == kind) for kind in (False, True))
     try:
         found = dict(zip([*here, *elsewhere], [*_local(here), *_remote(elsewhere)], strict=True))
     except FileNotFoundError as error:
@@ -137,13 +153,11 @@ def _local(wanted: Sequence[Part]) -> Iterator[bytes]:
             os.close(descriptor)
 
 
-def _remote(wanted: Sequence[Part]) -> list[bytes]:
-    """Parts of files of one file system."""
-    if not wanted:
-        return []
-    places = [_place(part.file) for part in wanted]
-    starts, ends = [part.start for part in wanted], [part.start + part.num_bytes for part in wanted]
-    return places[0][0].cat_ranges([path for _, path in places], starts, ends, on_error="raise")
+def _remote(wanted: Sequence[Part]) -> Iterator[bytes]:
+    for files, parts in groupby(wanted, key=lambda part: _place(part.file)[0]):
+        paths, starts, sizes = zip(*((_place(part.file)[1], part.start, part.num_bytes) for part in parts), strict=True)
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        yield from files.cat_ranges(list(paths), list(starts), ends, on_error="raise")
 
 
 def _place(url: str) -> tuple[Any, str]:

@@ -1,8 +1,14 @@
 """Checks of what goes into the model: pictures, captions, tokens, prompts, and what data sets say."""
 
+import importlib
+import json
 import random
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +21,21 @@ from tinygptv_core.generate import text_of
 from tinygptv_core.image import squashed
 from tinygptv_core.loader import drawn_places
 from tinygptv_core.prompt import IMAGE_MARK, IMAGE_SLOT, chat, question
-from tinygptv_core.recipe import Turn, answer_shares, clean_caption, spelled_box
+from tinygptv_core.recipe import (
+    Recipe,
+    Row,
+    Turn,
+    UnfitError,
+    answer_shares,
+    clean_caption,
+    list_of,
+    mapping_of,
+    partners_in,
+    picture_of,
+    records_in,
+    samples_of,
+    with_partners,
+)
 from tinygptv_core.stages import PUBLISHED_QUESTION
 from tinygptv_core.vision import normalised
 
@@ -120,103 +140,133 @@ def prompt_check(goldens: Goldens, name: str) -> Check:
 
 
 def dataset_checks(goldens: Goldens) -> Iterator[Check]:
-    """What the data sets' questions and answers look like, as far as the project spells them: slots, answers, boxes."""
+    """What each recipe makes of the data sets' records, but for the wording of instructions, which is our own."""
     if not (goldens.folder / "datasets" / "items.json").is_file():
         return
-    items: dict[str, Any] = goldens.told("datasets/items")
-    kinds: dict[str, Callable[[Goldens, dict[str, Any]], None]] = {
-        "coco_caption": _cleaned_captions,
-        "textcaps_caption": _cleaned_captions,
-        "cc_sbu_align": _raw_captions,
-        "coco_vqa": _weighted_answers,
-        "ok_vqa": _weighted_answers,
-        "aok_vqa": _weighted_answers,
-        "gqa": _single_answers,
-        "refvg": _region_boxes,
-        "refcoco": _referred_boxes,
-        "invrefcoco": _referred_boxes,
-    }
-    for name, told in items.items():
-        yield Check(name=f"datasets-{name}-slot", files=(), run=partial(_slots, told))
-        if name in kinds:
-            yield Check(name=f"datasets-{name}-answers", files=(), run=partial(kinds[name], goldens, told))
+    for name, told in goldens.told("datasets/items").items():
+        dataset = Dataset(goldens=goldens, name=name, told=told)
+        for check in (dataset.says, dataset.draws_by_frequency, dataset.shows, dataset.asks_in_as_many_ways):
+            yield Check(name=f"datasets-{name}-{check.__name__}", files=(), run=check)
 
 
-def _records(goldens: Goldens, told: dict[str, Any]) -> Any:
-    (path,) = told["annotation"]
-    return goldens.told(f"datasets/{path.removesuffix('.json')}")
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One data set of the goldens: its annotation files, and each (instruction, answer) that the reference makes."""
+
+    goldens: Goldens
+    name: str
+    told: dict[str, Any]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return importlib.import_module(f"data_recipes.{self.name}").RECIPE
+
+    @cached_property
+    def samples(self) -> list[Row]:
+        """The records of samples of which the recipe makes something and whose pictures are there."""
+        there = {path.name for path in (self.goldens.folder / "datasets").rglob("*")}
+        found: list[Row] = []
+        for record in self._records():
+            with suppress(UnfitError):
+                for sample in samples_of(self.recipe, record):
+                    with suppress(UnfitError):
+                        self.recipe.turns(sample)
+                        picture = picture_of(self.recipe, sample)
+                        found += [sample] if picture is None or picture in there else []
+        return found
+
+    def _records(self) -> Iterator[Row]:
+        layout, (path,) = self.recipe.layout, self.told["annotation"]
+        if self.name == "refvg":  # the reference's library had put Visual Genome's regions into one list
+            width, height = self.told["image_size"]
+            for region in self.goldens.told(f"datasets/{path.removesuffix('.json')}"):
+                picture = {"url": region["image_url"], "width": width, "height": height}
+                yield {"regions": [region], "image": picture}
+        elif layout.joins:
+            folder = self.goldens.folder / "datasets" / path.strip("/")
+            (references,) = folder.glob("refs_*_as_json.json")
+            joined = json.loads((folder / "instances.json").read_text())
+            partners = {join.column: partners_in(joined, join) for join in layout.joins}
+            for record in json.loads(references.read_text()):
+                yield with_partners(record, layout.joins, partners)
+        else:
+            for record in records_in(self.goldens.told(f"datasets/{path.removesuffix('.json')}"), layout):
+                yield mapping_of(record)
+
+    @property
+    def _instructions(self) -> list[str]:
+        """The reference's, `{}` in the question's place; captions' lack their task word in the goldens."""
+        task = self.recipe.prompts[0].partition("]")[0] + "] "
+        told = self.told["instruction_pool"] or ["{}"]
+        return [text if text.startswith("[") or text == "{}" else task + text for text in told]
+
+    def _possible(self, sample: Row) -> set[tuple[str | None, str]]:
+        """Every (instruction, answer) of a sample, as the reference would spell them."""
+        turns = self.recipe.turns(sample)
+        shown = picture_of(self.recipe, sample) is not None
+        asked, answers = turns[::2], turns[1::2]
+        if turns[0].role == "assistant":
+            asked, answers = (Turn("user", ""),), turns
+        if len(turns) > 2 or "conv_q" in self.told["items"][0]["possible"][0]:
+            first, *later = (turn.text for turn in asked)
+            spoken = [question(first, "{}", "{} ", has_image=shown), *(f"{text} " for text in later)]
+            return {(CONNECTED.join(spoken), CONNECTED.join(turn.text for turn in answers))}
+        (ask,), (answer,) = asked, answers
+        after = " " if shown else ""
+        return {
+            (question(text, prompt, "{}" + after, has_image=shown), reply)
+            for prompt, text, reply in product(self._instructions, ask.texts, answer.texts)
+        }
+
+    def says(self) -> None:
+        """The same questions and answers, in the same order."""
+        assert len(self.samples) == self.told["n"] == len(self.told["items"])
+        for sample, item in zip(self.samples, self.told["items"], strict=True):
+            told = {_spoken(possible) for possible in item["possible"]}
+            found = self._possible(sample)
+            assert (found if None not in {asked for asked, _ in told} else {(None, a) for _, a in found}) == told
+
+    def draws_by_frequency(self) -> None:
+        """Each answer is drawn as often as people gave it, each sentence as often as every other."""
+        for sample in self.samples:
+            given = _given(sample)
+            drawn = [turn.texts for turn in self.recipe.turns(sample) if turn.also]
+            assert [_shares(texts) for texts in drawn] == ([answer_shares(given)] if len(given) > 1 else [])
+
+    def shows(self) -> None:
+        """A picture where the reference shows one."""
+        found = [picture_of(self.recipe, sample) is not None for sample in self.samples]
+        assert found == [item["has_image"] for item in self.told["items"]]
+
+    def asks_in_as_many_ways(self) -> None:
+        """Our pool of instructions is as large, and has those that published weights know."""
+        pool = self.told["instruction_pool"]
+        ours = self.recipe.prompts
+        assert len(set(ours)) == len(ours) == (len(pool) if pool else len(ours))
+        for text in pool or []:
+            assert text.count("{}") == ours[0].count("{}")
+            if text in KNOWN_INSTRUCTIONS:
+                assert text in ours
 
 
-def _answers(told: dict[str, Any]) -> list[set[str]]:
-    return [{possible["answer"] for possible in item["possible"]} for item in told["items"]]
+CONNECTED = "!@#"
+KNOWN_INSTRUCTIONS = (
+    "[vqa] Based on the image, respond to this question with a short answer: {}",
+    "[refer] give me the location of {}",
+)
 
 
-def _slots(told: dict[str, Any]) -> None:
-    """A question begins with our slot where there is a picture, and ends with the space before the template's rest."""
-    for item in told["items"]:
-        for possible in item["possible"]:
-            asked = possible.get("instruction_input", possible.get("conv_q"))
-            if asked is not None:
-                words = asked.removeprefix(IMAGE_SLOT)
-                assert (question(words, "{}", "{}", has_image=item["has_image"]) == asked) and IMAGE_MARK not in words
-                assert asked.endswith(" ") == item["has_image"]
+def _spoken(possible: dict[str, str]) -> tuple[str | None, str]:
+    return possible.get("conv_q", possible.get("instruction_input")), possible.get("conv_a", possible.get("answer", ""))
 
 
-def _kept(goldens: Goldens, told: dict[str, Any], column: str) -> list[Any]:
-    """That column of the records which the data set keeps: those of pictures that are there come first."""
-    records = _records(goldens, told)
-    rows = records["data"] if isinstance(records, dict) and "data" in records else records
-    rows = rows["annotations"] if isinstance(rows, dict) else rows
-    return [row[column] for row in rows][: told["n"]]
+def _shares(texts: Sequence[str]) -> dict[str, float]:
+    return {text: count / len(texts) for text, count in Counter(texts).items()}
 
 
-def _cleaned_captions(goldens: Goldens, told: dict[str, Any]) -> None:
-    column = "caption_str" if told["cls"].startswith("TextCap") else "caption"
-    assert _answers(told) == [{clean_caption(caption)} for caption in _kept(goldens, told, column)]
-
-
-def _raw_captions(goldens: Goldens, told: dict[str, Any]) -> None:
-    assert _answers(told) == [{caption} for caption in _kept(goldens, told, "caption")]
-
-
-def _weighted_answers(goldens: Goldens, told: dict[str, Any]) -> None:
-    column = "direct_answers" if told["cls"].startswith("AOK") else "answer"
-    shares = [answer_shares(answers) for answers in _kept(goldens, told, column)]
-    assert _answers(told) == [set(of_one) for of_one in shares]
-    assert [sum(of_one.values()) for of_one in shares] == pytest.approx([1.0] * len(shares))
-
-
-def _single_answers(goldens: Goldens, told: dict[str, Any]) -> None:
-    assert _answers(told) == [{clean_caption(answer)} for answer in _kept(goldens, told, "answer")]
-
-
-def _region_boxes(goldens: Goldens, told: dict[str, Any]) -> None:
-    """Regions of less than 16,384 square pixels."""
-    width, height = told["image_size"]
-    rows = [row for row in _records(goldens, told) if row["width"] * row["height"] < 16_384]
-    assert _answers(told) == [{_spelled((r["x"], r["y"], r["width"], r["height"]), width, height)} for r in rows]
-
-
-def _referred_boxes(goldens: Goldens, told: dict[str, Any]) -> None:
-    """Each training reference's box, in the answer or in the question, and its phrases, in the other."""
-    folder = told["annotation"][0].strip("/")
-    instances = goldens.told(f"datasets/{folder}/instances")
-    references = goldens.told(f"datasets/{folder}/refs_unc_as_json")
-    boxes = {one["id"]: (one["bbox"], one["image_id"]) for one in instances["annotations"]}
-    sides = {one["id"]: (one["width"], one["height"]) for one in instances["images"]}
-    kept = [reference for reference in references if reference["split"] == "train"]
-    for item, reference in zip(told["items"], kept, strict=True):
-        corners, picture = boxes[reference["ann_id"]]
-        box = _spelled(corners, *sides[picture])
-        phrases = {clean_caption(sentence["raw"]) for sentence in reference["sentences"]}
-        for possible in item["possible"]:
-            answer, asked = possible["answer"], possible["instruction_input"]
-            assert (answer == box and any(phrase in asked for phrase in phrases)) or (
-                answer in phrases and box in asked
-            )
-
-
-def _spelled(box: Any, width: float, height: float) -> str:
-    """Of a box with its left upper corner and its sides, as annotations have it."""
-    left, top, across, down = box
-    return spelled_box((left, top, left + across, top + down), width, height)
+def _given(sample: Row) -> list[str]:
+    """What several people said of a record, as it stands there."""
+    if "sentences" in sample:
+        return [str(sentence["raw"]) for sentence in list_of(sample["sentences"], "sentences")]  # type: ignore[index]
+    given = sample.get("direct_answers", sample.get("answer"))
+    return [str(answer) for answer in given] if isinstance(given, list) else []

@@ -204,3 +204,51 @@ def test_what_is_written_is_what_the_map_says(tmp_path):
         "control_score": 0.0,
         "control_key": "2",
     }
+
+
+def with_choices(number: int) -> Sample:
+    turns = (Turn("user", f"which {number}?"), Turn("choice", "aa"), Turn("choice", "b"), Turn("assistant", "b"))
+    return Sample(key=str(number), picture=picture(number), turns=turns, split=None, group=None)
+
+
+def test_where_there_are_choices_the_answer_is_the_likeliest_of_them(trained):
+    samples = [with_choices(number) for number in range(3)]
+    found = evaluate(trained, ["iconqa_vqa"], {"iconqa_test": samples}, quiet)
+    asked = [answering.Asked(text=f"which {number}?", prompt="{}", picture=number) for number in range(3)]
+    image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
+    rankings = answering.ranked(trained, asked, [("aa", "b")] * 3, image_PQD, quiet)
+    assert [line.answer for line in found.answers] == [("aa", "b")[ranking.order[0]] for ranking in rankings]
+    assert {line.answer for line in found.answers} <= {"aa", "b"}
+    assert [line.score for line in found.answers] == [float(line.answer == "b") for line in found.answers]
+
+
+def test_choices_for_some_questions_alone_are_refused(trained):
+    odd = Sample(key="9", picture=picture(9), turns=(Turn("user", "q"), Turn("assistant", "b")), split=None, group=None)
+    with pytest.raises(ValueError, match="some questions have choices and some have none"):
+        evaluate(trained, ["iconqa_vqa"], {"iconqa_test": [with_choices(0), odd]}, quiet)
+
+
+def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(trained, tmp_path):
+    turns = [(Turn("user", f"text {number}"), Turn("assistant", ("yes", "no")[number % 2])) for number in range(4)]
+    samples = [
+        Sample(key=str(number), picture=picture(number), turns=said, split=None, group=None)
+        for number, said in enumerate(turns)
+    ]
+    found = evaluate(trained, ["hateful_memes_vqa"], {"hateful_memes_test": samples}, quiet)
+    assert set(found.scores["hateful_memes_vqa"]) == {"accuracy", "as_published", "auroc"}
+    prompt = 'The text on this picture is "{}". Is it hateful? yes or no'
+    asked = [answering.Asked(text=f"text {number}", prompt=prompt, picture=number) for number in range(4)]
+    image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
+    rankings = answering.ranked(trained, asked, [("yes", "no")] * 4, image_PQD, quiet)
+    yes, no = (torch.tensor([-ranking.sums[place] for ranking in rankings]).exp() for place in (0, 1))
+    assert [line.probability for line in found.answers] == pytest.approx((yes / (yes + no)).tolist(), abs=1e-5)
+    write_results(found, tmp_path)
+    line = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
+    assert {"probability", "control_probability"} <= line.keys() and "picture" not in line
+
+
+def test_every_text_of_an_answer_is_a_reference(trained):
+    turns = (Turn("user", "what?"), Turn("assistant", "a", ("b", "a")))
+    samples = [Sample(key=str(n), picture=picture(n), turns=turns, split=None, group=None) for n in range(2)]
+    found = evaluate(trained, ["ok_vqa"], {"ok_vqa_test": samples}, quiet)
+    assert found.answers[0].references == ("a", "b", "a")

@@ -111,8 +111,10 @@ def test_other_content_is_another_request(command, published):
 
 
 def test_a_run_without_the_files_says_how_to_name_them(command):
-    told = command("plan", *command.preset, status=2)
-    assert "eva_vit_g.pth" in told and "--set backbones.sources.vision.path=PATH" in told and "Traceback" not in told
+    for told in (command("run", *command.preset, status=2), command("plan", *command.preset)):
+        assert "eva_vit_g.pth" in told and "Traceback" not in told
+        for role in ("vision", "qformer", "llm"):
+            assert f"--set backbones.sources.{role}.path=PATH" in told
 
 
 def test_a_pinned_file_must_be_that_file(command, published):
@@ -213,6 +215,9 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
         start_from=None,
         until=None,
         list_file=None,
+        instruct=None,
+        images=None,
+        data=None,
         allow_hosts=(),
         home=str(command.home),
         ray_address=None,

@@ -5,29 +5,52 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, unknown
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, unknown
+
+Scoring = Callable[[str, Sequence[str]], float]
+"""(answer, references) -> 0..1. References are the sample's own answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A second way to score the same answers: mostly the paper's own protocol, beside the strict one.
+
+    Attributes:
+        metric: what the score is called.
+        score: as `Eval.score`.
+        once_per_picture: of the questions about one picture the first alone counts.
+    """
+
+    metric: str
+    score: Scoring = field(metadata=NOT_IDENTITY)
+    once_per_picture: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """One evaluation.
+    """One evaluation. A sample with choices is answered with the likeliest of them (`rank.py`), not in free words.
 
     Attributes:
-        version: raised when `score` changes what it returns.
-        dataset: the data set whose samples are asked, and of it the `split`.
+        version: raised when `score`, or one beside it, changes what it returns.
+        dataset: the data set whose samples are asked, and of it the `split`; None asks all of them.
         prompt: the user's words, `{}` for the sample's question. The stage's template goes around it.
         max_new_tokens: where an answer is cut.
         metric: what the score is called.
         score: (answer, references) -> 0..1. References are the sample's own answers.
+        beside: other scores of the same answers.
+        probability_of: (an answer, the only other one); adds the metric `auroc`: how well the probability of the first
+            tells the samples whose reference it is from the others.
     """
 
     version: int
     dataset: str
-    split: str
+    split: str | None
     prompt: str
     max_new_tokens: int
     metric: str
-    score: Callable[[str, Sequence[str]], float] = field(metadata=NOT_IDENTITY)
+    score: Scoring = field(metadata=NOT_IDENTITY)
+    beside: tuple[Beside, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    probability_of: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
 def load(name: str) -> Eval:

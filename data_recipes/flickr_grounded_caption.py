@@ -1,0 +1,31 @@
+"""Captions of Flickr30k in which every phrase has its boxes."""
+
+from data_recipes.parts import forms, pictures, prompts
+from tinygptv_core.recipe import Download, Recipe, Row, Turn, said_in
+
+
+def turns(row: Row) -> tuple[Turn, ...]:
+    """`{"image_id", "grounded_caption"}` -> the caption with `<p>phrase</p> {boxes}`, as it is."""
+    return (Turn("assistant", said_in(row, "grounded_caption")),)
+
+
+RECIPE = Recipe(
+    version=1,
+    source="flickr30k/groundedcaption.json",
+    how="file",
+    licence="the pictures by form, for research and teaching that earns nothing; BSD-3-Clause (MiniGPT-v2)",
+    citation="Plummer et al., 2015, arXiv:1505.04870; Chen et al., 2023, arXiv:2310.09478",
+    picture=None,
+    turns=turns,
+    prompts=prompts.GROUNDING,
+    files=(
+        Download(
+            path="flickr30k/groundedcaption.json",
+            url="https://github.com/Vision-CAIR/MiniGPT-4/blob/main/dataset/README_MINIGPTv2_FINETUNE.md",
+            direct=False,
+            note="its section on Flickr30k has the file, on Google Drive",
+        ),
+    ),
+    picture_sets=(pictures.FLICKR30K,),
+    picture_name=forms.numbered_picture,
+)

@@ -1,0 +1,231 @@
+"""Sets of pictures, each kept once for all data sets that are about it, and the data sets' own shards beside them.
+
+A set becomes a **pictures** artifact: every picture of a folder or an archive, in tars. The shards of a data set that
+is about it hold its texts alone, and say where each picture lies in the set.
+"""
+
+import io
+import json
+import tarfile
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+
+from tasks.archives import SUFFIXES, Limits, Packed, pictures_in
+from tasks.build import Site, Step
+from tasks.fetch import Packer
+from tasks.outcomes import KEPT, Outcome
+from tasks.tables import ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.presets import Fetch
+from tinygptv_core.recipe import PictureSet
+
+PICTURES = Step(name="pictures", kind="pictures", version=1)
+GATHER = Step(name="gather", kind="shards", version=1)
+
+PICTURES_FILE = "pictures.parquet"
+PLACES_FILE = "pictures.npy"
+TARS_FILE = "pictures.json"
+
+TAR_BYTES = 1 << 30
+MAX_BYTES = 64_000_000
+"""A file of more bytes is no picture that an annotator has seen."""
+TOLD_EVERY = 500
+
+Progress = Callable[[int, int, str], None]
+
+
+def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Progress) -> None:
+    """Every picture of the folder or archive `source` into `site.out`: tars, and a row for each file.
+
+    Each is decoded once, here. They are in the order of their paths (in a tar, in its own), so that a folder and a zip
+    of the same pictures give the same bytes.
+
+    Raises:
+        ConfigError: the archive is refused (`tasks/archives.py`), or there is no picture.
+    """
+    clear(site.out)
+    tally, position, seen = Tally(), 0, set[str]()
+    with TableWriter(site.out / PICTURES_FILE, PictureRow) as table, _Tars(site.out) as tars:
+        for position, packed in enumerate(_packed(pictures, source), start=1):
+            if position % TOLD_EVERY == 0:
+                progress(position, pictures.pictures or position, "reading pictures")
+            row = _added(packed, tars) if packed.name not in seen else _left_out(packed.name, "repeated_name", "")
+            seen.add(packed.name)
+            table.write(row)
+            if row.fate == KEPT:
+                tally.kept += 1
+            else:
+                tally.dropped[row.fate] += 1
+    if not tally.kept:
+        raise ConfigError(f"{source} has no picture for {pictures.name}: {tally.reasons()}")
+    tally.write(site.out, position)
+
+
+def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
+    if not source.is_dir():
+        yield from pictures_in(source, pictures.inside, MAX_BYTES, Limits())
+        return
+    for path in picture_files(source):
+        large = path.stat().st_size > MAX_BYTES
+        yield Packed(name=path.relative_to(source).as_posix(), data=None if large else path.read_bytes())
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The picture files below `folder`, in the order of their paths."""
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _added(packed: Packed, tars: "_Tars") -> PictureRow:
+    """The row of one file, whose bytes are in the tars if it is a picture."""
+    from tasks.pictures import PictureError, decoded
+
+    if packed.data is None:
+        return _left_out(packed.name, "too_large", f"over {MAX_BYTES} bytes")
+    try:
+        picture = decoded(packed.data, MAX_BYTES)
+    except PictureError as error:
+        return _left_out(packed.name, error.reason, error.detail)
+    tar, offset = tars.add(packed.name, packed.data)
+    width, height = picture.image.size
+    return PictureRow(
+        name=packed.name,
+        fate=KEPT,
+        detail="",
+        tar=tar,
+        offset=offset,
+        size=len(packed.data),
+        sha256=sha256(packed.data).hexdigest(),
+        width=width,
+        height=height,
+    )
+
+
+def _left_out(name: str, fate: str, detail: str) -> PictureRow:
+    return PictureRow(
+        name=name, fate=fate, detail=detail, tar=None, offset=None, size=None, sha256=None, width=None, height=None
+    )
+
+
+class _Tars:
+    """Writes pictures into tars of about `TAR_BYTES`, times and owners zeroed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.tar: tarfile.TarFile | None = None
+
+    def add(self, name: str, data: bytes) -> tuple[int, int]:
+        """Add a picture; the number of its tar, and where in it the bytes begin."""
+        if self.tar is None or self.tar.offset > TAR_BYTES:
+            self.close()
+            self.tar = tarfile.open(self.folder / tar_name(self.count), "w", format=tarfile.PAX_FORMAT)
+            self.count += 1
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self.tar.addfile(member, io.BytesIO(data))
+        return self.count - 1, self.tar.offset - _padded(len(data))
+
+    def close(self) -> None:
+        """End the tar that is being written."""
+        if self.tar is not None:
+            self.tar.close()
+
+    def __enter__(self) -> "_Tars":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def tar_name(number: int) -> str:
+    """What the tar of that number is called."""
+    return f"{number:05d}.tar"
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], site: Site, progress: Progress) -> None:
+    """The rows of `table` as shards of texts, and where in the sets the picture of each lies.
+
+    Args:
+        sets: set name -> its **pictures** artifact, in the order in which they are looked into; none for text alone.
+
+    Raises:
+        ConfigError: nothing is left.
+    """
+    clear(site.out)
+    tally, total = Tally(), num_rows(table / ROWS_FILE)
+    gallery = _Gallery(sets)
+    places = array("q")
+    with Packer(site.out, settings.samples_per_shard) as packer:
+        for position, row in enumerate(read_table(table / ROWS_FILE, TableRow)):
+            if position % (20 * TOLD_EVERY) == 0:
+                progress(position, total, "finding pictures")
+            picture, outcome = gallery.find(row, settings.max_bytes)
+            packer.write(row, outcome, None)
+            if outcome.fate == KEPT:
+                tally.kept += 1
+                places.extend(gallery.place(picture) if picture else (-1, 0, 0))
+            else:
+                tally.dropped[outcome.fate] += 1
+    _save(places, site.out / PLACES_FILE)
+    (site.out / TARS_FILE).write_text(json.dumps(gallery.tars, indent=1) + "\n")
+    tally.write(site.out, total)
+
+
+class _Gallery:
+    """All pictures of several sets, by name; of a name that more than one set has, the first one's."""
+
+    def __init__(self, sets: Mapping[str, Path]) -> None:
+        self.names = tuple(sets)
+        self.tars = [f"{name}/{tar.name}" for name, folder in sets.items() for tar in sorted(folder.glob("*.tar"))]
+        numbers = {name: number for number, name in enumerate(self.tars)}
+        self.rows: dict[str, PictureRow] = {}
+        self.first_tar: dict[str, int] = {}
+        for name, folder in sets.items():
+            first = numbers.get(f"{name}/{tar_name(0)}", 0)
+            for row in read_table(folder / PICTURES_FILE, PictureRow):
+                if row.fate != "repeated_name" and row.name not in self.rows:
+                    self.rows[row.name], self.first_tar[row.name] = row, first
+
+    def find(self, row: TableRow, max_bytes: int) -> tuple[PictureRow | None, Outcome]:
+        """The picture of a row, and what becomes of the row."""
+        if row.file is None:
+            return None, _outcome(KEPT, "", None)
+        picture = self.rows.get(row.file)
+        if picture is None:
+            return None, _outcome("missing", f"there is no {row.file} in {', '.join(self.names)}", None)
+        if picture.fate != KEPT:
+            return None, _outcome(picture.fate, picture.detail, None)
+        if (picture.size or 0) > max_bytes:
+            return None, _outcome("too_large", f"over {max_bytes} bytes", None)
+        return picture, _outcome(KEPT, "", picture)
+
+    def place(self, picture: PictureRow) -> tuple[int, int, int]:
+        """The number of its tar among those of all sets, where it begins, and its size."""
+        assert picture.tar is not None and picture.offset is not None and picture.size is not None
+        return self.first_tar[picture.name] + picture.tar, picture.offset, picture.size
+
+
+def _outcome(fate: str, detail: str, picture: PictureRow | None) -> Outcome:
+    digest, width, height = (picture.sha256, picture.width, picture.height) if picture else (None, None, None)
+    return Outcome(fate=fate, detail=detail, sha256=digest, width=width, height=height, picture=None)
+
+
+def _save(places: "array[int]", path: Path) -> None:
+    """Of each kept sample the number of its picture's tar (-1: none), and the picture's offset and size."""
+    import numpy as np
+
+    columns = np.array(places, dtype=np.int64).reshape(-1, 3)
+    kind = [("image_shard", np.int32), ("image", np.int64), ("image_bytes", np.int64)]
+    saved = np.empty(len(columns), dtype=kind)
+    for number, (name, _) in enumerate(kind):
+        saved[name] = columns[:, number]
+    np.save(path, saved)

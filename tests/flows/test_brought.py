@@ -1,0 +1,174 @@
+"""What a user brings: planned without it, refused before a run begins, and made into shards once it is there."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flows.choice import Prepared, prepare
+from flows.cli import _choice, main, parser
+from flows.data import picture_sets, pictures_name
+from flows.plan import lacking_files, resolve
+from tasks.build import Built, Store
+from tasks.tables import read_counts
+from tinygptv_core.presets import NANO, PAPER, with_instruct
+from tinygptv_core.run import DataFolders
+from tinygptv_core.shards import ShardSet
+
+TALK = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A bus."}]
+
+
+def picture(colour: str, form: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10), colour).save(file, form)
+    return file.getvalue()
+
+
+def write(folder: Path, files: dict[str, Any]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return folder
+
+
+GQA = {
+    "gqa/train_balanced_questions.json": [
+        {"image": "1.jpg", "question": "Is it red?", "answer": "Yes"},
+        {"image": "2.jpg", "question": "Is it red?", "answer": "No"},
+    ],
+    "gqa/images/1.jpg": picture("red"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TINYGPTV_DATA", raising=False)
+
+
+def prepared(home: Path, *options: str, writes: bool = False, until: str | None = None) -> Prepared:
+    return prepare(_choice(parser().parse_args(["run", "--home", str(home), *options]), until), writes=writes)
+
+
+def build(found: Prepared) -> dict[str, Built]:
+    """The selected steps, made one after another without Prefect."""
+    store: Store = found.place.store
+    built: dict[str, Built] = {}
+    for request in found.selection.walked:
+        artifacts = {name: item.artifact for name, item in built.items()}
+        noted = {"run": "r", "time": time.time()}
+        built[request.name] = store.build(
+            request, resolve(request, artifacts), {}, noted=noted, force=False, waiting=lambda text: None
+        )
+    return built
+
+
+def samples(found: Prepared, built: dict[str, Built], name: str) -> ShardSet:
+    sets = {item.name: built[pictures_name(item)].artifact.path for item in picture_sets([name]).values()}
+    folders = DataFolders(
+        shards=built[f"{name}/fetch"].artifact.path, index=built[f"{name}/screen"].artifact.path, pictures=sets
+    )
+    return ShardSet(folders)
+
+
+def test_the_paper_is_planned_without_any_of_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "--preset", "paper", "--home", str(tmp_path / "home")]) == 0
+    told = capsys.readouterr().out
+    for name in (*PAPER.data, "stage4/train", "coco_train2014/pictures"):
+        assert f"build  {name}" in told
+    assert "http://images.cocodataset.org/zips/train2014.zip" in told
+    assert "refcoco/rows, invrefcoco/rows, refcoco_test/rows: there is no refcoco/refs(unc).p" in told
+    assert told.count("--data DIR") == 1
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_run_of_the_paper_is_refused_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["run", "--preset", "paper", "--home", str(tmp_path / "home")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("tinygptv: 45 of ") and "Traceback" not in told
+    assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_data_set_needs_its_own_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["--preset", "paper", "--home", str(tmp_path / "home"), "--data", str(write(tmp_path / "data", {"x": 1}))]
+    assert main(["data", "gqa", *options]) == 2
+    told = capsys.readouterr().err
+    assert "2 of 5 steps lack files" in told and "gqa/images.zip" in told and "coco" not in told
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "--home", str(tmp_path / "home"), "--data", str(tmp_path / "none")]) == 2
+    assert f"--data {tmp_path}/none: there is no folder" in capsys.readouterr().err
+
+
+def test_what_is_brought_becomes_shards_and_its_place_bears_on_nothing(tmp_path: Path):
+    options = ("--preset", "paper", "--data", str(write(tmp_path / "data", GQA)))
+    found = prepared(tmp_path / "home", *options, until="gqa/screen", writes=True)
+    built = build(found)
+    assert [name for name in built] == ["gqa_images/pictures", "gqa/rows", "gqa/filter", "gqa/fetch", "gqa/screen"]
+    sample = samples(found, built, "gqa")[0]
+    assert (sample.picture, [turn.text for turn in sample.turns]) == (GQA["gqa/images/1.jpg"], ["is it red?", "yes"])
+    assert read_counts(built["gqa/fetch"].artifact.path)["dropped"] == {"missing": 1}
+    (tmp_path / "data").rename(tmp_path / "moved")
+    again = prepared(tmp_path / "home", "--preset", "paper", "--data", str(tmp_path / "moved"), until="gqa/screen")
+    assert {item.action for item in again.planned} == {"reuse"}
+    write(tmp_path / "moved", {"gqa/images/2.jpg": picture("blue")})
+    changed = prepared(tmp_path / "home", "--preset", "paper", "--data", str(tmp_path / "moved"), until="gqa/screen")
+    assert [item.step for item in changed.planned if item.action == "reuse"] == ["gqa/rows", "gqa/filter"]
+
+
+def test_the_folder_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TINYGPTV_DATA", str(write(tmp_path / "data", GQA)))
+    found = prepared(tmp_path / "home", "--preset", "paper", until="gqa/screen")
+    assert lacking_files(found.selection) is None
+
+
+TALKS = [
+    {"id": "1", "image": "sub/1.gif", "conversations": TALK},
+    {"id": "2", "image": "none.jpg", "conversations": TALK},
+    {"id": "3", "image": "../secret.jpg", "conversations": TALK},
+    {"id": "4", "conversations": TALK},
+    {"id": "5", "image": "sub/1.gif", "conversations": TALK[:1]},
+]
+
+
+def test_own_talks_take_the_place_of_what_the_instruction_stages_draw_from(tmp_path: Path):
+    write(tmp_path, {"my.json": TALKS, "images/sub/1.gif": picture("red", "GIF"), "secret.jpg": picture("blue")})
+    options = ("--instruct", str(tmp_path / "my.json"), "--images", str(tmp_path / "images"))
+    found = prepared(tmp_path / "home", *options, until="instruct/screen", writes=True)
+    built = build(found)
+    talks = samples(found, built, "instruct")
+    assert [talks[place].picture for place in range(len(talks))] == [picture("red", "GIF")]
+    assert read_counts(built["instruct/rows"].artifact.path)["dropped"] == {"broken_record": 1, "no_picture": 1}
+    assert read_counts(built["instruct/fetch"].artifact.path)["dropped"] == {"missing": 2}
+
+
+def test_only_the_instruction_stages_draw_from_own_talks():
+    mixes = [dict(stage.mix) for stage in with_instruct(NANO).stages]
+    assert [sorted(mix) for mix in mixes] == [["scenes_alt", "scenes_web"]] * 2 + [["instruct"]] * 2
+    assert set(with_instruct(NANO).data) == {"instruct", "scenes_web", "scenes_alt", "scenes_test"}
+    assert [next(iter(stage.mix)) for stage in with_instruct(PAPER).stages[2:]] == ["instruct"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--instruct", "my.json"], "--instruct FILE and --images DIR go together"),
+        (["--images", "images"], "--instruct FILE and --images DIR go together"),
+        (["--instruct", "my.json", "--images", "none"], "--images none: there is no folder"),
+        (["--instruct", "none.json", "--images", "images"], "there is no file"),
+        (["--instruct", "wrong.json", "--images", "images"], "Its columns are: text"),
+    ],
+)
+def test_a_mistake_with_own_talks_is_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+):
+    write(tmp_path, {"my.json": TALKS, "wrong.json": [{"text": "x"}], "images/1.jpg": picture("red")})
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--home", "home", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "home" / "store").exists()

@@ -1,0 +1,111 @@
+"""Every recipe on records in its data set's true form: what becomes of each, and that none is lost."""
+
+import importlib
+import json
+import pickle
+import pkgutil
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import data_recipes
+from tasks.rows import rows
+from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, read_counts, read_table
+from tests.recipes.records import CASES, Case
+from tinygptv_core.recipe import Recipe
+
+DRAWN = {"list"}
+NAMES = sorted(module.name for module in pkgutil.iter_modules(data_recipes.__path__) if not module.ispkg)
+BROUGHT = [name for name in NAMES if not name.startswith("scenes_") and name not in DRAWN]
+
+
+def recipe(name: str) -> Recipe:
+    return importlib.import_module(f"data_recipes.{name}").RECIPE
+
+
+def write(path: Path, content: Any) -> None:
+    """JSON, text as it stands, or a pickle as Python 2 wrote RefCOCO's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".p":
+        path.write_bytes(pickle.dumps(content, protocol=0))
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def table(name: str, case: Case, folder: Path) -> Path:
+    """The table of a data set of these files."""
+    for path, content in case.files.items():
+        write(folder / "data" / path, content)
+    found = recipe(name)
+    out = folder / "out"
+    out.mkdir()
+    joined = {join.file: folder / "data" / join.file for join in found.layout.joins}
+    source = next(iter(case.files)) if found.source == "instruct" else found.source
+    rows(found, name, folder / "data" / source, SimpleNamespace(out=out), joined)  # type: ignore[arg-type]
+    return out
+
+
+def test_there_is_a_case_for_every_recipe():
+    assert sorted(CASES) == BROUGHT
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_records_become_what_is_said_and_no_row_is_lost(name: str, tmp_path: Path):
+    case = CASES[name]
+    out = table(name, case, tmp_path)
+    found = list(read_table(out / ROWS_FILE, TableRow))
+    assert [(row.url or row.file, json.loads(row.turns)) for row in found] == case.kept
+    assert Counter(drop.reason for drop in read_table(out / DROPPED_FILE, Drop)) == case.dropped
+    rows_in = len(case.kept) + sum(case.dropped.values())
+    assert read_counts(out) == {"rows": rows_in, "kept": len(case.kept), "dropped": dict(sorted(case.dropped.items()))}
+    keys = [row.key for row in found] + [drop.key for drop in read_table(out / DROPPED_FILE, Drop)]
+    assert sorted(keys) == [f"{position:09d}" for position in range(rows_in)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_recipe_says_whose_it_is_and_how_it_is_got(name: str):
+    found = recipe(name)
+    assert found.licence and found.citation
+    if name != "instruct":
+        assert found.files[0].path == found.source
+        assert {join.file for join in found.layout.joins} <= {file.path for file in found.files}
+        assert all(file.url.startswith("http") for file in found.files)
+    assert (found.how == "url") == (found.picture == "url") == (name in ("laion", "cc_sbu"))
+    assert (not found.picture_sets) == (found.how == "url" or name == "unnatural_instruction")
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "count"),
+    [
+        *((name, "[caption] ", 17) for name in ("coco_caption", "textcaps_caption")),
+        *((name, "[vqa] ", 2) for name in ("coco_vqa", "ok_vqa", "aok_vqa", "gqa", "ocrvqa")),
+        *((name, "[refer] ", 7) for name in ("refcoco", "refcocop", "refcocog", "refvg")),
+        *((name, "[identify] ", 7) for name in ("invrefcoco", "invrefcocop", "invrefcocog")),
+        ("flickr_grounded_caption", "[grounding] ", 4),
+        ("flickr_CaptionToPhrase", "[detection] ", 1),
+        ("flickr_ObjectToPhrase", "[detection] ", 1),
+        ("cc_sbu_align", "", 4),
+        *((name, "{}", 1) for name in ("llava_conversation", "llava_detail", "llava_reason", "multitask_conversation")),
+        ("unnatural_instruction", "{}", 1),
+    ],
+)
+def test_a_question_is_asked_in_so_many_ways(name: str, task: str, count: int):
+    prompts = recipe(name).prompts
+    assert all(prompt.startswith(task) for prompt in prompts)
+    assert len(set(prompts)) == len(prompts) == count
+    has_question = task in ("[vqa] ", "[refer] ", "[identify] ", "[detection] ", "{}")
+    assert {prompt.count("{}") for prompt in prompts} == {int(has_question)}
+
+
+def test_the_pictures_of_coco_are_one_set_for_thirteen_data_sets_of_the_released_run():
+    about = [name for name in BROUGHT if any(s.name == "coco_train2014" for s in recipe(name).picture_sets)]
+    assert len([name for name in about if name != "coco_caption" and not name.endswith("_test")]) == 13
+    assert len({id(pictures) for name in about for pictures in recipe(name).picture_sets}) == 1
+
+
+def test_a_file_that_is_much_too_short_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    table("gqa", CASES["gqa"], tmp_path)
+    assert "gqa: 3 rows, where about 943000 are expected" in caplog.text

@@ -1,0 +1,236 @@
+"""A user's downloads become shards: found below one folder, checked, kept once, and every row accounted for."""
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data_recipes import coco_vqa, refcoco, unnatural_instruction
+from data_recipes.parts.pictures import COCO_TRAIN2014, OCR_VQA
+from tasks.filter import filter_rows
+from tasks.picture_sets import PICTURES_FILE, gather, write_pictures
+from tasks.rows import rows
+from tasks.screen import screen
+from tasks.sources import brought_file, brought_pictures
+from tasks.tables import LEDGER_FILE, LedgerRow, PictureRow, read_counts, read_table
+from tinygptv_core.artifact import digest_of, members_of
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.presets import INSTRUCTION
+from tinygptv_core.recipe import Download, Recipe, Turn
+from tinygptv_core.run import DataFolders
+from tinygptv_core.shards import ShardSet
+
+
+def picture(colour: str, form: str = "JPEG", side: int = 20) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, 10), colour).save(file, form)
+    return file.getvalue()
+
+
+def coco(number: int) -> str:
+    return f"COCO_train2014_{number:012}.jpg"
+
+
+FILES = {
+    coco(1): picture("red"),
+    coco(2): picture("blue", "GIF"),  # some of COCO's and OCR-VQA's .jpg are none
+    coco(3): picture("green")[:-40],
+    coco(4): b"<html>moved</html>",
+    coco(5): picture("white", side=7_000),
+}
+
+
+def progress(done: int, total: int, text: str) -> None:
+    pass
+
+
+def site(folder: Path) -> Any:
+    for name in ("out", "scratch", "notes"):
+        (folder / name).mkdir(parents=True)
+    return SimpleNamespace(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+
+
+def unpacked(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    (folder / "readme.txt").write_text("no picture")
+    return folder
+
+
+def packed(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in reversed(FILES.items()):
+            archive.writestr(f"train2014/{name}", data)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    place = site(tmp_path / "set")
+    write_pictures(COCO_TRAIN2014, unpacked(tmp_path / "coco" / "train2014"), place, progress)
+    return place.out
+
+
+def test_a_set_says_what_became_of_every_file(pictures: Path):
+    found = {row.name: row for row in read_table(pictures / PICTURES_FILE, PictureRow)}
+    assert {name: row.fate for name, row in found.items()} == {
+        coco(1): "ok",
+        coco(2): "ok",
+        coco(3): "truncated",
+        coco(4): "undecodable",
+        coco(5): "ok",
+    }
+    assert read_counts(pictures) == {"rows": 5, "kept": 3, "dropped": {"truncated": 1, "undecodable": 1}}
+    one = found[coco(2)]
+    assert (one.width, one.height, one.tar) == (20, 10, 0) and one.offset and one.size
+    tar = (pictures / "00000.tar").read_bytes()
+    assert tar[one.offset : one.offset + one.size] == FILES[coco(2)]
+
+
+def test_a_folder_and_its_archive_give_the_same_bytes(pictures: Path, tmp_path: Path):
+    place = site(tmp_path / "other")
+    write_pictures(COCO_TRAIN2014, packed(tmp_path / "train2014.zip"), place, progress)
+    assert digest_of(members_of(place.out)) == digest_of(members_of(pictures))
+
+
+def test_a_set_without_pictures_is_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="has no picture for coco_train2014"):
+        write_pictures(COCO_TRAIN2014, tmp_path / "empty", site(tmp_path / "set"), progress)
+
+
+def made(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], folder: Path) -> ShardSet:
+    """The data set through all its steps."""
+    folder.mkdir(parents=True)
+    (folder / "records.json").write_text(json.dumps(records))
+    places = [site(folder / step) for step in ("rows", "filter", "fetch", "screen")]
+    rows(recipe, name, folder / "records.json", places[0])
+    filter_rows(INSTRUCTION.filter, recipe, places[0].out, places[1])
+    gather(INSTRUCTION.fetch, places[1].out, sets, places[2], progress)
+    screen(INSTRUCTION.screen, places[2].out, places[3])
+    return ShardSet(DataFolders(shards=places[2].out, index=places[3].out, pictures=sets))
+
+
+def question(number: int) -> dict[str, Any]:
+    return {"image": f"train2014/{coco(number)}", "question": f"Which {number}?", "answer": ["red", "Red", "blue"]}
+
+
+def test_rows_find_their_pictures_and_those_without_are_counted(pictures: Path, tmp_path: Path):
+    records = [question(number) for number in (1, 2, 3, 4, 6, 1)]
+    found = made(coco_vqa.RECIPE, "coco_vqa", records, {"coco_train2014": pictures}, tmp_path / "vqa")
+    assert [found[place].picture for place in range(len(found))] == [FILES[coco(n)] for n in (1, 2, 1)]
+    assert [found[place].key for place in range(3)] == ["000000000", "000000001", "000000005"]
+    assert found[0].turns == (Turn("user", "which 1?"), Turn("assistant", "red", ("red", "blue")))
+    counts = read_counts(tmp_path / "vqa" / "fetch" / "out")
+    assert counts == {"rows": 6, "kept": 3, "dropped": {"missing": 1, "truncated": 1, "undecodable": 1}}
+    ledger = {row.key: row for row in read_table(tmp_path / "vqa" / "fetch" / "out" / LEDGER_FILE, LedgerRow)}
+    assert ledger["000000004"].detail == f"there is no {coco(6)} in coco_train2014"
+    assert (ledger["000000000"].width, ledger["000000000"].height) == (20, 10)
+
+
+def test_no_picture_is_in_the_shards_of_a_data_set(pictures: Path, tmp_path: Path):
+    made(coco_vqa.RECIPE, "coco_vqa", [question(1)] * 50, {"coco_train2014": pictures}, tmp_path / "vqa")
+    tar = (tmp_path / "vqa" / "fetch" / "out" / "00000.tar").read_bytes()
+    assert FILES[coco(1)] not in tar and tar.count(b".json") == 50
+
+
+def test_a_screen_of_sizes_sees_the_pictures_of_a_set(pictures: Path, tmp_path: Path):
+    """7,000 x 10 is 700 to 1; 20 x 10 is 2 to 1."""
+    made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(5)], {"coco_train2014": pictures}, tmp_path / "vqa")
+    place = site(tmp_path / "narrow")
+    narrow = type(INSTRUCTION.screen)(min_side=1, max_aspect=3.0, unique_bytes=False)
+    screen(narrow, tmp_path / "vqa" / "fetch" / "out", place)
+    assert read_counts(place.out) == {"rows": 2, "kept": 1, "dropped": {"too_elongated": 1}}
+
+
+def test_of_two_sets_the_first_that_has_a_picture_gives_it(pictures: Path, tmp_path: Path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / coco(1)).write_bytes(picture("black"))
+    (other / coco(9)).write_bytes(picture("pink"))
+    place = site(tmp_path / "second")
+    write_pictures(OCR_VQA, other, place, progress)
+    sets = {"coco_train2014": pictures, "ocr_vqa_images": place.out}
+    found = made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(9)], sets, tmp_path / "vqa")
+    assert [found[0].picture, found[1].picture] == [FILES[coco(1)], picture("pink")]
+
+
+def test_text_alone_needs_no_set(tmp_path: Path):
+    records = [{"instances": [{"instruction_with_input": "Add", "constraints": None, "output": "3"}]}]
+    found = made(unnatural_instruction.RECIPE, "unnatural_instruction", records, {}, tmp_path / "text")
+    assert (found[0].picture, found[0].turns) == (None, (Turn("user", "add"), Turn("assistant", "3")))
+
+
+def test_a_set_that_is_not_given_is_named(pictures: Path, tmp_path: Path):
+    made(coco_vqa.RECIPE, "coco_vqa", [question(1)], {"coco_train2014": pictures}, tmp_path / "vqa")
+    folders = DataFolders(shards=tmp_path / "vqa" / "fetch" / "out", index=tmp_path / "vqa" / "screen" / "out")
+    with pytest.raises(ConfigError, match="the picture set coco_train2014, whose folder is not given"):
+        ShardSet(folders)
+
+
+# What a user brings
+
+
+def test_the_place_of_a_set_bears_on_nothing_and_its_content_does(tmp_path: Path):
+    (tmp_path / "stamps").mkdir()
+    stamps = tmp_path / "stamps"
+    unpacked(tmp_path / "a" / "coco" / "train2014")
+    unpacked(tmp_path / "b" / "coco" / "train2014")
+    one = brought_pictures(tmp_path / "a", COCO_TRAIN2014, stamps)
+    other = brought_pictures(tmp_path / "b", COCO_TRAIN2014, stamps)
+    assert one.digest == other.digest and one.path != other.path
+    changed = tmp_path / "b" / "coco" / "train2014" / coco(1)
+    changed.write_bytes(FILES[coco(1)][:-3] + b"abc")
+    assert brought_pictures(tmp_path / "b", COCO_TRAIN2014, stamps).digest != one.digest
+
+
+def test_a_folder_that_nobody_touched_is_not_read_again(tmp_path: Path):
+    """A byte that changes while size and time stay is not seen, since nothing is read; with the time it is."""
+    (tmp_path / "stamps").mkdir()
+    one = unpacked(tmp_path / "coco" / "train2014") / coco(1)
+    first, before = brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "stamps"), one.stat()
+    one.write_bytes(FILES[coco(1)][:-3] + b"abc")
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "stamps").digest == first.digest
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "stamps").digest != first.digest
+
+
+def test_an_archive_may_stay_packed(tmp_path: Path):
+    (tmp_path / "coco").mkdir()
+    packed(tmp_path / "coco" / "train2014.zip")
+    assert brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "s").path == tmp_path / "coco" / "train2014.zip"
+
+
+def test_a_missing_set_says_what_to_get_from_where_and_what_it_weighs(tmp_path: Path):
+    with pytest.raises(ConfigError) as error:
+        brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "s")
+    assert str(error.value) == (
+        f"there is neither {tmp_path}/coco/train2014/ nor {tmp_path}/coco/train2014.zip: the archive may stay packed.\n"
+        "  to get it (about 13.5 GB)  http://images.cocodataset.org/zips/train2014.zip\n"
+        "  put it at  coco/train2014.zip, below the folder of --data"
+    )
+
+
+def test_without_a_folder_the_option_is_named():
+    with pytest.raises(ConfigError, match=r"there is no refcoco/refs\(unc\).p") as error:
+        brought_file(None, refcoco.RECIPE.files[0], Path("none"))
+    assert str(error.value).endswith("name that folder with --data DIR, or set TINYGPTV_DATA")
+
+
+def test_a_file_is_checked_where_its_sha256_is_known(tmp_path: Path):
+    (tmp_path / "a.json").write_text("[]")
+    empty_list = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
+    file = Download(path="a.json", url="https://a.example/a.json", direct=True, sha256=empty_list)
+    assert brought_file(tmp_path, file, tmp_path / "s").digest == empty_list
+    (tmp_path / "a.json").write_text("[1]")
+    os.utime(tmp_path / "a.json", ns=(1, 1))
+    with pytest.raises(ConfigError, match=f"is not the file that was published.*not {empty_list}"):
+        brought_file(tmp_path, file, tmp_path / "s")
