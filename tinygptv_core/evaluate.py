@@ -302,7 +302,8 @@ def probabilities(
     if of is None:
         return [None] * len(asked)
     rankings = ranked(trained, asked, [of] * len(asked), image_PQD, progress)
-    return [1 / (1 + math.exp(ranking.sums[0] - ranking.sums[1])) for ranking in rankings]
+    apart = torch.tensor([ranking.sums[1] - ranking.sums[0] for ranking in rankings], dtype=torch.float64)
+    return list(apart.sigmoid().tolist())
 
 
 def _asked(evaluation: evals.Eval, question: Question, picture: int) -> Asked:

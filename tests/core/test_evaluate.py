@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -240,8 +241,9 @@ def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(traine
     asked = [answering.Asked(text=f"text {number}", prompt=prompt, picture=number) for number in range(4)]
     image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
     rankings = answering.ranked(trained, asked, [("yes", "no")] * 4, image_PQD, quiet)
-    yes, no = (torch.tensor([-ranking.sums[place] for ranking in rankings]).exp() for place in (0, 1))
-    assert [line.probability for line in found.answers] == pytest.approx((yes / (yes + no)).tolist(), abs=1e-5)
+    # exp(-yes) / (exp(-yes) + exp(-no)), both divided by exp(-yes)
+    expected = [1 / (1 + math.exp(ranking.sums[0] - ranking.sums[1])) for ranking in rankings]
+    assert [line.probability for line in found.answers] == pytest.approx(expected, abs=1e-5)
     write_results(found, tmp_path)
     line = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert {"probability", "control_probability"} <= line.keys() and "picture" not in line
