@@ -41,6 +41,7 @@ check: $(ALL)  ## style, types, import rules and spelling
 bench: $(ALL)  ## the core and the data path against the conventional way: speed and memory
 	.venv/bin/python -m benchmarks.model
 	.venv/bin/python -m benchmarks.data
+	.venv/bin/python -m benchmarks.loading
 
 clean:  ## remove the environments (what runs wrote stays)
 	rm -rf .venv .venv-core
@@ -49,7 +50,7 @@ clean:  ## remove the environments (what runs wrote stays)
 $(ALL): pyproject.toml $(PINS)
 	$(call new_environment,.venv)
 	.venv/bin/python $(PIP) install -c $(PINS) torch
-	.venv/bin/python $(PIP) install -c $(PINS) -e '.[pipeline,low-resource,test,check]'
+	.venv/bin/python $(PIP) install -c $(PINS) -e '.[pipeline,fast,low-resource,test,check]'
 	# img2dataset asks for this backport of a standard module, which then stands in the real one's place.
 	.venv/bin/python $(PIP) uninstall --yes dataclasses 2>/dev/null
 	touch $@

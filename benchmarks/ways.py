@@ -6,7 +6,6 @@ from functools import partial
 from itertools import islice
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import AdamW
@@ -114,10 +113,9 @@ def our_training(draw: Callable[[int, int], Samples], width: Width, at_once: int
 
 
 def _collated(encoded: Sequence[Encoded], tokenizer: Tokenizer, images_B3HW: Tensor | None, side: Side) -> Batch:
-    no_pixels = np.zeros((3, 0, 0), dtype=np.float32)  # those that there are need not be copied
+    no_pixels = torch.zeros(len(encoded), 3, 0, 0)  # there is a slot, wherever its picture comes from
     keys = [str(row) for row in range(len(encoded))]
-    images = [no_pixels for _ in encoded]
-    batch = collate(encoded, images, keys=keys, pad_id=tokenizer.pad_token_id, side=side)
+    batch = collate(encoded, no_pixels, keys=keys, pad_id=tokenizer.pad_token_id, side=side)
     return replace(batch, images_B3HW=images_B3HW)
 
 

@@ -1,31 +1,15 @@
 """Decode a picture strictly: whole, of a known format, within limits, or with the reason why not."""
 
 import io
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 
 from PIL import Image
 
-# What a decoder may raise when its input is broken or hostile; Pillow promises no less.
-DECODER_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-# Pillow's name of a format -> the extension in a shard. Others are not read: some run programs (EPS).
+from tinygptv_core.image import DECODER_ERRORS, FORMATS
+
+# Pillow's name of a format -> the extension in a shard.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # How a format's files begin and end, where they have a mark for it.
 MARKS = ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG\r\n", b"IEND\xaeB`\x82"), (b"GIF8", b";"))
 MAX_PIXELS = 89_478_485

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,10 +177,9 @@ def _answer_batch(
     trained: Trained, batch: Sequence[tuple[Asked, prompt.Encoded]], image_PQD: Tensor, max_new_tokens: int
 ) -> list[str]:
     device = image_PQD.device
-    no_pixels = np.zeros((3, 0, 0), dtype=np.float32)  # the pictures come as `image_BQD`
     collated = prompt.collate(
         [encoded for _, encoded in batch],
-        [no_pixels for _ in batch],
+        torch.zeros(len(batch), 3, 0, 0),  # the pictures come as `image_BQD`
         keys=["" for _ in batch],
         pad_id=trained.tokenizer.pad_token_id,
         side="left",

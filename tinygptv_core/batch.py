@@ -16,7 +16,8 @@ class Batch:
     """Samples of one data set, tokenized and padded.
 
     Attributes:
-        images_B3HW: normalised pictures, float32; None for text alone, and where `queries_BQE` are there.
+        images_B3HW: pictures as bytes (uint8, `image.squashed`), or normalised ones in float32; None for text alone,
+            and where `queries_BQE` are there.
         ids_BT: token ids; at the slot stands a placeholder, at padding the pad id. int64.
         labels_BT: the target at each position (not shifted), `IGNORED` where there is none. int64.
         mask_BT: True where there is a token to be attended to (the placeholder is one), False at padding and at

@@ -19,7 +19,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from tinygptv_core.image import preprocess
+from tinygptv_core.image import squashed
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import ShardSet
@@ -99,8 +99,8 @@ def encode(model: TinyGPTV, pictures: Sequence[bytes], look: Look) -> Tensor:
     seen: list[Tensor] = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
-            pixels = [preprocess(data, look.image_size) for data in pictures[start : start + PICTURES_AT_ONCE]]
-            seen.append(model.encode_images(torch.from_numpy(np.stack(pixels)).to(device)))
+            images_B3HW = squashed(pictures[start : start + PICTURES_AT_ONCE], look.image_size)
+            seen.append(model.encode_images(torch.from_numpy(images_B3HW).to(device)))
     return torch.cat(seen)
 
 

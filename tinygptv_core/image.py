@@ -1,28 +1,71 @@
-"""A picture's bytes -> what the vision tower sees. The same for training and for evaluation.
+"""A picture's file -> the bytes of the square that the vision tower sees. The same for training and for evaluation.
 
 TinyGPT-V, arXiv:2312.16862, and the processor of its reference: the whole picture squashed to a
-square, bicubic on bytes; no crop, no flip.
+square, bicubic on bytes; no crop, no flip. The tower normalises (`vision.py`), so that bytes travel to the device.
 """
 
 import io
 import struct
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+try:
+    import simplejpeg
+except ImportError:  # only faster: the pixels are Pillow's with and without
+    simplejpeg = None
+
+# Shape letters of this file: B pictures, H = W side in pixels.
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
 STANDARD_DEVIATION = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""In Pillow's names. Others are not read: some run programs (EPS)."""
 
-def preprocess(data: bytes, size: int) -> np.ndarray:
-    """The picture in `data` (an encoded file) as float32 of shape (3, size, size), normalised.
+DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What a decoder may raise when its input is broken or hostile; Pillow promises no less."""
+
+JPEG_BEGINS = b"\xff\xd8"
+SAME_COLOURS = ("YCbCr", "Gray", "RGB")
+"""Kinds of JPEG of which both decoders make the same pixels."""
+
+
+def squashed(pictures: Sequence[bytes], size: int) -> np.ndarray:
+    """bytes_B3HW (uint8) of the pictures (encoded files). Raises as `squash` does."""
+    bytes_BHW3 = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    for data, bytes_HW3 in zip(pictures, bytes_BHW3, strict=True):
+        squash(data, bytes_HW3)
+    return bytes_BHW3.transpose(0, 3, 1, 2)
+
+
+def squash(data: bytes, bytes_HW3: np.ndarray) -> None:
+    """Fill the square `bytes_HW3` (uint8) with the picture in `data` (an encoded file), in RGB.
 
     Raises:
         ValueError: it cannot be decoded as a picture, or is cut off.
     """
-    bytes_HW3 = np.asarray(decode(data).resize((size, size), Image.Resampling.BICUBIC))
-    normal_HW3 = (bytes_HW3.astype(np.float32) / 255 - MEAN) / STANDARD_DEVIATION
-    return np.ascontiguousarray(normal_HW3.transpose(2, 0, 1))
+    pixels = _jpeg(data, bytes_HW3)
+    if pixels is bytes_HW3:
+        return
+    picture = decode(data) if pixels is None else Image.fromarray(pixels)
+    bytes_HW3[:] = np.asarray(picture.resize(bytes_HW3.shape[1::-1], Image.Resampling.BICUBIC))
 
 
 def decode(data: bytes) -> Image.Image:
@@ -32,12 +75,30 @@ def decode(data: bytes) -> Image.Image:
         ValueError: it cannot be decoded as a picture, or is cut off.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             opened.load()
             return _rgb(opened)
-    # What Pillow raises for a broken file depends on its format.
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{len(data)} bytes that are no picture which can be read: {error}") from error
+    except DECODER_ERRORS as error:
+        why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{len(data)} bytes that are no picture which can be read: {why}") from error
+
+
+def _jpeg(data: bytes, bytes_HW3: np.ndarray) -> np.ndarray | None:
+    """The pixels of a JPEG as Pillow would decode them, in `bytes_HW3` if they fit; None leaves it to Pillow.
+
+    What is not quite in order is left to Pillow too, so that it alone says what can be read.
+    """
+    if simplejpeg is None or not data.startswith(JPEG_BEGINS):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in SAME_COLOURS or int(height) * int(width) > (Image.MAX_IMAGE_PIXELS or 0):
+            return None
+        fits = (height, width) == bytes_HW3.shape[:2]
+        decoded = simplejpeg.decode_jpeg(data, "RGB", buffer=bytes_HW3 if fits else None)
+    except ValueError:
+        return None
+    return bytes_HW3 if fits else decoded
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

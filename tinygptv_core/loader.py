@@ -7,17 +7,18 @@ Everything random comes from `_random`, whose bits are the same with every versi
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.features import Features
-from tinygptv_core.image import preprocess
+from tinygptv_core.image import squash
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
@@ -28,57 +29,96 @@ from tinygptv_core.stages import Stage
 WINDOW_SAMPLES = 10_000
 """Samples are shuffled within windows of so many, so that reading stays near in its shards."""
 
+NUMBERS_AT_ONCE = 1_000_000
+"""Random numbers that are drawn at once, where all that are drawn need not be kept."""
+
 HELD_OUT_SHARE = 10
 """At most one sample in so many is held out of a small data set."""
 
 
+def _bits(*seed: object) -> np.random.Philox:
+    digest = hashlib.sha256(json.dumps(seed).encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16]))
+
+
 def _random(count: int, *seed: object) -> np.ndarray:
     """`count` random 64 bit numbers for this seed; those for a smaller count are the first of them."""
-    digest = hashlib.sha256(json.dumps(seed).encode()).digest()
-    return np.random.Philox(key=int.from_bytes(digest[:16])).random_raw(count)
+    return _bits(*seed).random_raw(count)
 
 
 def _permutation(count: int, *seed: object) -> np.ndarray:
     return np.argsort(_random(count, *seed), kind="stable")
 
 
+def _chosen(most: int, count: int, *seed: object) -> np.ndarray:
+    """The first `most` of `_permutation(count, *seed)`, which itself is never held in memory."""
+    bits = _bits(*seed)
+    numbers, places = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
+    for start in range(0, count if most else 0, NUMBERS_AT_ONCE):
+        drawn = bits.random_raw(min(NUMBERS_AT_ONCE, count - start))
+        lower = np.flatnonzero(drawn < numbers[-1]) if len(numbers) == most else np.arange(len(drawn))
+        numbers, places = np.append(numbers, drawn[lower]), np.append(places, lower + start)
+        first = np.argsort(numbers, kind="stable")[:most]
+        numbers, places = numbers[first], places[first]
+    return places
+
+
 class Shuffled:
     """One data set for one stage: its held-out samples, and an endless order of the others.
 
+    What it keeps in memory grows with the shards, not with the samples.
+
     Args:
-        shard_N: which shard each sample of the index is in, ascending.
+        samples_S: how many samples of the index each shard has (`ShardSet.samples_per_shard`).
         held_out: how many samples to keep out, but at most one in `HELD_OUT_SHARE` (one, of two or more).
     """
 
-    def __init__(self, shard_N: np.ndarray, *, name: str, seed: int, held_out: int):
-        if not len(shard_N):
+    def __init__(self, samples_S: np.ndarray, *, name: str, seed: int, held_out: int):
+        samples = int(samples_S.sum())
+        if not samples:
             raise ConfigError(f"the data set {name} has no samples left; see the reasons in its dropped.parquet")
         self._name, self._seed = name, seed
-        most = max(len(shard_N) // HELD_OUT_SHARE, int(len(shard_N) > 1))
-        chosen = _permutation(len(shard_N), seed, name, "held out")[: min(held_out, most)]
+        most = max(samples // HELD_OUT_SHARE, int(samples > 1))
+        chosen = _chosen(min(held_out, most), samples, seed, name, "held out")
         self.held_out = tuple(int(position) for position in chosen)
-        kept = np.delete(np.arange(len(shard_N)), chosen)
-        self._shards = np.split(kept, np.flatnonzero(np.diff(shard_N[kept])) + 1)
-        self.epoch_samples = len(kept)
-        self._epoch = lru_cache(maxsize=2)(self._new_epoch)
+        self._left_out = np.sort(chosen)
+        self._ends = np.cumsum(samples_S)
+        left_out_S = np.diff(np.searchsorted(self._left_out, self._ends), prepend=0)
+        self._kept = samples_S - left_out_S
+        self.epoch_samples = int(self._kept.sum())
+        self._shards = lru_cache(maxsize=2)(self._new_shards)
+        self._window = lru_cache(maxsize=2)(self._new_window)
 
-    def _new_epoch(self, epoch: int) -> np.ndarray:
-        """All samples but the held-out ones: shards permuted, then samples within windows."""
-        shards = _permutation(len(self._shards), self._seed, self._name, epoch, "shards")
-        order = np.concatenate([self._shards[shard] for shard in shards])
-        windows = range(0, len(order), WINDOW_SAMPLES)
-        return np.concatenate(
-            [
-                part[_permutation(len(part), self._seed, self._name, epoch, "window", start)]
-                for start in windows
-                if len(part := order[start : start + WINDOW_SAMPLES])
-            ]
-        )
+    def _new_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The shards as this epoch has them one after another, and where in the epoch each ends."""
+        shards = np.flatnonzero(self._kept)
+        order = shards[_permutation(len(shards), self._seed, self._name, epoch, "shards")]
+        return order, np.cumsum(self._kept[order])
+
+    def _new_window(self, epoch: int, start: int) -> np.ndarray:
+        """The epoch's samples from the `start`-th on, as many as a window has, shuffled."""
+        shards, ends = self._shards(epoch)
+        end = min(start + WINDOW_SAMPLES, self.epoch_samples)
+        first, last = np.searchsorted(ends, [start, end - 1], side="right")
+        in_order = np.concatenate([self._samples_of(shard) for shard in shards[first : last + 1]])
+        skipped = start - int(ends[first] - self._kept[shards[first]])
+        part = in_order[skipped : skipped + end - start]
+        return part[_permutation(len(part), self._seed, self._name, epoch, "window", start)]
+
+    def _samples_of(self, shard: int) -> np.ndarray:
+        """The positions of a shard's samples but the held-out ones."""
+        start, end = self._ends[shard - 1] if shard else 0, self._ends[shard]
+        first, last = np.searchsorted(self._left_out, [start, end])
+        return np.delete(np.arange(start, end), self._left_out[first:last] - start)
+
+    def _position(self, place: int) -> int:
+        epoch, within = divmod(place, self.epoch_samples)
+        inside = within % WINDOW_SAMPLES
+        return int(self._window(epoch, within - inside)[inside])
 
     def take(self, start: int, count: int) -> tuple[int, ...]:
         """`count` positions from the `start`-th of the endless order, going on from epoch to epoch."""
-        places = range(start, start + count)
-        return tuple(int(self._epoch(place // self.epoch_samples)[place % self.epoch_samples]) for place in places)
+        return tuple(self._position(place) for place in range(start, start + count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +145,7 @@ class Order:
         self._stage = stage
         self._names = sorted(stage.mix)  # not the mix's own order, which is no part of the stage's identity
         self._shuffled = {
-            name: Shuffled(
-                np.asarray(data[name].records["shard"]), name=name, seed=stage.seed, held_out=stage.held_out_samples
-            )
+            name: Shuffled(data[name].samples_per_shard(), name=name, seed=stage.seed, held_out=stage.held_out_samples)
             for name in self._names
         }
 
@@ -181,57 +219,92 @@ class Steps(Dataset[Batch]):
         return tuple(self._batch(draw, -1) for draw in self.order.held_out())
 
     def _batch(self, draw: Draw, step: int) -> Batch:
-        rows = np.array_split(np.arange(len(draw.positions)), self._world_size)[self._rank]
-        samples = [self._sample(draw, step, int(row)) for row in rows]
-        if not samples:
-            sample, encoded = self._sample(draw, step, 0)
-            samples = [(sample, replace(encoded, labels=(IGNORED,) * len(encoded.ids)))]
+        own = np.array_split(np.arange(len(draw.positions)), self._world_size)[self._rank].tolist()
+        rows = own or [0]
+        samples = self._samples(draw, rows)
         try:
+            encoded = [self._encoded(draw, sample, step, row) for sample, row in zip(samples, rows, strict=True)]
             return collate(
-                [encoded for _, encoded in samples],
-                **self._pictures(draw.dataset, [sample for sample, _ in samples]),
-                keys=[sample.key for sample, _ in samples],
+                encoded if own else [replace(encoded[0], labels=(IGNORED,) * len(encoded[0].ids))],
+                **self._pictures(draw, samples),
+                keys=[sample.key for sample in samples],
                 pad_id=self._tokenizer.pad_token_id,
                 side="right",
             )
+        except ConfigError:
+            raise
         except ValueError as error:
-            raise ValueError(f"{draw.dataset}, step {step}: {error}") from error
+            raise ConfigError(f"{draw.dataset}, drawn at step {step + 1}: {error}") from error
 
-    def _sample(self, draw: Draw, step: int, row: int) -> tuple[Sample, Encoded]:
-        stage, sample = self._spec.stage, self._data[draw.dataset][draw.positions[row]]
+    def _samples(self, draw: Draw, rows: Sequence[int]) -> list[Sample]:
+        try:
+            return self._data[draw.dataset].read([draw.positions[row] for row in rows])
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise _damaged(draw, error) from error
+
+    def _encoded(self, draw: Draw, sample: Sample, step: int, row: int) -> Encoded:
+        stage, has_image = self._spec.stage, sample.picture is not None
         prompt = prompt_for(self._spec.prompts[draw.dataset], stage.seed, step, row)
         try:
-            has_image = sample.picture is not None
             turns = drawn_turns(sample.turns, stage.seed, step, row)
-            encoded = encode_training(self._tokenizer, turns, prompt=prompt, stage=stage, has_image=has_image)
+            return encode_training(self._tokenizer, turns, prompt=prompt, stage=stage, has_image=has_image)
         except ValueError as error:
-            raise ValueError(f"{draw.dataset}, sample {sample.key}: {error}") from error
-        return sample, encoded
+            raise ValueError(f"sample {sample.key}: {error}") from error
 
-    def _pictures(self, dataset: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    def _pictures(self, draw: Draw, samples: Sequence[Sample]) -> dict[str, Any]:
         """The samples' pictures as `collate` takes them: as kept vision tokens, where there are some."""
         pictures = [(sample.key, sample.picture) for sample in samples if sample.picture is not None]
         if not pictures:
-            return {"images": None}
-        if self._features and dataset in self._features.datasets:
-            return {"images": None, "queries_BQE": self._features.of([data for _, data in pictures])}
-        return {"images": [self._image(key, data) for key, data in pictures]}
+            return {"images_B3HW": None}
+        if self._features and draw.dataset in self._features.datasets:
+            return {"images_B3HW": None, "queries_BQE": self._features.of([data for _, data in pictures])}
+        size = self._spec.stage.image_size
+        bytes_BHW3 = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+        for (key, data), bytes_HW3 in zip(pictures, bytes_BHW3, strict=True):
+            try:
+                squash(data, bytes_HW3)
+            except ValueError as error:
+                raise _damaged(draw, f"sample {key}: {error}") from error
+        return {"images_B3HW": torch.from_numpy(bytes_BHW3.transpose(0, 3, 1, 2))}
 
-    def _image(self, key: str, data: bytes) -> np.ndarray:
-        try:
-            return preprocess(data, self._spec.stage.image_size)
-        except ValueError as error:
-            raise ValueError(f"sample {key}: {error}") from error
+
+def _damaged(draw: Draw, what: object) -> ConfigError:
+    """A sample was read when it was fetched, and cannot be now: to train without it would be another run."""
+    return ConfigError(
+        f"{draw.dataset} is damaged: {what}.\n"
+        "  It is not left out, for what is trained is what was fetched and screened.\n"
+        f"  to have it again  tinygptv run --from {draw.dataset}/fetch"
+    )
 
 
 def _open_steps(spec: RunSpec, tokenizer: Tokenizer, rank: int, world_size: int) -> Steps:
     return Steps(spec, tokenizer, rank=rank, world_size=world_size)
 
 
-def batches(steps: Steps, start: int, workers: int) -> DataLoader[Batch]:
-    """The batches of the steps from `start` on, read ahead by `workers` processes (0: in line)."""
-    return DataLoader(
-        steps,
+class _Told(Dataset[Batch | ConfigError | OSError]):
+    """Steps whose errors are values: one that a reading process raises comes as its stack trace."""
+
+    def __init__(self, steps: Steps):
+        self._steps = steps
+
+    def __getitem__(self, step: int) -> Batch | ConfigError | OSError:
+        try:
+            return self._steps[step]
+        except (ConfigError, OSError) as error:
+            return error
+
+
+def batches(steps: Steps, start: int, workers: int) -> Iterator[Batch]:
+    """The batches of the steps from `start` on, read ahead by `workers` processes (0: in line).
+
+    Raises:
+        ConfigError: a shard is missing or damaged, or a sample does not fit the stage; names it.
+        OSError: what reading failed of.
+    """
+    told = DataLoader(
+        _Told(steps),
         batch_size=None,
         sampler=range(start, len(steps)),
         num_workers=workers,
@@ -239,6 +312,10 @@ def batches(steps: Steps, start: int, workers: int) -> DataLoader[Batch]:
         # A fork of a process that has threads (torch's, a cluster's) may hang.
         multiprocessing_context="spawn" if workers else None,
     )
+    for batch in told:
+        if not isinstance(batch, Batch):
+            raise batch
+        yield batch
 
 
 def _as_it_is(batch: Any) -> Any:

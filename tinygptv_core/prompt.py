@@ -198,7 +198,7 @@ def _with_slot(tokenizer: Tokenizer, asked: str) -> tuple[list[int], int]:
 
 def collate(
     encoded: Sequence[Encoded],
-    images: Sequence[np.ndarray] | None,
+    images_B3HW: torch.Tensor | None,
     *,
     queries_BQE: torch.Tensor | None = None,
     keys: Sequence[str],
@@ -209,14 +209,14 @@ def collate(
 
     Args:
         encoded: at least one sample.
-        images: each sample's picture, float32 of shape (3, H, W) (`image.preprocess`); None for text alone.
+        images_B3HW: the samples' pictures, as `Batch` has them; None for text alone.
         queries_BQE: in the pictures' place, where they are kept (`Features.of`).
 
     Raises:
         ValueError: some samples have a slot and some do not, or the pictures are not one for each slot.
     """
     slots = [sample.slot for sample in encoded]
-    pictures = queries_BQE if images is None else images
+    pictures = queries_BQE if images_B3HW is None else images_B3HW
     if len({slot is None for slot in slots}) != 1 or (slots[0] is None) != (pictures is None):
         raise ValueError(
             f"{sum(slot is not None for slot in slots)} of {len(slots)} samples have a slot and there are "
@@ -233,7 +233,7 @@ def collate(
         mask_BT[row, [start + position for position in sample.unseen]] = False
     slot_B = [slot + start for slot, start in zip(slots, starts, strict=True) if slot is not None]
     return Batch(
-        images_B3HW=None if images is None else torch.from_numpy(np.stack(images)),
+        images_B3HW=images_B3HW,
         ids_BT=torch.from_numpy(ids_BT),
         labels_BT=torch.from_numpy(labels_BT),
         mask_BT=torch.from_numpy(mask_BT),

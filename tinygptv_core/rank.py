@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,10 +49,9 @@ def rank(
     _check(model, choices)
     flat = [choice for of_one in choices for choice in of_one]
     question_C = [question for question, of_one in enumerate(choices) for _ in of_one]
-    no_pixels = np.zeros((3, 0, 0), dtype=np.float32)  # the pictures come as `image_BQD`
     batch = collate(
         flat,
-        None if image_BQD is None else [no_pixels for _ in flat],
+        None if image_BQD is None else torch.zeros(len(flat), 3, 0, 0),  # the pictures come as `image_BQD`
         keys=["" for _ in flat],
         pad_id=pad_id,
         side="right",

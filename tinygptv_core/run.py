@@ -41,12 +41,13 @@ class DataFolders:
     """The artifacts that a data set is read from.
 
     Attributes:
-        pictures: picture set -> its artifact, for a data set whose pictures are shared with others.
+        shards: a folder, or the URL of one, of any kind that fsspec reads (`s3://bucket/shards`).
+        pictures: picture set -> its artifact, likewise, for a data set whose pictures are shared with others.
     """
 
-    shards: Path
+    shards: str | Path  # in this order, for a path would lose a slash of the URL that RUN.json says
     index: Path
-    pictures: Mapping[str, Path] = field(default_factory=dict)
+    pictures: Mapping[str, str | Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 import json
 import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,12 +35,22 @@ class Sample:
     group: str | None
 
 
+class Part(NamedTuple):
+    """Bytes of a file, which has a path or a URL."""
+
+    file: str
+    start: int
+    num_bytes: int
+
+
 class ShardSet:
     """The kept samples of one data set, in the order of its index; read from the tars when asked for.
 
+    The index stays on the disk, and of a tar only what is asked for is read.
+
     Raises:
-        ConfigError: a file of the index or of the shards is missing.
-        ValueError: the index does not have its columns.
+        ConfigError: a file of the index or of the shards is missing, or nothing here reads such URLs.
+        ValueError: the index does not have its columns, or names a shard that there is not.
     """
 
     def __init__(self, folders: DataFolders):
@@ -48,33 +61,59 @@ class ShardSet:
             raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
         if self.records.dtype.names not in (INDEX_COLUMNS, SHARED_COLUMNS):
             raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
-        self.shards = tuple(folders.shards / name for name in names)
+        self.shards = tuple(f"{folders.shards}/{name}" for name in names)
         self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
+        for folder in filter(_is_url, map(str, (folders.shards, *folders.pictures.values()))):
+            _place(folder)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, position: int) -> Sample:
-        """The sample at `position`, 0 <= position < len.
+        """The sample at `position`, 0 <= position < len. Raises as `read` does."""
+        return self.read([position])[0]
+
+    def read(self, positions: Sequence[int]) -> list[Sample]:
+        """The samples at `positions`, all asked for at once.
 
         Raises:
-            ValueError: the shard is shorter than its index says.
+            ConfigError: a shard is missing.
+            ValueError: a shard is shorter than its index says, or has something else there.
         """
-        shard, image, image_bytes, text, text_bytes, *shared = self.records[position].item()
-        descriptor = os.open(self.shards[shard], os.O_RDONLY)
-        try:
-            told = json.loads(_read(descriptor, text, text_bytes, self.shards[shard]))
-            own = image_bytes and not shared
-            picture = _read(descriptor, image, image_bytes, self.shards[shard]) if own else None
-        finally:
-            os.close(descriptor)
-        if image_bytes and self._pictures is not None:
-            picture = _read_from(self._pictures[shared[0]], image, image_bytes)
+        wanted: list[Part] = []
+        for position in positions:
+            shard, image, image_bytes, text, text_bytes, *shared = self.records[position].item()
+            tar = self.shards[shard]
+            picture_tar = self._pictures[shared[0]] if self._pictures and image_bytes else tar
+            wanted += [Part(picture_tar, image, image_bytes), Part(tar, text, text_bytes)]
+        found = _read({part for part in wanted if part.num_bytes})
+        parts = iter([found.get(part) for part in wanted])
+        return [_sample(picture, text) for picture, text in zip(parts, parts, strict=True)]
+
+    def samples_per_shard(self) -> np.ndarray:
+        """How many samples of the index each shard has; looks at a few records of each alone.
+
+        Raises:
+            ValueError: the index names a shard that there is not.
+        """
+        shard_N, starts = self.records["shard"], [0]
+        for shard in range(len(self.shards)):
+            starts.append(bisect_left(shard_N, shard + 1, lo=starts[-1]))
+        if starts[-1] != len(self):
+            raise ValueError(f"the index names shards after the last, {self.shards[-1:]}")
+        return np.array([end - start for start, end in pairwise(starts)], dtype=np.int64)
+
+
+def _sample(picture: bytes | None, said: bytes | None) -> Sample:
+    try:
+        told = json.loads(said or b"")
         turns = tuple(Turn(role, text, tuple(also)) for role, text, *also in told["turns"])
         return Sample(key=told["key"], picture=picture, turns=turns, split=told["split"], group=told["group"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"where the index has a sample's text stands {(said or b'')[:40]!r}") from error
 
 
-def _picture_tars(folders: DataFolders) -> tuple[Path, ...]:
+def _picture_tars(folders: DataFolders) -> tuple[str, ...]:
     """The tars of the data set's picture sets, as its index numbers them.
 
     Raises:
@@ -83,19 +122,53 @@ def _picture_tars(folders: DataFolders) -> tuple[Path, ...]:
     named = [name.split("/") for name in json.loads((folders.index / "pictures.json").read_text())]
     if missing := sorted({name for name, _ in named} - folders.pictures.keys()):
         raise ConfigError(f"{folders.index} reads the picture set {missing[0]}, whose folder is not given")
-    return tuple(folders.pictures[name] / tar for name, tar in named)
+    return tuple(f"{folders.pictures[name]}/{tar}" for name, tar in named)
 
 
-def _read_from(path: Path, offset: int, size: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
+def _is_url(path: str) -> bool:
+    """Whether it is no path of this machine."""
+    return "://" in path
+
+
+def _read(wanted: set[Part]) -> dict[Part, bytes]:
+    """The bytes of every part; in the order of the files, those elsewhere all at once."""
+    here, elsewhere = (sorted(part for part in wanted if _is_url(part.file) == kind) for kind in (False, True))
     try:
-        return _read(descriptor, offset, size, path)
-    finally:
-        os.close(descriptor)
+        found = dict(zip([*here, *elsewhere], [*_local(here), *_remote(elsewhere)], strict=True))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename or error} is missing; shards have it (docs/map.md)") from error
+    for part, data in found.items():
+        if len(data) != part.num_bytes:
+            there = f"{part.num_bytes} bytes wanted at {part.start}, {len(data)} there"
+            raise ValueError(f"{part.file} ends within a sample: {there}")
+    return found
 
 
-def _read(descriptor: int, offset: int, size: int, path: Path) -> bytes:
-    data = os.pread(descriptor, size, offset)
-    if len(data) != size:
-        raise ValueError(f"{path} ends within a sample: {size} bytes wanted at {offset}, {len(data)} there")
-    return data
+def _local(wanted: Sequence[Part]) -> Iterator[bytes]:
+    for file, parts in groupby(wanted, key=lambda part: part.file):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            yield from [os.pread(descriptor, part.num_bytes, part.start) for part in parts]
+        finally:
+            os.close(descriptor)
+
+
+def _remote(wanted: Sequence[Part]) -> Iterator[bytes]:
+    for files, parts in groupby(wanted, key=lambda part: _place(part.file)[0]):
+        paths, starts, sizes = zip(*((_place(part.file)[1], part.start, part.num_bytes) for part in parts), strict=True)
+        ends = [start + size for start, size in zip(starts, sizes, strict=True)]
+        yield from files.cat_ranges(list(paths), list(starts), ends, on_error="raise")
+
+
+def _place(url: str) -> tuple[Any, str]:
+    """(the file system, the path in it), of any kind that fsspec reads.
+
+    Raises:
+        ConfigError: of none.
+    """
+    import fsspec
+
+    try:
+        return fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{url} cannot be read: {error}") from error

@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
-# Shape letters of this file: B batch, H = W side in pixels, N tokens of the tower (patches + 1), D its width.
+from tinygptv_core.image import MEAN, STANDARD_DEVIATION
+
+# Shape letters of this file: B batch, H = W side in pixels, R = 3 W numbers of a row, N tokens of the tower
+# (patches + 1), D its width.
 
 LAST_NORM_EPS = 1e-5
 """BLIP-2's norm after the tower is torch's own LayerNorm; transformers gives it the tower's eps, 1e-6."""
@@ -30,8 +33,9 @@ class VisionTower(nn.Module):
         """All tokens of the last layer after its norm.
 
         Args:
-            images_B3HW: normalised pictures (`image.preprocess`), square. At a side other than the
-                config's, the position embeddings are interpolated bicubically.
+            images_B3HW: square pictures: bytes (`image.squashed`), which are normalised here, or else numbers
+                that are so already. At a side other than the config's, the position embeddings are interpolated
+                bicubically.
 
         Returns:
             vision_BND, N = (H / patch)^2 + 1, the class token first.
@@ -45,10 +49,27 @@ class VisionTower(nn.Module):
                 f"the pictures are {height} x {width} px; the tower takes squares "
                 f"whose side is a multiple of {self.patch_size} px"
             )
+        if images_B3HW.dtype == torch.uint8:
+            images_B3HW = normalised(images_B3HW).contiguous()
         # Without the flag a smaller picture would be given the first rows of the embeddings, without a word.
         interpolate = height != self.image_size
         out = self.tower(pixel_values=images_B3HW, interpolate_pos_encoding=interpolate)
         return torch.as_tensor(out.last_hidden_state)
+
+
+def normalised(images_B3HW: Tensor) -> Tensor:
+    """Pictures as bytes (uint8), divided by 255 and then normalised by channel: float32, on the same device.
+
+    A row of pixels is one of numbers here, as the loader's lie in memory; and so do the result's.
+    """
+    width = images_B3HW.shape[-1]
+    # Tensors, not numbers: CUDA multiplies by the reciprocal of a number, which has other last bits.
+    byte = torch.tensor(255.0, device=images_B3HW.device)
+    mean, deviation = (
+        torch.from_numpy(value).to(images_B3HW.device).repeat(width) for value in (MEAN, STANDARD_DEVIATION)
+    )
+    rows_BHR = images_B3HW.permute(0, 2, 3, 1).flatten(2).float()
+    return rows_BHR.div_(byte).sub_(mean).div_(deviation).unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
 
 def _side(name: str, value: object) -> int:

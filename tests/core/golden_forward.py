@@ -69,8 +69,7 @@ def without_slot(text: str) -> str:
 
 
 def collated(encoded: Sequence[Encoded], pixels_B3HW: Tensor | None, pad_id: int, side: Any) -> Batch:
-    images = None if pixels_B3HW is None else list(pixels_B3HW.numpy())
-    return collate(encoded, images, keys=[str(row) for row in range(len(encoded))], pad_id=pad_id, side=side)
+    return collate(encoded, pixels_B3HW, keys=[str(row) for row in range(len(encoded))], pad_id=pad_id, side=side)
 
 
 def picture_parts(model: TinyGPTV, pixels_B3HW: Tensor) -> dict[str, Tensor]:

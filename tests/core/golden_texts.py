@@ -18,7 +18,7 @@ import torch
 from tests.core.reference import Check, Goldens, assert_near
 from tinygptv_core.evals.scenes_refer import published_overlap
 from tinygptv_core.generate import text_of
-from tinygptv_core.image import preprocess
+from tinygptv_core.image import squashed
 from tinygptv_core.loader import drawn_places
 from tinygptv_core.prompt import IMAGE_MARK, IMAGE_SLOT, chat, question
 from tinygptv_core.recipe import (
@@ -37,6 +37,7 @@ from tinygptv_core.recipe import (
     with_partners,
 )
 from tinygptv_core.stages import PUBLISHED_QUESTION
+from tinygptv_core.vision import normalised
 
 
 def picture_checks(goldens: Goldens, name: str) -> Iterator[Check]:
@@ -45,8 +46,8 @@ def picture_checks(goldens: Goldens, name: str) -> Iterator[Check]:
         files = (f"misc/{name}.safetensors", f"misc/{picture}.png")
 
         def run(key: str = key, file: str = files[1], size: int = int(size)) -> None:
-            found = preprocess((goldens.folder / file).read_bytes(), size)
-            assert_near(torch.from_numpy(found), goldens.tensors(f"misc/{name}")[key])
+            bytes_B3HW = torch.from_numpy(squashed([(goldens.folder / file).read_bytes()], size))
+            assert_near(normalised(bytes_B3HW)[0], goldens.tensors(f"misc/{name}")[key])
 
         yield Check(name=f"{name}-{key}", files=files, run=run)
 

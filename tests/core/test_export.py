@@ -21,11 +21,12 @@ from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import Checkpoint, save_checkpoint
 from tinygptv_core.coverage import Coverage
 from tinygptv_core.export import export_folder, export_published
-from tinygptv_core.image import preprocess
+from tinygptv_core.image import squashed
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import SHIPPED
 from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.vision import normalised
 from tinygptv_core.weight_files import read_pickle
 from tinygptv_core.weight_folders import UNTRAINED_NORMS
 from tinygptv_core.weight_import import import_backbones, import_checkpoint, restore_backbones, restore_checkpoint
@@ -106,7 +107,8 @@ def test_what_lies_beside_the_weights_is_read_by_transformers(tmp_path):
     pixels = BlipImageProcessor.from_pretrained(tmp_path / "hf")(Image.open(buffer), return_tensors="np")[
         "pixel_values"
     ]
-    np.testing.assert_allclose(np.asarray(pixels)[0], preprocess(buffer.getvalue(), 8), atol=1e-5)
+    ours_B3HW = normalised(torch.from_numpy(squashed([buffer.getvalue()], 8)))
+    torch.testing.assert_close(torch.as_tensor(pixels), ours_B3HW, rtol=0, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer("a b #").input_ids == tiny.tokenizer()("a b #").input_ids
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == tiny.END

@@ -1,8 +1,10 @@
 import pickle
 import random
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ import torch
 from tests.core.tiny_run import PROMPTS, STAGE, picture, shape_samples, tiny_spec, tiny_tokenizer, write_dataset
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Order, Shuffled, Steps, batches, drawn_places, drawn_turns, prompt_for
-from tinygptv_core.plain import ConfigError
+from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.recipe import Turn
+from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
 from tinygptv_core.stages import Share
 
@@ -69,7 +72,7 @@ def test_another_seed_sees_other_samples(spec):
 
 
 def test_an_epoch_has_every_sample_once_and_the_next_one_in_another_order():
-    shuffled = Shuffled(np.repeat([0, 1, 2], 4), name="d", seed=1, held_out=0)
+    shuffled = Shuffled(np.array([4, 4, 4]), name="d", seed=1, held_out=0)
     first, second = shuffled.take(0, 12), shuffled.take(12, 12)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
@@ -77,20 +80,54 @@ def test_an_epoch_has_every_sample_once_and_the_next_one_in_another_order():
 
 
 def test_a_batch_larger_than_its_data_set_repeats_it():
-    shuffled = Shuffled(np.array([0, 0, 1]), name="d", seed=1, held_out=0)
+    shuffled = Shuffled(np.array([2, 0, 1]), name="d", seed=1, held_out=0)
     assert Counter(shuffled.take(0, 9)) == {0: 3, 1: 3, 2: 3}
 
 
 def test_windows_keep_reading_near(monkeypatch):
     monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 4)
-    shard_N = np.repeat([0, 1, 2], 4)
-    order = Shuffled(shard_N, name="d", seed=1, held_out=0).take(0, 12)
-    assert [len(set(shard_N[list(order[start : start + 4])])) for start in (0, 4, 8)] == [1, 1, 1]
+    order = Shuffled(np.array([4, 4, 4]), name="d", seed=1, held_out=0).take(0, 12)
+    shards = [position // 4 for position in order]
+    assert [len(set(shards[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
+
+
+def test_a_window_may_end_within_a_shard(monkeypatch):
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 5)
+    shuffled = Shuffled(np.array([4, 0, 3, 6]), name="d", seed=1, held_out=1)
+    epochs = [shuffled.take(epoch * 12, 12) for epoch in range(3)]
+    assert [sorted({*epoch, *shuffled.held_out}) for epoch in epochs] == [list(range(13))] * 3
+    assert shuffled.take(10, 4) == epochs[0][10:] + epochs[1][:2]
+
+
+def test_the_order_is_what_it_was(monkeypatch):
+    """Whoever goes on with an older run, or looks for its key, relies on it."""
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 5)
+    shuffled = Shuffled(np.array([8, 3, 0, 11]), name="d", seed=1, held_out=2)
+    assert shuffled.held_out == (21, 16)
+    first, rest = shuffled.take(0, 20), shuffled.take(20, 5)
+    assert first == (13, 14, 12, 11, 15, 17, 19, 20, 0, 18, 2, 1, 4, 3, 5, 8, 10, 9, 6, 7)
+    assert rest == (0, 4, 3, 1, 2)
+
+
+def test_what_is_held_out_does_not_depend_on_how_many_numbers_are_drawn_at_once(monkeypatch):
+    whole = Shuffled(np.array([1_000]), name="d", seed=1, held_out=9).held_out
+    monkeypatch.setattr("tinygptv_core.loader.NUMBERS_AT_ONCE", 7)
+    assert Shuffled(np.array([1_000]), name="d", seed=1, held_out=9).held_out == whole
+
+
+def test_a_hundred_million_samples_take_no_memory_of_their_own():
+    """105 million samples in 10,500 shards, of which one array of positions would take 840 MB."""
+    tracemalloc.start()
+    shuffled = Shuffled(np.full(10_500, 10_000), name="laion", seed=1, held_out=64)
+    assert len(set(shuffled.take(77_000_000, 64))) == 64
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 60e6
 
 
 @pytest.mark.parametrize(("samples", "asked", "kept_out"), [(100, 5, 5), (100, 64, 10), (5, 64, 1), (1, 64, 0)])
 def test_held_out_samples_are_few_and_never_trained_on(samples, asked, kept_out):
-    shuffled = Shuffled(np.zeros(samples, dtype=int), name="d", seed=1, held_out=asked)
+    shuffled = Shuffled(np.array([samples]), name="d", seed=1, held_out=asked)
     trained = set(shuffled.take(0, 2 * samples))
     assert len(shuffled.held_out) == kept_out
     assert trained == set(range(samples)) - set(shuffled.held_out)
@@ -98,7 +135,7 @@ def test_held_out_samples_are_few_and_never_trained_on(samples, asked, kept_out)
 
 def test_an_empty_data_set_is_named():
     with pytest.raises(ConfigError, match="the data set nothing has no samples left"):
-        Shuffled(np.zeros(0, dtype=int), name="nothing", seed=1, held_out=2)
+        Shuffled(np.zeros(3, dtype=int), name="nothing", seed=1, held_out=2)
 
 
 def test_a_missing_index_is_named(tmp_path):
@@ -164,8 +201,65 @@ def test_a_broken_picture_is_named(tmp_path, spec):
     samples = [sample | {"picture": b"no picture"} for sample in shape_samples(4)]
     broken = replace(spec, data={**spec.data, "shapes": write_dataset(tmp_path, samples, per_shard=4)})
     step = next(step for step in range(8) if steps_of(broken).order.dataset_at(step) == "shapes")
-    with pytest.raises(ValueError, match=r"shapes, step \d: sample 00000000\d: 10 bytes that are no picture"):
-        steps_of(broken)[step]
+    message = r"shapes is damaged: sample 00000000\d: 10 bytes that are no picture.*tinygptv run --from shapes/fetch"
+    for workers in (0, 1):  # and from another process not as a stack trace
+        with pytest.raises(ConfigError, match=f"(?s)^{message}$"):
+            next(batches(steps_of(broken), step, workers))
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(b'"turns"', b'"terns"'), (b'{"split', b'["split')])
+def test_a_damaged_text_is_named(tmp_path, spec, wrong, right):
+    folders = write_dataset(tmp_path, shape_samples(4), per_shard=4)
+    shard = folders.shards / "00000.tar"
+    shard.write_bytes(shard.read_bytes().replace(wrong, right))
+    damaged = steps_of(replace(spec, data={**spec.data, "shapes": folders}))
+    step = next(step for step in range(8) if damaged.order.dataset_at(step) == "shapes")
+    with pytest.raises(ConfigError, match=r"shapes is damaged: where the index has a sample's text stands b'[{\[]"):
+        damaged[step]
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folders = write_dataset(tmp_path, shape_samples(2), per_shard=1)
+    (folders.shards / "00001.tar").unlink()
+    with pytest.raises(ConfigError, match=r"shards/00001\.tar is missing"):
+        ShardSet(folders).read([0, 1])
+
+
+def test_samples_are_counted_by_shard(tmp_path):
+    folders = write_dataset(tmp_path, shape_samples(5), per_shard=2)
+    index = np.load(folders.index / "samples.npy")
+    np.save(folders.index / "samples.npy", np.delete(index, [2, 3]))
+    assert ShardSet(folders).samples_per_shard().tolist() == [2, 0, 1]
+    (folders.index / "shards.json").write_text('["00000.tar", "00001.tar"]')
+    with pytest.raises(ValueError, match=r"names shards after the last, .*00001\.tar"):
+        ShardSet(folders).samples_per_shard()
+
+
+def test_shards_may_lie_elsewhere(tmp_path, spec):
+    """The same batches, from a file system that is none of this machine's; and the same URL after RUN.json."""
+    elsewhere = fsspec.filesystem("memory")
+    elsewhere.put(str(spec.data["shapes"].shards), "/bucket/shapes", recursive=True)
+    folders = replace(spec.data["shapes"], shards="memory://bucket/shapes")
+    assert from_plain(DataFolders, plain(folders)) == folders
+    remote = steps_of(replace(spec, data={**spec.data, "shapes": folders}))
+    for step, local in enumerate(map(steps_of(spec).__getitem__, range(8))):
+        assert remote[step].keys == local.keys
+        assert torch.equal(remote[step].ids_BT, local.ids_BT)
+    elsewhere.rm("/bucket/shapes/00000.tar")
+    with pytest.raises(ConfigError, match=r"bucket/shapes/00000\.tar is missing"):
+        ShardSet(folders)[0]
+
+
+@pytest.mark.parametrize(("url", "message"), [("nowhere://x", "Protocol not known: nowhere"), ("gdrive://x", "gdrive")])
+def test_a_url_that_nothing_here_reads_is_refused(spec, url, message):
+    with pytest.raises(ConfigError, match=f"{url} cannot be read: .*{message}"):
+        ShardSet(replace(spec.data["shapes"], shards=url))
+
+
+def test_pictures_travel_as_bytes(spec):
+    step = next(step for step in range(8) if steps_of(spec).order.dataset_at(step) == "shapes")
+    images_B3HW = steps_of(spec)[step].images_B3HW
+    assert (images_B3HW.dtype, images_B3HW.shape) == (torch.uint8, (5, 3, 8, 8))
 
 
 def test_places_are_drawn_as_pythons_own_choices_are():

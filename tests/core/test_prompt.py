@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
+import torch
 
 from tests.core.tiny_run import STAGE, tiny_tokenizer
 from tinygptv_core.batch import IGNORED
@@ -116,7 +116,7 @@ def test_a_question_without_a_slot_for_its_picture_is_refused():
 
 SHORT = Encoded(ids=(9, 0, 7), labels=(IGNORED, IGNORED, 7), slot=1)
 LONG = Encoded(ids=(9, 8, 0, 6, 5), labels=(IGNORED, IGNORED, IGNORED, 6, 5), slot=2)
-IMAGES = [np.zeros((3, 2, 2), dtype=np.float32), np.ones((3, 2, 2), dtype=np.float32)]
+IMAGES = torch.zeros(2, 3, 2, 2)
 
 
 def test_padding_on_the_right_is_neither_attended_to_nor_a_target():

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from tests.core.reference import GOLDENS
-from tinygptv_core.vision import VisionTower
+from tinygptv_core.image import MEAN, STANDARD_DEVIATION
+from tinygptv_core.vision import VisionTower, normalised
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +22,28 @@ def test_a_smaller_picture_is_given_interpolated_positions_not_the_first_ones(to
     cut_BND = tower.tower(pixel_values=image_B3HW, interpolate_pos_encoding=False).last_hidden_state
     assert tower(image_B3HW).shape == cut_BND.shape == (1, 2, 64)
     assert not torch.allclose(tower(image_B3HW), cut_BND, atol=1e-3)
+
+
+def test_a_byte_is_divided_by_255_then_normalised_by_channel():
+    red_B3HW = torch.tensor([255, 0, 51], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    assert normalised(red_B3HW).dtype == torch.float32
+    assert normalised(red_B3HW).flatten().tolist() == pytest.approx(
+        [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, (0.2 - 0.40821073) / 0.27577711], abs=1e-6
+    )
+
+
+def test_every_byte_has_the_bits_of_numpys_own_arithmetic():
+    bytes_B3HW = np.tile(np.arange(256, dtype=np.uint8).reshape(16, 16), (2, 3, 1, 1))
+    mean, deviation = MEAN.reshape(3, 1, 1), STANDARD_DEVIATION.reshape(3, 1, 1)
+    wanted_B3HW = (bytes_B3HW.astype(np.float32) / 255 - mean) / deviation
+    assert np.array_equal(normalised(torch.from_numpy(bytes_B3HW)).numpy(), wanted_B3HW)
+
+
+def test_bytes_are_normalised_before_the_tower_sees_them(tower):
+    """However they lie in memory: the loader's channels lie next to each other."""
+    bytes_BHW3 = torch.arange(2 * 28 * 28 * 3).remainder(251).to(torch.uint8).reshape(2, 28, 28, 3)
+    images_B3HW = bytes_BHW3.permute(0, 3, 1, 2)
+    assert torch.equal(tower(images_B3HW), tower(normalised(images_B3HW.contiguous())))
 
 
 def test_it_is_frozen_and_stays_in_eval_mode(tower):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +19,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerMultiHeadAttention
 
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.image import preprocess
+from tinygptv_core.image import squashed
 from tinygptv_core.pretrain.optimize import optimize
 from tinygptv_core.pretrain.settings import Optimization, Sizes
 from tinygptv_core.qformer import QFormer
@@ -164,7 +163,7 @@ def train_tower(vision: VisionTower, qformer: QFormer, optimization: Optimizatio
 def images_of(scenes: Sequence[Scene], painted: Sequence[Sequence[Colour] | None] | None = None) -> Tensor:
     """The scenes as the model sees them, B x 3 x H x W, through JPEG as everywhere; `painted` as `draw` takes it."""
     pictures = [draw(scene, paints) for scene, paints in zip(scenes, painted or [None] * len(scenes), strict=True)]
-    return torch.from_numpy(np.stack([preprocess(jpeg(picture), SIDE_PIXELS) for picture in pictures]))
+    return torch.from_numpy(squashed([jpeg(picture) for picture in pictures], SIDE_PIXELS))
 
 
 def _paints(random: Random, scene: Scene) -> list[Colour]:

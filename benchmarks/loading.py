@@ -1,0 +1,211 @@
+"""Our loader against the original's pipeline on one core: pictures per second, as ratios.
+
+python -m benchmarks.loading
+python -m benchmarks.loading --case "224 px shards" --rounds 9
+
+Every way reads the same tars, texts included, and must give the same pictures to 1e-6, or the run ends with exit
+code 1. The original's way is webdataset's `pilrgb`, a bicubic resize, torchvision's ToTensor and Normalize, one sample
+after another, and a stack. It leaves tokenizing to the model; so do ours, but for the one that says otherwise.
+"""
+
+import argparse
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.measure import apart, seconds_of
+from benchmarks.model import CONVENTIONAL, DifferenceError
+from tinygptv_core.image import MEAN, STANDARD_DEVIATION, squashed
+from tinygptv_core.presets import SHIPPED
+from tinygptv_core.prompt import Tokenizer, collate, encode_training
+from tinygptv_core.run import DataFolders
+from tinygptv_core.shards import INDEX_COLUMNS, Sample, ShardSet
+from tinygptv_core.stages import NANO_STAGE1
+from tinygptv_core.vision import normalised
+from tinygptv_core.weights import read_tokenizer
+
+# Shape letters of this file: B pictures at once, H = W side in pixels.
+
+TOLERANCE = 1e-6
+"""The most that a number of a picture may differ, absolute."""
+
+AT_ONCE = 64
+CAPTION = "a cat that sits on a red car in front of a white house with two windows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """The pictures in the shards, JPEG of quality 95 as img2dataset writes them, and the square that is wanted."""
+
+    width: int
+    height: int
+    size: int
+
+
+CASES: Mapping[str, Case] = {
+    "224 px shards": Case(width=224, height=224, size=224),
+    "640 x 480 to 448 px": Case(width=640, height=480, size=448),
+}
+
+GOALS = {"224 px shards, normalised here": "3.8 x", "224 px shards, bytes": "7 x"}
+"""What is aimed at, on one core."""
+
+Batches = Callable[[], Iterator[Tensor]]
+"""One pass over the shards: images_B3HW, as bytes or normalised."""
+
+
+def write_shard(folder: Path, case: Case, count: int) -> DataFolders:
+    """One tar of pictures with captions, and its index."""
+    (folder / "shards").mkdir()
+    (folder / "index").mkdir()
+    path = folder / "shards" / "00000.tar"
+    with webdataset.TarWriter(str(path), encoder=False) as tar:
+        for number in range(count):
+            key = f"{number:09d}"
+            told = {"key": key, "turns": [["assistant", CAPTION]], "split": None, "group": None, "url": None}
+            tar.write({"__key__": key, "jpg": _photo(number, case), "json": json.dumps(told).encode()})
+    with tarfile.open(path) as tar:
+        places = {member.name: (member.offset_data, member.size) for member in tar}
+    records = [(0, *places[f"{number:09d}.jpg"], *places[f"{number:09d}.json"]) for number in range(count)]
+    columns = np.dtype([(name, np.int64) for name in INDEX_COLUMNS])
+    np.save(folder / "index" / "samples.npy", np.array(records, dtype=columns))
+    (folder / "index" / "shards.json").write_text(json.dumps([path.name]))
+    return DataFolders(shards=folder / "shards", index=folder / "index")
+
+
+def _photo(number: int, case: Case) -> bytes:
+    """Soft shapes under a little noise, about as large in JPEG as a photograph of that size."""
+    random = np.random.default_rng(number)
+    shapes = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    soft_HW3 = np.asarray(shapes.resize((case.width, case.height), Image.Resampling.BICUBIC), dtype=np.int16)
+    noisy_HW3 = soft_HW3 + random.integers(-4, 5, soft_HW3.shape, dtype=np.int16)
+    data = io.BytesIO()
+    Image.fromarray(noisy_HW3.clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=95)
+    return data.getvalue()
+
+
+def conventional(folders: DataFolders, size: int) -> Batches:
+    """The original's pipeline."""
+    mean, deviation = torch.from_numpy(MEAN)[:, None, None], torch.from_numpy(STANDARD_DEVIATION)[:, None, None]
+
+    def processed(picture: Image.Image) -> Tensor:
+        """What torchvision does in Resize, ToTensor and Normalize."""
+        resized = picture.resize((size, size), Image.Resampling.BICUBIC)
+        numbers_3HW = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return numbers_3HW.clone().sub_(mean).div_(deviation)
+
+    def one_pass() -> Iterator[Tensor]:
+        tar = str(Path(folders.shards) / "00000.tar")
+        samples: Any = webdataset.WebDataset(tar, shardshuffle=False, empty_check=False)
+        pairs = iter(samples.decode("pilrgb").to_tuple("jpg", "json").map_tuple(processed, lambda told: told))
+        while batch := list(islice(pairs, AT_ONCE)):
+            yield torch.stack([picture_3HW for picture_3HW, _ in batch])
+
+    return one_pass
+
+
+def ours(folders: DataFolders, size: int, finish: Callable[[list[Sample], Tensor], Tensor]) -> Batches:
+    """Our reading and decoding, each batch of bytes given to `finish`."""
+    data = ShardSet(folders)
+
+    def one_pass() -> Iterator[Tensor]:
+        for start in range(0, len(data), AT_ONCE):
+            samples = data.read(range(start, min(start + AT_ONCE, len(data))))
+            pictures = [sample.picture for sample in samples if sample.picture is not None]
+            yield finish(samples, torch.from_numpy(squashed(pictures, size)))
+
+    return one_pass
+
+
+def ways_of(folders: DataFolders, size: int) -> dict[str, Batches]:
+    """The conventional way and ours, by name."""
+    tokenizer = read_tokenizer(SHIPPED / "nano" / "tokenizer")
+    return {
+        CONVENTIONAL: conventional(folders, size),
+        "normalised here": ours(folders, size, lambda samples, bytes_B3HW: normalised(bytes_B3HW)),
+        "bytes": ours(folders, size, lambda samples, bytes_B3HW: bytes_B3HW),
+        "bytes, texts tokenized": ours(folders, size, lambda *read: _whole_batch(tokenizer, *read)),
+    }
+
+
+def _whole_batch(tokenizer: Tokenizer, samples: list[Sample], bytes_B3HW: Tensor) -> Tensor:
+    encoded = [encode_training(tokenizer, one.turns, prompt="{}", stage=NANO_STAGE1, has_image=True) for one in samples]
+    keys = [sample.key for sample in samples]
+    batch = collate(encoded, bytes_B3HW, keys=keys, pad_id=tokenizer.pad_token_id, side="right")
+    assert batch.images_B3HW is not None
+    return batch.images_B3HW
+
+
+def differences(ways: Mapping[str, Batches]) -> dict[str, float]:
+    """The largest difference of each way's pictures, normalised, from the conventional one's.
+
+    Raises:
+        DifferenceError: it is more than `TOLERANCE`, or the pictures are not equally many.
+    """
+    found = dict.fromkeys(ways, 0.0)
+    for name, way in ways.items():
+        for wanted, given in zip(ways[CONVENTIONAL](), way(), strict=True):
+            numbers = normalised(given) if given.dtype == torch.uint8 else given
+            found[name] = max(found[name], float((numbers - wanted).abs().max()))
+        if not found[name] <= TOLERANCE:
+            raise DifferenceError(f"{name} differs from the conventional way by {found[name]:.1e}")
+    return found
+
+
+def report(name: str, rounds: int, count: int) -> list[str]:
+    """A row of the table for every way of a case, compared and then timed in turns."""
+    case = CASES[name]
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        ways = ways_of(write_shard(Path(folder), case, count), case.size)
+        gaps = differences(ways)
+        seconds = seconds_of({way: partial(_gone_through, run) for way, run in ways.items()}, rounds)
+    usual = seconds[CONVENTIONAL]
+    return [
+        f"| {name} | {way} | {count / seconds[way]:.0f} | {usual / seconds[way]:.2f} x | {gaps[way]:.0e} | "
+        f"{GOALS.get(f'{name}, {way}', '')} |"
+        for way in ways
+    ]
+
+
+def _gone_through(way: Batches) -> None:
+    for _ in way():
+        pass
+
+
+HEAD = ("| pictures | way | pictures/s | speed | differs by | goal |", "| --- | --- | --- | --- | --- | --- |")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table, row by row. Returns 0, or 1 where two ways differ."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading")
+    parser.add_argument("--case", choices=sorted(CASES), action="append", help="the pictures; all of them by default")
+    parser.add_argument("--rounds", type=int, default=7, help="in which the ways take turns (7)")
+    parser.add_argument("--count", type=int, default=256, help="of pictures (256)")
+    given = parser.parse_args(arguments)
+    print(*HEAD, sep="\n", flush=True)
+    try:
+        for case in given.case or CASES:
+            print(*apart(report, case, given.rounds, given.count), sep="\n", flush=True)
+    except DifferenceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
