@@ -58,7 +58,7 @@ $(ALL): pyproject.toml $(PINS)
 $(CORE): pyproject.toml $(PINS)
 	$(call new_environment,.venv-core)
 	.venv-core/bin/python $(PIP) install -c $(PINS) torch
-	.venv-core/bin/python $(PIP) install -c $(PINS) -e '.[low-resource,test]'
+	.venv-core/bin/python $(PIP) install -c $(PINS) -e '.[test]'
 	touch $@
 
 define new_environment
