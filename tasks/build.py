@@ -52,11 +52,13 @@ class Site:
         out: becomes the artifact. Empty, or as a killed build of the same key left it.
         scratch: survives a kill, is removed when the step is done: optimizer, partial downloads.
         notes: kept, hashed nowhere: metrics.jsonl, logs, summary.json.
+        forced: it is made anew although the store has it.
     """
 
     out: Path
     scratch: Path
     notes: Path
+    forced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +201,7 @@ class Store:
         work = self.root / "work" / request.step.name / known.key
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
             shutil.rmtree(work, ignore_errors=True)
-        site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key))
+        site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
         for folder in (site.out, site.scratch, site.notes):
             folder.mkdir(parents=True, exist_ok=True)
         _unseal(site.out)

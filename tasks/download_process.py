@@ -14,4 +14,4 @@ if __name__ in ("__main__", "__mp_main__"):
 if __name__ == "__main__":
     from tasks.download import main
 
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1]))

@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.build import Site
-from tasks.fetch import FetchOptions, fetch
+from tasks.build import Site, Store
+from tasks.fetch import FetchOptions, fetch_files
 from tasks.pictures import PictureError, decoded, on_white
 from tasks.screen import screen
+from tasks.segments import Keeper, Wanted, fetch_urls
 from tasks.tables import Drop, LedgerRow, TableRow, TableWriter, data_counts, read_counts, read_table
-from tinygptv_core.artifact import digest_of, members_of
+from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.presets import Fetch, Screen
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -165,8 +166,15 @@ def table_of(folder, recipe, pictures):
 
 
 def options(progress=lambda done, total, text: None, **changes):
-    settings = {"allow_hosts": ("127.0.0.1",), "hosts": {}, "processes": 2, "threads": 4, "progress": progress}
-    return FetchOptions(**settings | changes)
+    settings = {"allow_hosts": ("127.0.0.1",), "hosts": {}, "processes": 2, "threads": 4, "ray_address": None}
+    return FetchOptions(**settings | {"progress": progress} | changes)
+
+
+def fetch(table, settings, place, wanted=None, **changes):
+    """Fetch from URLs; the segments are kept beside `place`."""
+    asked = Wanted(name="web", settings=settings, pictures=wanted, allowed={})
+    keeper = Keeper(store=Store(place.out.parent / "store"), noted={"run": "r", "time": 1.0})
+    fetch_urls(asked, Artifact(kind="table", digest="0" * 64, path=table), options(**changes), place, keeper)
 
 
 def members(shards):
@@ -186,7 +194,7 @@ def fetched(web, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fetched")
     table = table_of(folder / "table", WEB, [f"{web[2]}/{path}" for path, _, _ in ROWS])
     shards, index, told = site(folder / "shards"), site(folder / "index"), []
-    fetch(SETTINGS, WEB, table, None, options(lambda *report: told.append(report)), shards)
+    fetch(table, SETTINGS, shards, progress=lambda *report: told.append(report))
     asked = dict(web[0].asked)
     screen(RULES, shards.out, index)
     return table, shards.out, index.out, asked, told
@@ -275,10 +283,9 @@ def test_progress_is_told_to_the_end(fetched):
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.tasks.test_fetch import SETTINGS, WEB, options, site
-from tasks.fetch import fetch
+from tests.tasks.test_fetch import SETTINGS, fetch, site
 if __name__ == "__main__":
-    fetch(SETTINGS, WEB, Path(sys.argv[1]), None, options(), site(Path(sys.argv[2])))
+    fetch(Path(sys.argv[1]), SETTINGS, site(Path(sys.argv[2])))
 """
 
 
@@ -319,7 +326,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
     command = [sys.executable, "-c", SCRIPT, str(fetched[0]), str(tmp_path)]
     victim = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     wait_until(lambda: list(place.scratch.glob("*/first/*_stats.json")))
-    group = group_of(next(place.scratch.glob("*/spec.json")))
+    group = group_of(next(place.scratch.glob("spec.json")))
     assert processes_of_group(group)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
@@ -328,7 +335,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
 
     finished = [int(path.name[:5]) for path in place.scratch.glob("*/first/*_stats.json")]
     before = Counter(web[0].asked)
-    fetch(SETTINGS, WEB, fetched[0], None, options(), place)
+    fetch(fetched[0], SETTINGS, place)
     asked_again = set(web[0].asked - before)
     for shard in finished:
         sure = {path for path, fate, _ in ROWS[5 * shard : 5 * shard + 5] if fate == "ok"} - {"flaky.jpg"}
@@ -339,19 +346,19 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
 def test_where_nothing_could_be_had_the_way_out_is_named_and_nothing_kept(web, tmp_path):
     table, place = table_of(tmp_path / "table", WEB, [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
     with pytest.raises(ConfigError, match=r"of 1 rows none is left.*refused_address 1.*--allow-host HOST"):
-        fetch(SETTINGS, WEB, table, None, options(allow_hosts=()), place)
+        fetch(table, SETTINGS, place, allow_hosts=())
     assert list(place.scratch.iterdir()) == []
 
 
 def test_a_shard_that_cannot_be_written_fails_the_fetch_and_drops_no_row(web, tmp_path):
     table, place = table_of(tmp_path / "table", WEB, [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
-    allowing = f"allowing-{sha256_of(sorted(options().allow_hosts))[:12]}"
-    in_the_way = place.scratch / allowing / "first" / "00000.tar"
+    segment = f"{sha256_of_file(table / 'rows.parquet')[:12]}-allowing-{sha256_of(['127.0.0.1'])[:12]}"
+    in_the_way = place.scratch / segment / "first" / "00000.tar"
     in_the_way.mkdir(parents=True)
     with pytest.raises(RuntimeError, match="did not finish 1 of 1 shards"):
-        fetch(SETTINGS, WEB, table, None, options(), place)
+        fetch(table, SETTINGS, place)
     in_the_way.rmdir()
-    fetch(SETTINGS, WEB, table, None, options(), place)
+    fetch(table, SETTINGS, place)
     assert read_counts(place.out) == {"rows": 1, "kept": 1, "dropped": {}}
 
 
@@ -371,7 +378,7 @@ def test_files_are_packed_as_they_are_and_text_stands_alone(tmp_path):
     names = ["a.jpg", None, "sub/b.png", "cut.gif", "c", "none.jpg", "../secret.png", "/etc/hostname", "a\0b", "sub"]
     table, place = table_of(tmp_path / "table", FILES, names), site(tmp_path / "site")
     settings = Fetch(**vars(SETTINGS) | {"image_size": None})
-    fetch(settings, FILES, table, tmp_path / "source", options(), place)
+    fetch_files(settings, table, tmp_path / "source", options(), place)
     inside = members(place.out)
     assert list(inside) == ["000000000.json", "000000000.png", "000000001.json", "000000002.json", "000000002.webp"]
     assert inside["000000000.png"] == files["a.jpg"] and inside["000000002.webp"] == files["sub/b.png"]
@@ -385,7 +392,7 @@ def test_files_are_packed_as_they_are_and_text_stands_alone(tmp_path):
 def test_files_are_not_resized(tmp_path):
     table = table_of(tmp_path / "table", FILES, ["a.jpg"])
     with pytest.raises(ConfigError, match="image_size must be null"):
-        fetch(SETTINGS, FILES, table, tmp_path, options(), site(tmp_path / "site"))
+        fetch_files(SETTINGS, table, tmp_path, options(), site(tmp_path / "site"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

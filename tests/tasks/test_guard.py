@@ -106,7 +106,13 @@ def web():
 
 
 def fetched(url, **rules):
-    settings = {"allow_hosts": ("127.0.0.1",), "hosts": {}, "total_seconds": TOTAL_SECONDS, "max_bytes": MAX_BYTES}
+    settings = {
+        "allow_hosts": ("127.0.0.1",),
+        "hosts": {},
+        "total_seconds": TOTAL_SECONDS,
+        "max_bytes": MAX_BYTES,
+        "per_host": 4,
+    }
     with GuardedOpener(Rules(**settings | rules)).open(urllib.request.Request(url), None, TIMEOUT_SECONDS) as response:
         return response.read()
 
