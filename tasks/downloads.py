@@ -150,14 +150,14 @@ def _run_once(
 ) -> int:
     environment = os.environ | {
         "NO_ALBUMENTATIONS_UPDATE": "1",
-        "WANDB_MODE": "disabled",
         "OMP_NUM_THREADS": "1",
         "RES_OPTIONS": "timeout:3 attempts:2",  # of the C library's resolver, which knows no other limit
     }
     watch, recent = Watch(_fates(spec), min_success), None
+    command = [sys.executable, "-m", "tasks.download_process", str(spec_file)]
     with log_file.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.download_process", str(spec_file)],
+            command if spec.ray_address is None else [*command, "ray"],
             stdin=subprocess.PIPE,  # it ends when this closes, so also when we are killed
             stdout=log,
             stderr=log,
