@@ -10,7 +10,8 @@ from pathlib import Path
 import data_recipes
 from flows.noted import noted
 from flows.place import Place
-from tasks.build import MANIFEST, Request, Site
+from tasks.build import MANIFEST, Estimate, Inputs, Request, Site
+from tasks.estimates import estimate_fetch
 from tasks.fetch import FETCH, fetch_files
 from tasks.filter import FILTER, filter_rows
 from tasks.guard import canonical_host
@@ -198,12 +199,18 @@ def _shards_step(name: str, form: Recipe, preset: Preset, place: Place, *, of_pr
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
         _fetch(wanted, form, inputs, site, place)
 
+    def estimate(inputs: Inputs) -> Estimate | None:
+        if form.how == "file":
+            return None
+        return estimate_fetch(wanted, form, inputs.get("table"), place.fetching, place.store)
+
     return Request(
         name=f"{name}/fetch",
         step=FETCH,
         config={"fetch": settings.fetch, "how": form.how, **allowed, **_number(wanted, form)},
         inputs={"table": f"{name}/filter", **({"source": SOURCE} if of_project else {})},
         work=make_shards,
+        estimate=estimate,
     )
 
 

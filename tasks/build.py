@@ -62,6 +62,24 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a step would take, before it begins.
+
+    Attributes:
+        rows: what it would fetch.
+        is_bound: it may be less: how many there are is not known yet.
+        bytes: what it would leave on disk.
+        is_measured: by what such steps took before; else by what is generally known.
+    """
+
+    rows: int
+    is_bound: bool
+    bytes: int
+    seconds: float
+    is_measured: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One artifact that is wanted.
 
@@ -73,6 +91,7 @@ class Request:
         work: makes it: inputs and aids as artifacts, and where to write.
         gone: what makes a built artifact useless all the same, in words (a registry that lost it).
         lacks: which file of the user's is missing and how it is got, in words; the step cannot be built without.
+        estimate: what it would take, by those of its inputs that are there.
     """
 
     name: str
@@ -83,6 +102,7 @@ class Request:
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
     aids: Mapping[str, str] = field(default_factory=dict)
     lacks: str | None = None
+    estimate: "Callable[[Inputs], Estimate | None]" = field(repr=False, default=lambda inputs: None)
 
 
 @dataclass(frozen=True, kw_only=True)

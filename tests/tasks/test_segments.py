@@ -8,17 +8,26 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.build import Store
 from tasks.downloads import RECENT_ROWS, Watch
-from tasks.segments import cut, num_segments, rounded
+from tasks.estimates import estimate_fetch
+from tasks.segments import Wanted, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
-from tests.tasks.fetching import SETTINGS, fetch, site, table_of
+from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
+from tinygptv_core.artifact import Artifact
 from tinygptv_core.ordering import places
 from tinygptv_core.presets import NANO
+from tinygptv_core.recipe import Recipe, caption_turns
 from tinygptv_core.stages import samples_drawn
 
 ROWS = 40
 LIMITS = replace(SETTINGS, segment_rows=10, samples_per_shard=10)  # four segments of about ten rows
+
+
+LISTED = Recipe(
+    version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns
+)
 
 
 class Web(Handler):
@@ -173,3 +182,31 @@ def test_the_store_notes_what_each_segment_took(web, table, tmp_path):
     assert len(records) == 4 and all(record["noted"]["fetch_seconds"] > 0 for record in records)
     tars = list((tmp_path / "store" / "shards").glob("*/*.tar"))
     assert all(any(tar.samefile(mine) for tar in tars) for mine in place.out.glob("*.tar"))  # no byte is twice on disk
+
+
+def estimated(tmp_path, table=None, wanted=None, **recipe):
+    asked = Wanted(name="web", settings=LIMITS, pictures=wanted, allowed={})
+    given = Artifact(kind="table", digest="0" * 64, path=table) if table else None
+    return estimate_fetch(asked, replace(LISTED, **recipe), given, options(), Store(tmp_path / "store"))
+
+
+def test_what_a_fetch_takes_is_told_before_anything_is_there(tmp_path):
+    """60,000 pictures of 20,000 bytes, half of the links alive: 120,000 requests of half a second, 8 at a time."""
+    told = estimated(tmp_path, wanted=60_000, expected_rows=1_000_000, expected_success=0.5, picture_bytes=20_000)
+    assert (told.rows, told.bytes, told.seconds) == (120_000, 1_200_000_000, 7_500)
+    assert not told.is_measured and not told.is_bound
+    assert estimated(tmp_path, wanted=60_000, expected_rows=90_000, expected_success=0.5).rows == 90_000
+    assert estimated(tmp_path, wanted=6, expected_success=0.5).is_bound
+    assert estimated(tmp_path) is None
+
+
+def test_once_something_was_fetched_the_rest_is_told_by_that(web, table, tmp_path):
+    first, *_ = in_order()
+    web[0].dead = frozenset(map(str, first[: len(first) // 2]))
+    alive = len(first) - len(first) // 2
+    assert estimated(tmp_path, table, wanted=alive).rows == round(alive / 0.6 + 0.5)
+    fetch(table, LIMITS, site(tmp_path / "site"), wanted=alive, store=tmp_path / "store", processes=1)
+    told = estimated(tmp_path, table, wanted=alive + 3)
+    assert told.is_measured and told.rows == -(-3 * len(first) // alive)
+    assert estimated(tmp_path, table, wanted=alive).rows == 0
+    assert estimated(tmp_path, table, wanted=1_000).rows == estimated(tmp_path, table).rows == ROWS - len(first)
