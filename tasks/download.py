@@ -58,7 +58,7 @@ class StrictResizer(Resizer):
         img_stream.seek(0)
         data = img_stream.read()
         try:
-            picture = decoded(data, self.max_bytes)
+            picture = decoded(data, self.max_bytes, to_scale=self.keep_original)
         except PictureError as error:
             return None, None, None, None, None, str(error)
         if self.keep_original:

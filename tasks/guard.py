@@ -28,6 +28,7 @@ MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 NOT_FOR_MINING = "TDM-Reservation"
 """The header in which a site keeps text and data mining to itself (W3C's TDM Reservation Protocol)."""
+READ_BYTES = 1 << 16
 # What headers may take on top of the picture's own bytes.
 HEADER_BYTES = 1 << 17
 _Info = tuple[Any, Any, int, str, Any]  # what getaddrinfo says of one address
@@ -127,7 +128,7 @@ class _PacedSocket:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert mode == "rb", mode
-        return io.BufferedReader(_PacedReader(self.connection, self.pace))
+        return io.BufferedReader(_PacedReader(self.connection, self.pace), READ_BYTES)
 
 
 class _ResolverError(socket.gaierror):

@@ -239,23 +239,24 @@ class _Fetch:
             self.options.progress(self.done_rows + shard * per_shard, self.done_rows + total, "packing")
             for row in islice(waiting, per_shard):
                 outcome = second.get(row.key) or first.get(row.key, lost())
-                yield row, outcome, _with_extension(outcome)
+                yield row, outcome, self._picture(outcome)
         self.options.progress(self.done_rows + total, self.done_rows + total, "packing")
+
+    def _picture(self, outcome: Outcome) -> tuple[str, bytes] | None:
+        """A picture's extension and bytes; one that was resized is a JPEG."""
+        from tasks.pictures import EXTENSIONS, opened
+
+        if outcome.picture is None:
+            return None
+        data = outcome.picture.read()
+        is_resized = self.wanted.settings.image_size is not None
+        return "jpg" if is_resized else EXTENSIONS[opened(data).format or ""], data
 
 
 def _advice(said: str) -> str:
     if "refused_address" not in said:
         return ""
     return " Name a host whose address is not public with --allow-host HOST, if you mean to fetch from it"
-
-
-def _with_extension(outcome: Outcome) -> tuple[str, bytes] | None:
-    from tasks.pictures import EXTENSIONS, opened
-
-    if outcome.picture is None:
-        return None
-    data = outcome.picture.read()
-    return EXTENSIONS[opened(data).format or ""], data
 
 
 def _with_urls(job: Job, rows: Path) -> Job:

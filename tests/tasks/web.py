@@ -48,8 +48,10 @@ def serving(handler: type[Handler], address: str = "127.0.0.1", **fields) -> Ite
     own = type("Own", (handler,), {"asked": Counter(), **fields})
     with Server((address, 0), own) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield own, f"http://{address}:{server.server_port}"
-        server.shutdown()
+        try:
+            yield own, f"http://{address}:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def picture(kind, seed=0, size=(60, 40), mode="RGB"):
