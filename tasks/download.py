@@ -197,7 +197,10 @@ def _on_ray(address: str) -> Run:
     """On the cores of a cluster, whose machines see the same folders and have the project installed."""
     import ray
 
-    ray.init(address=address, log_to_driver=False)
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        sys.exit(f"no Ray cluster answers at {address}: {error}")
     fetch_shard = ray.remote(max_retries=3)(_fetch_shard)
 
     def run(tasks: Iterable[Task]) -> Iterator[tuple[bool, Any]]:
