@@ -233,12 +233,15 @@ def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) 
 
 
 def pictures_wanted(name: str, preset: Preset) -> int | None:
-    """How many pictures of a data set are fetched; None for all, as where an evaluation asks about every one."""
+    """How many pictures of a data set are fetched; None for all, as where an evaluation asks about every one.
+
+    Of what nobody draws from it is one segment, so that one can see what it holds.
+    """
     settings = preset.data[name].fetch
     asked = {evals.load(item).dataset for stage in preset.stages for item in stage.evals}
     if settings.wanted is None and name in asked:
         return None
-    return rounded(settings.wanted or samples_drawn(preset.stages, name), settings)
+    return rounded(settings.wanted or samples_drawn(preset.stages, name) or 1, settings)
 
 
 def _number(wanted: Wanted, form: Recipe) -> dict[str, int | None]:
