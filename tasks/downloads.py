@@ -107,13 +107,13 @@ class Watch:
 
 
 def run_img2dataset(
-    spec: DownloadSpec, folder: Path, log_file: Path, min_success: float, progress: Callable[[int], None]
+    spec: DownloadSpec, folder: Path, log_file: Path, min_success: float, progress: Callable[[Counter[str]], None]
 ) -> None:
     """Fetch every job of `spec` whose `done` is not there; what is finished of the others stays.
 
     Args:
         folder: for the spec.
-        progress: told now and then how many rows were tried.
+        progress: told now and then the fates of the rows that were tried.
 
     Raises:
         RuntimeError: it ended with an error, or hardly any picture could be had; no row is dropped for that.
@@ -146,7 +146,7 @@ def _forget_unfinished(folder: Path) -> None:
 
 
 def _run_once(
-    spec: DownloadSpec, spec_file: Path, log_file: Path, min_success: float, progress: Callable[[int], None]
+    spec: DownloadSpec, spec_file: Path, log_file: Path, min_success: float, progress: Callable[[Counter[str]], None]
 ) -> int:
     environment = os.environ | {
         "NO_ALBUMENTATIONS_UPDATE": "1",
@@ -167,7 +167,7 @@ def _run_once(
         try:
             while process.poll() is None and recent is None:
                 fates = _fates(spec)
-                progress(fates.total())
+                progress(fates)
                 recent = watch.collapsed(fates)
                 time.sleep(POLL_SECONDS)
         finally:

@@ -195,7 +195,7 @@ class _Fetch:
                 self.site.scratch,
                 self.site.notes / LOG_FILE,
                 self.wanted.settings.min_success,
-                lambda done: self.options.progress(before + done, before + total, "fetching"),
+                lambda fates: self.options.progress(before + fates.total(), before + total, _had(fates)),
             )
         return time.monotonic() - began
 
@@ -251,6 +251,10 @@ class _Fetch:
         data = outcome.picture.read()
         is_resized = self.wanted.settings.image_size is not None
         return "jpg" if is_resized else EXTENSIONS[opened(data).format or ""], data
+
+
+def _had(fates: Counter[str]) -> str:
+    return f"fetching, {fates[KEPT] / fates.total():.0%} had" if fates else "fetching"
 
 
 def _advice(said: str) -> str:

@@ -207,7 +207,8 @@ def test_pictures_come_at_the_size_asked_for_with_white_at_the_border_and_below_
 
 def test_progress_is_told_to_the_end(fetched):
     told = fetched[4]
-    assert {text for _, _, text in told} == {"fetching", "packing"}
+    assert {text.partition(",")[0] for _, _, text in told} == {"fetching", "packing"}
+    assert any(text.endswith("% had") for _, _, text in told)
     assert told[-1][:2] == (20, 20) and all(0 <= done <= total == 20 for done, total, _ in told)
 
 
