@@ -21,7 +21,7 @@ from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import digest_of, members_of
 
 PICTURES_PER_KILL = 100
-# Four segments, fetched as three and then one for what these lack; a picture may take long on a machine that is busy.
+# A picture may take long on a machine that is busy.
 LIMITS = replace(SETTINGS, timeout_seconds=4, total_seconds=8, samples_per_shard=20)
 FATES = {0: "http_404", 1: "http_500", 2: "truncated", 3: "undecodable", 4: "ok"}
 """Of each fifth picture, by its number among them; the last answers the second time that it is asked."""
@@ -54,7 +54,8 @@ if __name__ == "__main__":
 
 
 def settings(num_pictures):
-    return replace(LIMITS, segment_rows=num_pictures // 4)
+    """Of many pictures four segments, fetched as three and then one for what these lack; of few one."""
+    return replace(LIMITS, segment_rows=num_pictures // 4 if num_pictures > 1_000 else num_pictures)
 
 
 def started(*arguments):
