@@ -121,6 +121,7 @@ def ours(urls: Path, folder: Path) -> int:
             turns = json.dumps([["assistant", f"picture {number}"]])
             writer.write(TableRow(key=f"{number:09d}", url=url, file=None, turns=turns, split=None, group=None))
     limits = {"timeout_seconds": 10, "total_seconds": 30, "max_bytes": 20_000_000}
+    limits["per_host"] = PROCESSES * THREADS  # the one server stands for the many hosts of a list
     settings = Fetch(image_size=SIDE, resize_mode="border", samples_per_shard=PER_SHARD, **limits)
     options = FetchOptions(
         allow_hosts=("127.0.0.1",),

@@ -138,7 +138,7 @@ class Fetch:
     segment_rows: int = field(default=10_000, metadata=IDENTITY_UNLESS_DEFAULT)
     seed: int = field(default=0, metadata=IDENTITY_UNLESS_DEFAULT)
     wanted: int | None = field(default=None, metadata=NOT_IDENTITY)  # what comes of it is in the step's own request
-    per_host: int = field(default=32, metadata=NOT_IDENTITY)
+    per_host: int = field(default=16, metadata=NOT_IDENTITY)
     min_success: float = field(default=0.01, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
