@@ -1,4 +1,4 @@
-"""The steps that turn a list or annotation file into shards and an index of the samples that stay."""
+"""The steps that turn a list or annotation file into shards."""
 
 import importlib
 import pkgutil
@@ -20,7 +20,6 @@ from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
-from tasks.screen import SCREEN, screen
 from tasks.segments import Keeper, Wanted, fetch_urls, rounded
 from tasks.serve import serving
 from tasks.sources import brought_file, brought_pictures
@@ -143,7 +142,7 @@ def _lists_in(sources: Sequence[Path], form: Recipe) -> list[Path]:
 
 
 def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...]:
-    """rows, filter, fetch and screen of one data set."""
+    """rows, filter and fetch of one data set."""
     form, settings = recipe(name), preset.data[name]
     sources, lacks = _files(name, form, place)
     own = place.own_lists.get(name, ())
@@ -159,9 +158,6 @@ def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...
         removed = read_removals(inputs["removals"].path) if removals else NO_REMOVALS
         filter_rows(settings.filter, form, inputs["table"].path, site, removed)
 
-    def make_index(inputs: Mapping[str, Artifact], site: Site) -> None:
-        screen(settings.screen, inputs["shards"].path, site)
-
     # The details of drops name the list that a row was in, where there are several.
     named = {"lists": [Path(item).name for item in own]} if len(own) > 1 else {}
     config = {"data": name, "recipe": form, **named}
@@ -176,13 +172,6 @@ def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...
             work=make_filter,
         ),
         _shards_step(name, form, preset, place, of_project=SOURCE in sources.values()),
-        Request(
-            name=f"{name}/screen",
-            step=SCREEN,
-            config=settings.screen,
-            inputs={"shards": f"{name}/fetch"},
-            work=make_index,
-        ),
     )
 
 

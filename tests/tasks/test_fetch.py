@@ -22,9 +22,10 @@ from PIL import Image
 
 from tasks.fetch import fetch_files
 from tasks.pictures import PictureError, decoded, on_white
-from tasks.screen import screen
+from tasks.screen import Against, screen
 from tasks.tables import Drop, LedgerRow, data_counts, read_counts, read_table
 from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
+from tests.tasks.shards import ALONE
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
@@ -127,7 +128,7 @@ def fetched(web, tmp_path_factory):
     shards, index, told = site(folder / "shards"), site(folder / "index"), []
     fetch(table, SETTINGS, shards, progress=lambda *report: told.append(report))
     asked = dict(web[0].asked)
-    screen(RULES, shards.out, index)
+    screen(RULES, shards.out, Against(), index, ALONE)
     return table, shards.out, index.out, asked, told
 
 
