@@ -17,7 +17,7 @@ CORE := .venv-core/.installed
 # No library may send home that it is used.
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test kills check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everythi
 	.venv-core/bin/python -m pytest tests/core
 	.venv/bin/python -m pytest --ignore=tests/core
 
+kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
+	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
+
 check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -42,6 +45,7 @@ bench: $(ALL)  ## the core and the data path against the conventional way: speed
 	.venv/bin/python -m benchmarks.model
 	.venv/bin/python -m benchmarks.data
 	.venv/bin/python -m benchmarks.loading
+	.venv/bin/python -m benchmarks.fetching
 
 clean:  ## remove the environments (what runs wrote stays)
 	rm -rf .venv .venv-core

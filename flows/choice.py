@@ -241,6 +241,7 @@ def _fetching(choice: Choice) -> FetchOptions:
         hosts={},
         processes=LIMITS["processes"],
         threads=16,
+        ray_address=choice.ray_address,
         progress=lambda done, total, text: None,
     )
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import data_recipes
+from flows.noted import noted
 from flows.place import Place
-from tasks.build import MANIFEST, Request, Site
-from tasks.fetch import FETCH, fetch
+from tasks.build import MANIFEST, Estimate, Inputs, Request, Site
+from tasks.estimates import estimate_fetch
+from tasks.fetch import FETCH, fetch_files
 from tasks.filter import FILTER, filter_rows
 from tasks.guard import canonical_host
 from tasks.list_files import COPY, copy_lists, is_far, state_of
@@ -18,12 +20,15 @@ from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
+from tasks.segments import Keeper, Wanted, fetch_urls, rounded
 from tasks.serve import serving
 from tasks.sources import brought_file, brought_pictures
+from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import DataSettings, Preset, Scenes
 from tinygptv_core.recipe import PictureSet, Recipe
+from tinygptv_core.stages import samples_drawn
 
 SOURCE = "scenes/draw"
 LIST = "list"
@@ -136,9 +141,9 @@ def _lists_in(sources: Sequence[Path], form: Recipe) -> list[Path]:
     return [drawn] if drawn.is_file() else sorted(path for path in sources[0].iterdir() if path.name != MANIFEST)
 
 
-def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Request, ...]:
+def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...]:
     """rows, filter and fetch of one data set."""
-    form = recipe(name)
+    form, settings = recipe(name), preset.data[name]
     sources, lacks = _files(name, form, place)
     own = place.own_lists.get(name, ())
     by_url = place.removal_list if form.how == "url" else None
@@ -166,27 +171,35 @@ def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Requ
             inputs={"table": f"{name}/rows", **removals},
             work=make_filter,
         ),
-        _shards_step(name, form, settings, place, of_project=SOURCE in sources.values()),
+        _shards_step(name, form, preset, place, of_project=SOURCE in sources.values()),
     )
 
 
-def _shards_step(name: str, form: Recipe, settings: DataSettings, place: Place, *, of_project: bool) -> Request:
+def _shards_step(name: str, form: Recipe, preset: Preset, place: Place, *, of_project: bool) -> Request:
     """The data set's shards: of what is fetched, of the project's own files, or of texts about picture sets."""
+    settings = preset.data[name]
     if form.how == "file" and not of_project:
         return _gather_step(name, form, settings, place)
     # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
     allow_hosts = sorted(set(map(canonical_host, place.fetching.allow_hosts)))
     allowed = {} if of_project else {"allow_hosts": allow_hosts}
+    wanted = Wanted(name=name, settings=settings.fetch, pictures=pictures_wanted(name, preset), allowed=allowed)
 
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        _fetch(name, form, settings, inputs, site, place)
+        _fetch(wanted, form, inputs, site, place)
+
+    def estimate(inputs: Inputs) -> Estimate | None:
+        if form.how == "file":
+            return None
+        return estimate_fetch(wanted, form, inputs.get("table"), place.fetching, place.store)
 
     return Request(
         name=f"{name}/fetch",
         step=FETCH,
-        config={"fetch": settings.fetch, "how": form.how, **allowed},
+        config={"fetch": settings.fetch, "how": form.how, **allowed, **_number(wanted, form)},
         inputs={"table": f"{name}/filter", **({"source": SOURCE} if of_project else {})},
         work=make_shards,
+        estimate=estimate,
     )
 
 
@@ -208,13 +221,31 @@ def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) 
     )
 
 
-def _fetch(
-    name: str, form: Recipe, settings: DataSettings, inputs: Mapping[str, Artifact], site: Site, place: Place
-) -> None:
+def pictures_wanted(name: str, preset: Preset) -> int | None:
+    """How many pictures of a data set are fetched; None for all, as where an evaluation asks about every one.
+
+    Of what nobody draws from it is one segment, so that one can see what it holds.
+    """
+    settings = preset.data[name].fetch
+    asked = {evals.load(item).dataset for stage in preset.stages for item in stage.evals}
+    if settings.wanted is None and name in asked:
+        return None
+    return rounded(settings.wanted or samples_drawn(preset.stages, name) or 1, settings)
+
+
+def _number(wanted: Wanted, form: Recipe) -> dict[str, int | None]:
+    """How many pictures are wanted, for those data sets of which not all are taken."""
+    return {"wanted": wanted.pictures} if form.how == "url" else {}
+
+
+def _fetch(wanted: Wanted, form: Recipe, inputs: Mapping[str, Artifact], site: Site, place: Place) -> None:
     """Fetch a data set; the project's own scenes are served on loopback meanwhile, under their stable name."""
-    source: Path | None = inputs["source"].path if "source" in inputs else None
+    options = replace(place.fetching, progress=place.progress(f"{wanted.name}/fetch"))
+    source = inputs["source"].path if "source" in inputs else None
+    if form.how == "file":
+        assert source is not None, "a data set of files has a source"
+        return fetch_files(wanted.settings, inputs["table"].path, source, options, site)
+    keeper = Keeper(store=place.store, noted=noted(place.run, place.options.processes))
     with ExitStack() as opened:
-        served = source / "served" if source and form.how == "url" else None
-        hosts = {SCENES_HOST: opened.enter_context(serving(served))} if served else {}
-        options = replace(place.fetching, hosts=hosts, progress=place.progress(f"{name}/fetch"))
-        fetch(settings.fetch, form, inputs["table"].path, source, options, site)
+        hosts = {SCENES_HOST: opened.enter_context(serving(source / "served"))} if source else {}
+        fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), site, keeper)

@@ -21,8 +21,8 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
     """
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     order += [pictures_step(pictures, place) for pictures in picture_sets(preset.data).values()]
-    for name, settings in preset.data.items():
-        order += [*dataset_steps(name, settings, place), *screen_steps(preset, name, place)]
+    for name in preset.data:
+        order += [*dataset_steps(name, preset, place), *screen_steps(preset, name, place)]
     asked, seen = evaluation_features(preset, place), training_features(preset, place)
     first = preset.stages[0]
     order += [*asked[first.name], evaluate_step(first, None, aids(asked[first.name]), place)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tasks.build import FORCED, Inputs, Request, Store
+from tasks.build import FORCED, Estimate, Inputs, Request, Store
 from tasks.sources import NO_FOLDER
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown
@@ -15,12 +15,13 @@ TO_BE_BUILT = "its input {} is still to be built; may yet be reused, if that giv
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One step of a plan. `artifact` is what would be reused."""
+    """One step of a plan. `artifact` is what would be reused, `estimate` what building it would take, if known."""
 
     step: str
     action: Literal["build", "reuse"]
     why: str
     artifact: Artifact | None
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,14 @@ def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
     """What a run of `selection` would do, step by step. Changes nothing."""
     planned: dict[str, Planned] = {}
     for request in selection.walked:
-        planned[request.name] = _planned(store, request, planned, request.name in selection.forced)
+        one = _planned(store, request, planned, request.name in selection.forced)
+        planned[request.name] = replace(one, estimate=_estimate(request, planned)) if one.action == "build" else one
     return tuple(planned.values())
+
+
+def _estimate(request: Request, before: dict[str, Planned]) -> Estimate | None:
+    there = {name: item.artifact for name, item in before.items()}
+    return request.estimate(resolve(request, there))
 
 
 def _planned(store: Store, request: Request, before: dict[str, Planned], forced: bool) -> Planned:

@@ -52,11 +52,31 @@ class Site:
         out: becomes the artifact. Empty, or as a killed build of the same key left it.
         scratch: survives a kill, is removed when the step is done: optimizer, partial downloads.
         notes: kept, hashed nowhere: metrics.jsonl, logs, summary.json.
+        forced: it is made anew although the store has it.
     """
 
     out: Path
     scratch: Path
     notes: Path
+    forced: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a step would take, before it begins.
+
+    Attributes:
+        rows: what it would fetch.
+        is_bound: it may be less: how many there are is not known yet.
+        bytes: what it would leave on disk.
+        is_measured: by what such steps took before; else by what is generally known.
+    """
+
+    rows: int
+    is_bound: bool
+    bytes: int
+    seconds: float
+    is_measured: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +91,7 @@ class Request:
         work: makes it: inputs and aids as artifacts, and where to write.
         gone: what makes a built artifact useless all the same, in words (a registry that lost it).
         lacks: which file of the user's is missing and how it is got, in words; the step cannot be built without.
+        estimate: what it would take, by those of its inputs that are there.
     """
 
     name: str
@@ -81,6 +102,7 @@ class Request:
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
     aids: Mapping[str, str] = field(default_factory=dict)
     lacks: str | None = None
+    estimate: "Callable[[Inputs], Estimate | None]" = field(repr=False, default=lambda inputs: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +221,7 @@ class Store:
         work = self.root / "work" / request.step.name / known.key
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
             shutil.rmtree(work, ignore_errors=True)
-        site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key))
+        site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
         for folder in (site.out, site.scratch, site.notes):
             folder.mkdir(parents=True, exist_ok=True)
         _unseal(site.out)

@@ -1,4 +1,6 @@
-"""What runs inside img2dataset's processes: its own reader, downloader, resizer and pool, guarded and strict.
+"""What runs inside img2dataset's processes: its own reader, downloader and resizer, guarded and strict.
+
+Its pool is not used: that one waits for ever for what a worker had in hand which the system killed.
 
 `tasks.download_process` runs this, as a process of its own.
 """
@@ -10,29 +12,37 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from img2dataset.distributor import multiprocessing_distributor
 from img2dataset.downloader import Downloader
 from img2dataset.reader import Reader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import WebDatasetSampleWriter
 
-from tasks.fetch import DownloadSpec
+from tasks.downloads import WORKER_LOST, DownloadSpec, Job, unwritten
 from tasks.guard import Rules, install
-from tasks.outcomes import ROW_COLUMN, finished_shards, to_retry
+from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
 from tasks.pictures import PictureError, decoded, on_white
+from tinygptv_core.metrics import replace_text
 from tinygptv_core.plain import from_plain
 
 SHARD_DIGITS = 5
 JPEG_QUALITY = 95
-# What img2dataset honours by default: a site's word that its pictures are not for training.
-NOT_FOR_TRAINING = ["noai", "noimageai", "noindex", "noimageindex"]
+# A site's word in X-Robots-Tag that its pictures are not for training: what img2dataset honours by default, and
+# `none`, which is short for noindex and nofollow. A site may say it to all, or to us by our name alone.
+NOT_FOR_TRAINING = ["noai", "noimageai", "noindex", "noimageindex", "none"]
+USER_AGENT = "tinygptv"
+TELL_SECONDS = 0.5
 
 
 class StrictResizer(Resizer):
@@ -48,7 +58,7 @@ class StrictResizer(Resizer):
         img_stream.seek(0)
         data = img_stream.read()
         try:
-            picture = decoded(data, self.max_bytes)
+            picture = decoded(data, self.max_bytes, to_scale=self.keep_original)
         except PictureError as error:
             return None, None, None, None, None, str(error)
         if self.keep_original:
@@ -59,6 +69,31 @@ class StrictResizer(Resizer):
         plain = io.BytesIO()
         on_white(picture.image).save(plain, "BMP")
         return super().__call__(plain, blurring_bbox_list)
+
+
+class TellingWriter(WebDatasetSampleWriter):
+    """img2dataset's writer, which also says now and then how far its shard is."""
+
+    def __init__(self, shard_id: int, output_folder: str, *settings: Any) -> None:
+        super().__init__(shard_id, output_folder, *settings)
+        self.file, self.fates, self.told = progress_file(Path(output_folder), shard_id), Counter[str](), 0.0
+
+    def write(self, img_str: Any, key: str, caption: Any, meta: dict[str, Any]) -> None:
+        """Add a row."""
+        super().write(img_str, key, caption, meta)
+        status = meta["status"]
+        self.fates[KEPT if status == "success" else reason_of(status, meta["error_message"] or "")[0]] += 1
+        if monotonic() - self.told > TELL_SECONDS:
+            self._tell()
+
+    def close(self) -> None:
+        """Add no more."""
+        super().close()
+        self._tell()
+
+    def _tell(self) -> None:
+        replace_text(self.file, json.dumps(self.fates))
+        self.told = monotonic()
 
 
 class GuardedDownloader(Downloader):
@@ -98,8 +133,14 @@ def _end_with_pipe() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def download(spec: DownloadSpec, urls: Path, folder: Path) -> None:
-    """Fetch the URLs of a parquet file (columns `row`, `url`) into `folder`; shards that are finished stay."""
+Task = tuple[GuardedDownloader, tuple[int, str]]
+"""A shard to fetch: its number, its rows as img2dataset's reader wrote them, and what fetches it."""
+Run = Callable[[Iterable[Task]], Iterator[tuple[bool, Any]]]
+"""Fetches shards somewhere; says of each whether it was written."""
+
+
+def shards_of(spec: DownloadSpec, urls: Path, folder: Path) -> Iterator[Task]:
+    """The shards of a parquet file of URLs (columns `row`, `url`) that are not finished in `folder`."""
     work = folder / "_tmp"
     work.mkdir(parents=True, exist_ok=True)
     done = set(finished_shards(folder))
@@ -108,7 +149,7 @@ def download(spec: DownloadSpec, urls: Path, folder: Path) -> None:
     )
     downloader = GuardedDownloader(
         spec.rules,
-        sample_writer_class=WebDatasetSampleWriter,
+        sample_writer_class=TellingWriter,
         resizer=StrictResizer(spec.image_size, spec.resize_mode, spec.rules.max_bytes),
         thread_count=spec.threads,
         save_caption=False,
@@ -122,15 +163,62 @@ def download(spec: DownloadSpec, urls: Path, folder: Path) -> None:
         verify_hash_type=None,
         encode_format="jpg",
         retries=0,
-        user_agent_token=None,
+        user_agent_token=USER_AGENT,
         disallowed_header_directives=NOT_FOR_TRAINING,
     )
-    shards = -(-pq.read_metadata(urls).num_rows // spec.samples_per_shard) - len(done)
-    if shards > 1 and spec.processes > 1:
-        multiprocessing_distributor(min(shards, spec.processes), downloader, reader, None, 1)
-    else:  # a pool would take longer to start than to do this
-        for shard in reader:
-            downloader(shard)
+    for shard in reader:
+        yield downloader, shard
+
+
+def run_here(tasks: Iterable[Task]) -> Iterator[tuple[bool, Any]]:
+    """One shard after another, in this process."""
+    return map(_fetch_shard, tasks)
+
+
+def _fetch_shard(task: Task) -> tuple[bool, Any]:
+    downloader, shard = task
+    return downloader(shard)
+
+
+@contextmanager
+def somewhere(spec: DownloadSpec, num_shards: int) -> Iterator[Run]:
+    """Where `num_shards` shards are fetched: a Ray cluster, worker processes, or here where neither would be sooner."""
+    if spec.ray_address is not None:
+        yield _on_ray(spec.ray_address)
+    elif min(num_shards, spec.processes) < 2:
+        yield run_here  # a pool would take longer to start than to do this
+    else:
+        spawned = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(num_shards, spec.processes), mp_context=spawned) as pool:
+            yield lambda tasks: pool.map(_fetch_shard, tasks)
+
+
+def _on_ray(address: str) -> Run:
+    """On the cores of a cluster, whose machines see the same folders and have the project installed."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        sys.exit(f"no Ray cluster answers at {address}: {error}")
+    fetch_shard = ray.remote(max_retries=3)(_fetch_shard)
+
+    def run(tasks: Iterable[Task]) -> Iterator[tuple[bool, Any]]:
+        waiting = [fetch_shard.remote(task) for task in tasks]
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            yield ray.get(done)
+
+    return run
+
+
+def fetch_shards(run: Run, tasks: Sequence[Task]) -> None:
+    """Fetch all, and those that could not be written once more."""
+    failed = {shard for written, shard in run(tasks) if not written}
+    if failed:
+        again = [(downloader, shard) for downloader, shard in tasks if shard in failed]
+        for _ in run(again):
+            pass
 
 
 def read_urls(path: Path) -> Iterator[tuple[str, str]]:
@@ -140,14 +228,34 @@ def read_urls(path: Path) -> Iterator[tuple[str, str]]:
             yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
 
 
-def main(spec_file: str) -> None:
-    """Fetch what the spec says, then once more what may have failed in passing."""
+def second_pass(spec: DownloadSpec, job: Job) -> Iterator[Task]:
+    """The shards of what failed in `job` and may not fail again."""
+    again = list(to_retry(job.first, read_urls(job.urls), spec.samples_per_shard))
+    if not again:
+        return iter(())
+    rows, urls = zip(*again, strict=True)
+    pq.write_table(pa.table({ROW_COLUMN: list(rows), "url": list(urls)}), job.again)
+    return shards_of(spec, job.again, job.second)
+
+
+def download(spec: DownloadSpec) -> None:
+    """Fetch what the spec says, then once more what may have failed in passing; finished shards stay."""
+    first = [task for job in spec.jobs for task in shards_of(spec, job.urls, job.first)]
+    with somewhere(spec, len(first)) as run:
+        fetch_shards(run, first)
+        if any(unwritten(spec, job) for job in spec.jobs):
+            return  # whoever started us says so
+        fetch_shards(run, [task for job in spec.jobs for task in second_pass(spec, job)])
+    for job in spec.jobs:
+        job.done.touch()
+
+
+def main(spec_file: str) -> int:
+    """Fetch what the spec says; the exit status is `WORKER_LOST` when a worker died and the rest is to be had."""
     _end_with_pipe()
     spec = from_plain(DownloadSpec, json.loads(Path(spec_file).read_text()), "SPEC.json")
-    download(spec, spec.urls, spec.first)
-    again = list(to_retry(spec.first, read_urls(spec.urls), spec.samples_per_shard))
-    if again:
-        rows, urls = zip(*again, strict=True)
-        pq.write_table(pa.table({ROW_COLUMN: list(rows), "url": list(urls)}), spec.again)
-        download(spec, spec.again, spec.second)
-    spec.done.touch()
+    try:
+        download(spec)
+    except BrokenProcessPool:
+        return WORKER_LOST
+    return 0

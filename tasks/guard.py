@@ -3,6 +3,7 @@
 URL lists come from strangers, so a URL may point into the machine's own network, or lead there by a
 redirect or by its name's address. Here a name is resolved once, the addresses are judged, and the
 connection goes to a judged address; TLS still verifies the name. Proxy variables are not read.
+No host is asked for more than a few pictures at once, and a site's word that they are not for mining stands.
 """
 
 import functools
@@ -12,9 +13,11 @@ import ipaddress
 import socket
 import ssl
 import string
+import threading
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, cast
@@ -23,6 +26,9 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 SCHEMES = {"http": 80, "https": 443}
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
+NOT_FOR_MINING = "TDM-Reservation"
+"""The header in which a site keeps text and data mining to itself (W3C's TDM Reservation Protocol)."""
+READ_BYTES = 1 << 16
 # What headers may take on top of the picture's own bytes.
 HEADER_BYTES = 1 << 17
 _Info = tuple[Any, Any, int, str, Any]  # what getaddrinfo says of one address
@@ -38,12 +44,14 @@ class Rules:
         hosts: host -> "ADDRESS:PORT" that stands for it, for servers of our own behind a stable name.
         total_seconds: the most for one picture, all redirects together.
         max_bytes: the most of one picture.
+        per_host: the most requests to one host that one process has open at a time.
     """
 
     allow_hosts: tuple[str, ...]
     hosts: Mapping[str, str]
     total_seconds: int
     max_bytes: int
+    per_host: int
 
 
 class FetchError(Exception):
@@ -120,11 +128,45 @@ class _PacedSocket:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert mode == "rb", mode
-        return io.BufferedReader(_PacedReader(self.connection, self.pace))
+        return io.BufferedReader(_PacedReader(self.connection, self.pace), READ_BYTES)
+
+
+class _ResolverError(socket.gaierror):
+    """The resolver gave no answer this time, which says nothing of the host."""
+
+
+class _Turns:
+    """At most `limit` at a time for each host; the others wait."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.busy: Counter[str] = Counter()
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, host: str) -> Iterator[None]:
+        """One request to `host`, once there are fewer than the limit."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.busy[host] < self.limit)
+            self.busy[host] += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.busy[host] -= 1
+                if not self.busy[host]:
+                    del self.busy[host]
+                self.changed.notify_all()
 
 
 class _Response(http.client.HTTPResponse):
-    """A response whose body either comes whole or raises a FetchError."""
+    """A response whose body either comes whole or raises a FetchError. Closing it ends its host's turn."""
+
+    held = ExitStack()  # what ends with it; nothing, for one that breaks off before its headers are whole
+
+    def close(self) -> None:
+        super().close()
+        self.held.close()
 
     def read(self, amt: int | None = None) -> bytes:
         with _reasons():
@@ -134,6 +176,7 @@ class _Response(http.client.HTTPResponse):
 _REASONS = (
     (ssl.SSLError, "tls_failed"),
     (TimeoutError, "timeout"),
+    (_ResolverError, "resolver_failed"),
     (socket.gaierror, "host_not_found"),
     (http.client.IncompleteRead, "incomplete_body"),
     ((http.client.InvalidURL, UnicodeError), "invalid_url"),
@@ -160,6 +203,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         super().__init__()
         self.rules = rules
         self.allowed = frozenset(map(canonical_host, rules.allow_hosts))
+        self.turns = _Turns(rules.per_host)
 
     def open(self, fullurl: Any, data: Any = None, timeout: float | None = None) -> http.client.HTTPResponse:
         """The answer to a GET for `fullurl` (a text or a `urllib.request.Request`).
@@ -191,11 +235,15 @@ class GuardedOpener(urllib.request.OpenerDirector):
 
     def _get(self, url: SplitResult, headers: dict[str, str], pace: _Pace) -> _Response:
         host, port = url.hostname or "", url.port or SCHEMES[url.scheme]
-        connected = self._connect(host, port, pace)
-        try:
+        with ExitStack() as held:
+            asked = monotonic()
+            held.enter_context(self.turns.turn(canonical_host(host)))
+            pace.deadline += monotonic() - asked  # a picture's time begins when it is its turn
+            connected = self._connect(host, port, pace)
+            held.callback(connected.close)
             connected.settimeout(pace.wait_seconds())
             if url.scheme == "https":
-                connected = _tls_context().wrap_socket(connected, server_hostname=host)
+                connected = held.enter_context(_tls_context().wrap_socket(connected, server_hostname=host))
             connection = http.client.HTTPConnection(host, port)  # for both schemes: the socket is ours
             connection.default_port = SCHEMES[url.scheme]
             connection.sock = cast(Any, _PacedSocket(connected, pace))
@@ -203,10 +251,9 @@ class GuardedOpener(urllib.request.OpenerDirector):
             path = quote(url.path or "/", safe=string.punctuation)
             query = quote(url.query, safe=string.punctuation)
             connection.request("GET", f"{path}?{query}" if query else path, headers=headers | {"Connection": "close"})
-            return cast(_Response, connection.getresponse())
-        except BaseException:
-            connected.close()
-            raise
+            response = cast(_Response, connection.getresponse())
+            response.held = held.pop_all()
+            return response
 
     def _connect(self, host: str, port: int, pace: _Pace) -> socket.socket:
         """A connection to an address of `host` that was judged.
@@ -218,7 +265,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         if host in self.rules.hosts:
             address, _, own_port = self.rules.hosts[host].rpartition(":")
             return socket.create_connection((address, int(own_port)), timeout=pace.wait_seconds())
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _addresses(host, port)
         named = canonical_host(host) in self.allowed
         judged = [info for info in found if named or is_public(str(info[4][0]))]
         if not judged:
@@ -228,6 +275,15 @@ class GuardedOpener(urllib.request.OpenerDirector):
             with suppress(OSError):
                 return _connected(info, pace)
         return _connected(last, pace)
+
+
+def _addresses(host: str, port: int) -> list[_Info]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_AGAIN:
+            raise _ResolverError(*error.args) from error
+        raise
 
 
 def _connected(info: _Info, pace: _Pace) -> socket.socket:
@@ -268,6 +324,9 @@ def _successful(response: http.client.HTTPResponse, pace: _Pace) -> http.client.
     if (response.length or 0) > pace.max_bytes:
         response.close()
         raise pace.too_large()
+    if response.headers.get(NOT_FOR_MINING, "").strip() == "1":
+        response.close()
+        raise FetchError("disallowed_by_site", f"{NOT_FOR_MINING}: 1")
     return response
 
 

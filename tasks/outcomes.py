@@ -1,8 +1,13 @@
-"""Read what img2dataset wrote: for each row of one of its shards what became of it, and where its picture lies."""
+"""Read what img2dataset wrote: for each row of one of its shards what became of it, and where its picture lies.
+
+It writes into a folder, for each shard, a tar, a parquet file with a line per row and, last, `_stats.json`; our own
+process writes `.progress` beside them while a shard is being fetched.
+"""
 
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,7 @@ ROW_COLUMN = "row"
 
 KEPT = "ok"
 LOST = "lost"
-RETRIED = re.compile(r"http_(5\d\d|408|429)|timeout|incomplete_body|lost")
+RETRIED = re.compile(r"http_(5\d\d|408|429)|timeout|incomplete_body|resolver_failed|lost")
 """The reasons that may have gone by a little later; a 404 has not."""
 
 _NO_AI_MESSAGE = "X-Robots-Tag"
@@ -63,6 +68,26 @@ def finished_shards(folder: Path) -> dict[int, int]:
     return found
 
 
+def progress_file(folder: Path, shard: int) -> Path:
+    """Where the process that fetches a shard says how far it is: `{fate: rows}`."""
+    return folder / f"{shard:05d}.progress"
+
+
+def progress_of(folder: Path) -> Counter[str]:
+    """The fates of all rows of `folder` that were tried so far, those of unfinished shards among them."""
+    found: Counter[str] = Counter()
+    for path in folder.glob("*.progress"):
+        found.update(json.loads(path.read_text()))
+    return found
+
+
+def forget(folder: Path, shard: int) -> None:
+    """Remove what there is of a shard, so that it is fetched anew."""
+    (folder / f"{shard:05d}_stats.json").unlink(missing_ok=True)  # first: without it the shard is not finished
+    for path in folder.glob(f"{shard:05d}.*"):
+        path.unlink()
+
+
 def outcomes_of(folder: Path, shard: int) -> dict[str, Outcome]:
     """The outcomes of one finished shard, by row key."""
     import pyarrow.parquet as pq
@@ -76,7 +101,7 @@ def outcomes_of(folder: Path, shard: int) -> dict[str, Outcome]:
         if status == "success":
             found[row] = Outcome(fate=KEPT, detail="", sha256=sha256, width=width, height=height, picture=places[key])
         else:
-            fate, detail = _reason(status, message or "")
+            fate, detail = reason_of(status, message or "")
             found[row] = Outcome(fate=fate, detail=detail, sha256=None, width=None, height=None, picture=None)
     return found
 
@@ -91,7 +116,7 @@ def _places(tar: Path) -> dict[str, Place]:
         }
 
 
-def _reason(status: str, message: str) -> tuple[str, str]:
+def reason_of(status: str, message: str) -> tuple[str, str]:
     """The reason and detail in a message: ours read `reason: detail`, others are img2dataset's or its resizer's."""
     if match := _REASON_AND_DETAIL.fullmatch(message):
         return match[1], match[2]

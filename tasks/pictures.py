@@ -38,8 +38,12 @@ class Picture:
     is_plain: bool
 
 
-def decoded(data: bytes, max_bytes: int) -> Picture:
-    """`data` as a picture, every pixel of it.
+def decoded(data: bytes, max_bytes: int, *, to_scale: bool = True) -> Picture:
+    """`data` as a picture, every byte of it read.
+
+    Args:
+        to_scale: without it a JPEG may come out at an eighth of its size, in less than half the time: enough for
+            those who want to know whether it is whole.
 
     Raises:
         PictureError: `too_large`, `too_many_pixels`, `truncated` or `undecodable`.
@@ -53,13 +57,16 @@ def decoded(data: bytes, max_bytes: int) -> Picture:
     name = image.format or ""
     if name in ("PNG", "GIF", "WEBP") and _is_cut(data):
         raise PictureError("truncated", _CUT)  # Pillow may paint over what such a file lacks, and say nothing
+    is_plain = name == "JPEG" and image.mode == "RGB"
+    if is_plain and not to_scale:
+        image.draft(None, (1, 1))
     try:
         with warnings.catch_warnings(action="ignore"):
             image.load()
     except DECODER_ERRORS as error:
         reason = "truncated" if _is_cut(data) or "truncated" in str(error).lower() else "undecodable"
         raise PictureError(reason, str(error)) from error
-    return Picture(image=image, extension=EXTENSIONS[name], is_plain=name == "JPEG" and image.mode == "RGB")
+    return Picture(image=image, extension=EXTENSIONS[name], is_plain=is_plain)
 
 
 def opened(data: bytes) -> Image.Image:

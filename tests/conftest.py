@@ -7,3 +7,6 @@ pytest.register_assert_rewrite(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--goldens", metavar="DIR", help="what the reference computed, for tests/core/test_goldens.py")
+    parser.addoption(
+        "--kills", type=int, default=3, metavar="N", help="how often tests/tasks/test_kills.py kills a fetch"
+    )

@@ -116,9 +116,17 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """How pictures are got. `image_size` in pixels; None keeps each as it came.
+    """How pictures are got, and how many.
 
-    `resize_mode` as in img2dataset: "border" keeps the ratio and pads with white.
+    Attributes:
+        image_size: side of the stored square in pixels; None keeps each picture as it came.
+        resize_mode: as in img2dataset: "border" keeps the ratio and pads with white.
+        timeout_seconds: the most without an answer; `total_seconds`: the most for a picture with its redirects.
+        segment_rows: a list is fetched by segments of at most so many rows, and of at least half as many.
+        seed: of the order in which a list's rows are taken.
+        wanted: so many pictures; None: as many as the stages draw.
+        per_host: the most requests to one host at a time, of all processes of a machine together.
+        min_success: a fetch stops when a smaller share of the last rows gave a picture (0..1; 0: never).
     """
 
     image_size: int | None
@@ -127,12 +135,21 @@ class Fetch:
     total_seconds: int
     max_bytes: int
     samples_per_shard: int
+    segment_rows: int = field(default=10_000, metadata=IDENTITY_UNLESS_DEFAULT)
+    seed: int = field(default=0, metadata=IDENTITY_UNLESS_DEFAULT)
+    wanted: int | None = field(default=None, metadata=NOT_IDENTITY)  # what comes of it is in the step's own request
+    per_host: int = field(default=16, metadata=NOT_IDENTITY)
+    min_success: float = field(default=0.01, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
-        for name in ("timeout_seconds", "total_seconds", "max_bytes", "samples_per_shard"):
+        positive = ("timeout_seconds", "total_seconds", "max_bytes", "samples_per_shard", "segment_rows", "per_host")
+        for name in positive:
             require(getattr(self, name), name, at_least=1)
-        if self.image_size is not None:
-            require(self.image_size, "image_size", at_least=1)
+        for name in ("image_size", "wanted"):
+            if getattr(self, name) is not None:
+                require(getattr(self, name), name, at_least=1)
+        if not 0 <= self.min_success < 1:
+            raise ConfigError(f"min_success is {self.min_success}; it must lie in 0..1, 1 excluded")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,6 +150,8 @@ class Recipe:
         picture_sets: where its pictures are, in the order in which they are looked for.
         picture_name: record -> the picture's path, where no column has it as it is. Raises as `turns` does.
         samples: record -> a record for each of its samples, where one is several. Raises as `turns` does.
+        expected_success: which share of its links may still answer (0..1).
+        picture_bytes: what a picture takes on disk as it is stored, on average.
     """
 
     version: int
@@ -169,6 +171,8 @@ class Recipe:
     picture_sets: tuple[PictureSet, ...] = field(default=(), metadata=NOT_IDENTITY)
     picture_name: Callable[[Row], str] | None = field(default=None, metadata=NOT_IDENTITY)
     samples: Callable[[Row], Iterable[Row]] | None = field(default=None, metadata=NOT_IDENTITY)
+    expected_success: float | None = field(default=None, metadata=NOT_IDENTITY)
+    picture_bytes: int | None = field(default=None, metadata=NOT_IDENTITY)
 
 
 def records_in(parsed: object, layout: Layout) -> Iterator[object]:

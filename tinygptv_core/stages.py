@@ -3,7 +3,8 @@
 TinyGPT-V, arXiv:2312.16862, section 3.2 and the configurations of its public repository.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -135,6 +136,19 @@ class Stage:
 def asking_template(dialect: Dialect, prompt_template: str | None, eval_template: str) -> str:
     """The training's own template, or that of evaluation where it has none, or is published and so evaluated."""
     return eval_template if prompt_template is None or dialect == "published" else prompt_template
+
+
+def samples_drawn(stages: Sequence[Stage], dataset: str) -> int:
+    """How many samples of `dataset` the stages draw and hold out, all together, on average over the mix's chances.
+
+    A stage's share of batches is weight / sum of weights (`loader.py`, `Order`).
+    """
+    drawn = 0
+    for stage in stages:
+        if (share := stage.mix.get(dataset)) is not None:
+            batches = stage.schedule.steps * share.weight / sum(item.weight for item in stage.mix.values())
+            drawn += math.ceil(batches) * share.batch + stage.held_out_samples
+    return drawn
 
 
 PUBLISHED_QUESTION = "###Human: {}###Assistant: "

@@ -1,9 +1,11 @@
 """What a change builds, on a toy graph with a real store."""
 
+from dataclasses import replace
+
 import pytest
 
 from flows.plan import check_present, plan, select
-from tasks.build import Request, Step, Store
+from tasks.build import Estimate, Request, Step, Store
 from tinygptv_core.plain import ConfigError
 
 ADD = Step(name="add", kind="number", version=1)
@@ -88,6 +90,19 @@ def test_a_change_that_alters_no_byte_stops_there(store):
 def test_from_builds_a_step_and_what_follows_from_it_anew(store):
     assert to_build(store, graph(), start_from="y") == ["y/rows", "stage2/train", "stage2/evaluate"]
     assert run(store, graph(), start_from="stage2/train") == ["stage2/train", "stage2/evaluate"]
+
+
+def test_what_a_step_takes_is_told_where_it_is_to_be_built(store):
+    def costly(request):
+        def estimate(inputs):
+            known = sum(artifact is not None for artifact in inputs.values())
+            return Estimate(rows=known, is_bound=False, bytes=0, seconds=0.0, is_measured=False)
+
+        return replace(request, estimate=estimate)
+
+    requests = tuple(costly(request) for request in graph(b=3))
+    rows = {item.step: item.estimate and item.estimate.rows for item in plan(store, everything(requests))}
+    assert rows == {"x/rows": None, "y/rows": 0, "stage1/train": None, "stage2/train": 1, "stage2/evaluate": 0}
 
 
 def test_until_walks_to_a_step_and_no_further(tmp_path):

@@ -12,43 +12,26 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.build import Site
-from tasks.fetch import FetchOptions, fetch
+from tasks.fetch import fetch_files
 from tasks.pictures import PictureError, decoded, on_white
 from tasks.screen import Against, screen
-from tasks.tables import Drop, LedgerRow, TableRow, TableWriter, data_counts, read_counts, read_table
+from tasks.tables import Drop, LedgerRow, data_counts, read_counts, read_table
+from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.shards import ALONE
-from tinygptv_core.artifact import digest_of, members_of
+from tests.tasks.web import Handler, picture, serving
+from tinygptv_core.artifact import digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.presets import Fetch, Screen
-from tinygptv_core.recipe import Recipe, caption_turns
 
-SETTINGS = Fetch(
-    image_size=64, resize_mode="border", timeout_seconds=2, total_seconds=4, max_bytes=50_000, samples_per_shard=5
-)
 RULES = Screen(min_side=32, max_aspect=3.0, unique_bytes=True)
-WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)
-FILES = Recipe(
-    version=1, source="list", how="file", licence="none", citation="none", picture="image", turns=caption_turns
-)
-
-
-def picture(kind, seed=0, size=(60, 40), mode="RGB"):
-    """The bytes of a picture of noise."""
-    noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 4), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise, "RGBA").convert(mode).save(file, kind)
-    return file.getvalue()
 
 
 def half_clear():
@@ -76,6 +59,7 @@ ROWS = [  # path, fate in the ledger, reason of the screen
     ("leave.jpg", "refused_address", None),
     ("moved.jpg", "ok", None),
     ("noai.jpg", "disallowed_by_site", None),
+    ("mine.jpg", "disallowed_by_site", None),
     ("grey.jpg", "ok", None),
     ("deep.png", "ok", None),
     ("large.png", "too_large", None),
@@ -93,6 +77,7 @@ PICTURES = {
     "copy.jpg": picture("JPEG"),
     "elsewhere.jpg": picture("JPEG", 6),
     "noai.jpg": picture("JPEG", 7),
+    "mine.jpg": picture("JPEG", 12),
     "grey.jpg": picture("JPEG", 8, mode="L"),
     "deep.png": picture("PNG", 9, mode="I;16"),
     "large.png": picture("PNG", 10, (150, 150)),
@@ -100,13 +85,10 @@ PICTURES = {
 }
 
 
-class Handler(BaseHTTPRequestHandler):
-    asked: Counter
+class Web(Handler):
     away = ""
 
-    def do_GET(self):
-        name = self.path[1:]
-        self.asked[name] += 1
+    def respond(self, name):
         if name == "silent.jpg":
             return time.sleep(3)
         if name == "failing.jpg" or (name == "flaky.jpg" and self.asked[name] % 2):
@@ -115,59 +97,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(302, b"", Location=self.away if name == "leave.jpg" else "/elsewhere.jpg")
         if name not in PICTURES:
             return self.answer(404, b"")
-        headers = {"X-Robots-Tag": "noai"} if name == "noai.jpg" else {}
+        headers = {"noai.jpg": {"X_Robots_Tag": "noai"}, "mine.jpg": {"TDM_Reservation": 1}}.get(name, {})
         return self.answer(200, PICTURES[name], **headers)
-
-    def answer(self, status, body, **headers):
-        self.send_response(status)
-        for header, value in ({"Content-Length": len(body)} | headers).items():
-            self.send_header(header, str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
 def web():
     """The two servers' handlers, and where the first is: one that answers, one that must not be asked."""
-    servers, handlers = [], []
-    for address in ("127.0.0.1", "127.0.0.2"):
-        handlers.append(type("Own", (Handler,), {"asked": Counter()}))
-        servers.append(ThreadingHTTPServer((address, 0), handlers[-1]))
-        servers[-1].daemon_threads = True
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-    handlers[0].away = f"http://127.0.0.2:{servers[1].server_port}/plain.jpg"
-    yield *handlers, f"http://127.0.0.1:{servers[0].server_port}"
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def site(folder):
-    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
-    for path in (made.out, made.scratch, made.notes):
-        path.mkdir(parents=True, exist_ok=True)
-    return made
-
-
-def table_of(folder, recipe, pictures):
-    """A table with a row for each picture; None is text alone."""
-    folder.mkdir(parents=True)
-    with TableWriter(folder / "rows.parquet", TableRow) as writer:
-        for number, name in enumerate(pictures):
-            url, file = (name, None) if recipe.how == "url" else (None, name)
-            turns = json.dumps([["assistant", f"picture {number}"]])
-            writer.write(TableRow(key=f"{number:09d}", url=url, file=file, turns=turns, split=None, group="a"))
-    counts = {"rows": len(pictures), "kept": len(pictures), "dropped": {}}
-    (folder / "counts.json").write_text(json.dumps(counts))
-    return folder
-
-
-def options(progress=lambda done, total, text: None, **changes):
-    settings = {"allow_hosts": ("127.0.0.1",), "hosts": {}, "processes": 2, "threads": 4, "progress": progress}
-    return FetchOptions(**settings | changes)
+    with serving(Web) as (first, url), serving(Web, "127.0.0.2") as (second, away):
+        first.away = f"{away}/plain.jpg"
+        yield first, second, url
 
 
 def members(shards):
@@ -185,9 +124,9 @@ def members(shards):
 def fetched(web, tmp_path_factory):
     """The list above fetched and screened once; and how it was told to go on."""
     folder = tmp_path_factory.mktemp("fetched")
-    table = table_of(folder / "table", WEB, [f"{web[2]}/{path}" for path, _, _ in ROWS])
+    table = table_of(folder / "table", "url", [f"{web[2]}/{path}" for path, _, _ in ROWS])
     shards, index, told = site(folder / "shards"), site(folder / "index"), []
-    fetch(SETTINGS, WEB, table, None, options(lambda *report: told.append(report)), shards)
+    fetch(table, SETTINGS, shards, progress=lambda *report: told.append(report))
     asked = dict(web[0].asked)
     screen(RULES, shards.out, Against(), index, ALONE)
     return table, shards.out, index.out, asked, told
@@ -221,10 +160,10 @@ def test_counts_add_up_from_the_table_to_the_index(fetched):
     table, shards, index, _, _ = fetched
     assert read_counts(shards)["rows"] == len(ROWS)
     assert data_counts(table, table, shards, index) == {
-        "rows": 19,
+        "rows": 20,
         "kept": 7,
         "dropped": {
-            "disallowed_by_site": 1,
+            "disallowed_by_site": 2,
             "duplicate": 1,
             "http_404": 1,
             "http_500": 1,
@@ -269,17 +208,17 @@ def test_pictures_come_at_the_size_asked_for_with_white_at_the_border_and_below_
 
 def test_progress_is_told_to_the_end(fetched):
     told = fetched[4]
-    assert {text for _, _, text in told} == {"fetching", "packing"}
-    assert told[-1][:2] == (19, 19) and all(0 <= done <= total == 19 for done, total, _ in told)
+    assert {text.partition(",")[0] for _, _, text in told} == {"fetching", "packing"}
+    assert any(text.endswith("% had") for _, _, text in told)
+    assert told[-1][:2] == (20, 20) and all(0 <= done <= total == 20 for done, total, _ in told)
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.tasks.test_fetch import SETTINGS, WEB, options, site
-from tasks.fetch import fetch
+from tests.tasks.fetching import SETTINGS, fetch, site
 if __name__ == "__main__":
-    fetch(SETTINGS, WEB, Path(sys.argv[1]), None, options(), site(Path(sys.argv[2])))
+    fetch(Path(sys.argv[1]), SETTINGS, site(Path(sys.argv[2])))
 """
 
 
@@ -320,7 +259,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
     command = [sys.executable, "-c", SCRIPT, str(fetched[0]), str(tmp_path)]
     victim = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     wait_until(lambda: list(place.scratch.glob("*/first/*_stats.json")))
-    group = group_of(next(place.scratch.glob("*/spec.json")))
+    group = group_of(next(place.scratch.glob("spec.json")))
     assert processes_of_group(group)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
@@ -329,7 +268,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
 
     finished = [int(path.name[:5]) for path in place.scratch.glob("*/first/*_stats.json")]
     before = Counter(web[0].asked)
-    fetch(SETTINGS, WEB, fetched[0], None, options(), place)
+    fetch(fetched[0], SETTINGS, place)
     asked_again = set(web[0].asked - before)
     for shard in finished:
         sure = {path for path, fate, _ in ROWS[5 * shard : 5 * shard + 5] if fate == "ok"} - {"flaky.jpg"}
@@ -338,21 +277,21 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
 
 
 def test_where_nothing_could_be_had_the_way_out_is_named_and_nothing_kept(web, tmp_path):
-    table, place = table_of(tmp_path / "table", WEB, [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
+    table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
     with pytest.raises(ConfigError, match=r"of 1 rows none is left.*refused_address 1.*--allow-host HOST"):
-        fetch(SETTINGS, WEB, table, None, options(allow_hosts=()), place)
+        fetch(table, SETTINGS, place, allow_hosts=())
     assert list(place.scratch.iterdir()) == []
 
 
 def test_a_shard_that_cannot_be_written_fails_the_fetch_and_drops_no_row(web, tmp_path):
-    table, place = table_of(tmp_path / "table", WEB, [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
-    allowing = f"allowing-{sha256_of(sorted(options().allow_hosts))[:12]}"
-    in_the_way = place.scratch / allowing / "first" / "00000.tar"
+    table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
+    segment = f"{sha256_of_file(table / 'rows.parquet')[:12]}-allowing-{sha256_of(['127.0.0.1'])[:12]}"
+    in_the_way = place.scratch / segment / "first" / "00000.tar"
     in_the_way.mkdir(parents=True)
     with pytest.raises(RuntimeError, match="did not finish 1 of 1 shards"):
-        fetch(SETTINGS, WEB, table, None, options(), place)
+        fetch(table, SETTINGS, place)
     in_the_way.rmdir()
-    fetch(SETTINGS, WEB, table, None, options(), place)
+    fetch(table, SETTINGS, place)
     assert read_counts(place.out) == {"rows": 1, "kept": 1, "dropped": {}}
 
 
@@ -370,9 +309,9 @@ def test_files_are_packed_as_they_are_and_text_stands_alone(tmp_path):
     for name, data in files.items():
         (images / name).write_bytes(data)
     names = ["a.jpg", None, "sub/b.png", "cut.gif", "c", "none.jpg", "../secret.png", "/etc/hostname", "a\0b", "sub"]
-    table, place = table_of(tmp_path / "table", FILES, names), site(tmp_path / "site")
+    table, place = table_of(tmp_path / "table", "file", names), site(tmp_path / "site")
     settings = Fetch(**vars(SETTINGS) | {"image_size": None})
-    fetch(settings, FILES, table, tmp_path / "source", options(), place)
+    fetch_files(settings, table, tmp_path / "source", options(), place)
     inside = members(place.out)
     assert list(inside) == ["000000000.json", "000000000.png", "000000001.json", "000000002.json", "000000002.webp"]
     assert inside["000000000.png"] == files["a.jpg"] and inside["000000002.webp"] == files["sub/b.png"]
@@ -384,9 +323,9 @@ def test_files_are_packed_as_they_are_and_text_stands_alone(tmp_path):
 
 
 def test_files_are_not_resized(tmp_path):
-    table = table_of(tmp_path / "table", FILES, ["a.jpg"])
+    table = table_of(tmp_path / "table", "file", ["a.jpg"])
     with pytest.raises(ConfigError, match="image_size must be null"):
-        fetch(SETTINGS, FILES, table, tmp_path, options(), site(tmp_path / "site"))
+        fetch_files(SETTINGS, table, tmp_path, options(), site(tmp_path / "site"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

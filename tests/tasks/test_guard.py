@@ -1,14 +1,18 @@
 """What may be fetched, against servers on loopback; one at a second address counts who comes there."""
 
+import socket
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tasks.guard import FetchError, GuardedOpener, Rules, is_public
+from tasks.outcomes import RETRIED
 from tasks.serve import serving
 
 TIMEOUT_SECONDS = 0.5
@@ -73,6 +77,12 @@ class Handler(BaseHTTPRequestHandler):
     def short(self):
         self.answer(200, b"x", Content_Length=5)
 
+    def reserved(self):
+        self.answer(200, b"x", TDM_Reservation=1)
+
+    def free(self):
+        self.answer(200, b"x", TDM_Reservation=0)
+
     def nothing(self):
         self.close_connection = True
 
@@ -88,14 +98,16 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def server(address):
-    handler = type("Own", (Handler,), {"seen": []})
+def server(address, kind=Handler):
+    handler = type("Own", (kind,), {"seen": []})
     with Server((address, 0), handler) as one:
         thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://{address}:{one.server_port}", handler
-        one.shutdown()
-        thread.join()
+        try:
+            yield f"http://{address}:{one.server_port}", handler
+        finally:
+            one.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +117,30 @@ def web():
         yield url, handler, away, visitors
 
 
+def opening(**rules):
+    settings = {
+        "allow_hosts": ("127.0.0.1",),
+        "hosts": {},
+        "total_seconds": TOTAL_SECONDS,
+        "max_bytes": MAX_BYTES,
+        "per_host": 4,
+    }
+    return GuardedOpener(Rules(**settings | rules))
+
+
 def fetched(url, **rules):
-    settings = {"allow_hosts": ("127.0.0.1",), "hosts": {}, "total_seconds": TOTAL_SECONDS, "max_bytes": MAX_BYTES}
-    with GuardedOpener(Rules(**settings | rules)).open(urllib.request.Request(url), None, TIMEOUT_SECONDS) as response:
+    with opening(**rules).open(urllib.request.Request(url), None, TIMEOUT_SECONDS) as response:
         return response.read()
 
 
-def refusal(url, **rules):
-    with pytest.raises(FetchError) as error:
-        fetched(url, **rules)
+def reason(opener, url):
+    with pytest.raises(FetchError) as error, opener.open(url, None, TIMEOUT_SECONDS) as response:
+        response.read()
     return str(error.value)
+
+
+def refusal(url, **rules):
+    return reason(opening(**rules), url)
 
 
 def test_a_named_host_is_fetched_from_and_a_redirect_within_it_followed(web):
@@ -228,3 +254,83 @@ def test_a_stable_name_leads_to_our_own_server_and_no_other_name_does(tmp_path):
 )
 def test_public_is_what_the_whole_internet_reaches(address, public):
     assert is_public(address) is public
+
+
+def test_a_host_is_asked_for_no_more_than_its_share_at_a_time_and_others_do_not_wait():
+    at_once, most, lock = Counter(), Counter(), threading.Lock()
+
+    class Busy(Handler):
+        def do_GET(self):
+            address = self.server.server_address[0]
+            with lock:
+                at_once[address] += 1
+                most[address] = max(most[address], at_once[address])
+            time.sleep(0.2)
+            with lock:
+                at_once[address] -= 1
+            self.answer(200, b"x")
+
+    with server("127.0.0.1", Busy) as (one, _), server("127.0.0.2", Busy) as (other, _):
+        opener = opening(per_host=3, allow_hosts=("127.0.0.1", "127.0.0.2"), total_seconds=2)
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda url: opener.open(url).close(), [f"{one}/1", f"{other}/1"] * 8))
+    assert most == {"127.0.0.1": 3, "127.0.0.2": 3}
+    assert not opener.turns.busy
+
+
+def test_a_picture_that_fails_gives_its_hosts_turn_back(web):
+    opener = opening(per_host=1)
+    for name in ("missing", "circle", "short", "nothing", "leave", "1", "moved"):
+        with suppress(FetchError), opener.open(f"{web[0]}/{name}", None, TIMEOUT_SECONDS) as response:
+            response.read()
+    assert not opener.turns.busy
+
+
+def test_waiting_for_a_turn_is_not_part_of_a_pictures_time(web):
+    opener = opening(per_host=1)
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda _: reason(opener, f"{web[0]}/drip"), range(3)))
+    assert told == ["timeout: not whole after 1 s"] * 3  # one after another, three seconds in all
+
+
+def test_a_name_is_resolved_once_and_what_was_judged_is_connected_to(web, monkeypatch):
+    """The second time that it were asked, this name would lead elsewhere."""
+    answers, real = iter(["127.0.0.1", "127.0.0.2"]), socket.getaddrinfo
+
+    def resolve(host, port, **kinds):
+        return real(next(answers) if host == "two-faced.example" else host, port, **kinds)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    url = web[0].replace("127.0.0.1", "two-faced.example")
+    assert fetched(f"{url}/6", allow_hosts=("two-faced.example",)) == b"x" * 6
+    assert next(answers) == "127.0.0.2" and web[3].seen == []
+
+
+def test_of_a_names_addresses_those_that_are_not_public_are_left_out(monkeypatch):
+    info = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    both = [(*info, (address, 80)) for address in ("127.0.0.1", "93.184.216.34")]
+    connected = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **kinds: both)
+    monkeypatch.setattr("tasks.guard._connected", lambda one, pace: connected.append(one[4][0]) or refuse())
+    assert refusal("http://both.example/", allow_hosts=()) == "connection_failed: ConnectionRefusedError"
+    assert connected == ["93.184.216.34"]
+
+
+def refuse():
+    raise ConnectionRefusedError
+
+
+def test_a_resolver_that_gave_no_answer_may_give_one_later(monkeypatch):
+    def fail(*_, **kinds):
+        raise socket.gaierror(error, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    error = socket.EAI_AGAIN
+    assert refusal("http://a.example/") == "resolver_failed: no answer" and RETRIED.fullmatch("resolver_failed")
+    error = socket.EAI_NONAME
+    assert refusal("http://a.example/") == "host_not_found: no answer" and not RETRIED.fullmatch("host_not_found")
+
+
+def test_a_site_that_keeps_mining_to_itself_is_left_alone(web):
+    assert refusal(f"{web[0]}/reserved") == "disallowed_by_site: TDM-Reservation: 1"
+    assert fetched(f"{web[0]}/free") == b"x"
