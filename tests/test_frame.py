@@ -108,9 +108,9 @@ def test_what_is_installed_by_make_is_what_is_pinned():
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("tinygptv_core", "data_recipes"), ("low-resource",)),
-        (OURS, ("pipeline", "low-resource")),
-        (("tests",), ("pipeline", "low-resource", "test")),
+        (("tinygptv_core", "data_recipes"), ("fast", "low-resource")),
+        (OURS, ("pipeline", "fast", "low-resource")),
+        (("tests",), ("pipeline", "fast", "low-resource", "test")),
     ],
 )
 def test_whatever_is_imported_is_declared(folders, extras):
