@@ -38,8 +38,9 @@ check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/lint-imports
 	.venv/bin/codespell
 
-bench: $(ALL)  ## the core against the conventional way: speed and memory
+bench: $(ALL)  ## the core and the data path against the conventional way: speed and memory
 	.venv/bin/python -m benchmarks.model
+	.venv/bin/python -m benchmarks.data
 	.venv/bin/python -m benchmarks.loading
 
 clean:  ## remove the environments (what runs wrote stays)

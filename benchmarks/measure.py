@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+if TYPE_CHECKING:  # what measures the data path needs no torch, whose memory would be counted
+    from torch import Tensor, nn
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -66,15 +66,17 @@ def _status_bytes(name: str) -> int:
     return int(found[1]) * 1024
 
 
-def saved_bytes(run: Callable[[], object], model: nn.Module) -> int:
+def saved_bytes(run: Callable[[], object], model: "nn.Module") -> int:
     """What autograd keeps for the gradients while `run` is called, beside the parameters and buffers of `model`.
 
     Right for one forward pass, while which no two tensors that are kept have one address.
     """
+    from torch.autograd.graph import saved_tensors_hooks
+
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: "Tensor") -> "Tensor":
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()

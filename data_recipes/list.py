@@ -1,6 +1,7 @@
 """A user's own list of pictures on the web with captions, in place of the lists of pre-training.
 
-`tinygptv run --list FILE` puts FILE in the place of `source`.
+`tinygptv run --list FILE` puts FILE in the place of `source`. Where a record has `width` and `height`, the filter
+can ask for them.
 """
 
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -14,4 +15,5 @@ RECIPE = Recipe(
     picture="url",
     turns=caption_turns,
     prompts=("{}",),
+    size=("width", "height"),
 )

@@ -15,7 +15,9 @@ from flows.plan import Planned, Selection, check_files, check_present, given, pl
 from flows.terminal import Terminal
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
+from tasks.list_files import is_far, lists_named, state_of
 from tasks.registry import names
+from tasks.removals import read_removals
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
@@ -34,6 +36,7 @@ class Choice:
     start_from: str | None
     until: str | None
     list_file: str | None
+    removal_list: str | None
     instruct: str | None
     images: str | None
     data: str | None
@@ -73,7 +76,8 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     place = Place(
         home=home,
         fetching=_fetching(choice),
-        own_lists={name: _path(typed) for name, typed in _own(choice).items()},
+        own_lists={name: lists_named(typed) for name, typed in _own(choice).items()},
+        removal_list=_removal_list(choice.removal_list),
         images=_path(choice.images) if choice.images else None,
         data=_folder("--data", choice.data) if choice.data else None,
         ray_address=choice.ray_address,
@@ -124,6 +128,7 @@ def _typed(choice: Choice) -> list[str]:
     pairs = [
         ("--preset", choice.preset),
         ("--list", choice.list_file),
+        ("--removal-list", choice.removal_list),
         ("--instruct", choice.instruct),
         ("--images", choice.images),
         ("--data", choice.data),
@@ -158,11 +163,19 @@ def _preset(choice: Choice) -> Preset:
     if (choice.instruct is None) != (choice.images is None):
         raise ConfigError("--instruct FILE and --images DIR go together: the talks, and the folder of their pictures")
     for name, typed in _own(choice).items():
-        check_list(_path(typed), recipe(name))
+        for one in lists_named(typed):
+            state_of(one) if is_far(one) else check_list(Path(one), recipe(name))
         preset = with_list(preset) if name == LIST else with_instruct(preset)
     if choice.images is not None:
         _folder("--images", choice.images)
     return preset
+
+
+def _removal_list(typed: str | None) -> Path | None:
+    if typed is None:
+        return None
+    read_removals(_path(typed))
+    return _path(typed)
 
 
 def _path(typed: str) -> Path:

@@ -129,7 +129,12 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--list", metavar="FILE", dest="list_file",
         help="your own list of pictures (JSON array, JSON lines, CSV, TSV or parquet with columns url and caption) "
-        "in place of the pre-training lists",
+        "in place of the pre-training lists; several with commas between, a pattern, a folder, or an address "
+        "(https://..., s3://...)",
+    )  # fmt: skip
+    command.add_argument(
+        "--removal-list", metavar="FILE", dest="removal_list",
+        help="leave out what this file names, one item a line: URLs, hosts, SHA-256 or perceptual hashes of pictures",
     )  # fmt: skip
     command.add_argument(
         "--instruct", metavar="FILE",
@@ -181,6 +186,7 @@ def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
         start_from=getattr(options, "start_from", None),
         until=until,
         list_file=options.list_file,
+        removal_list=options.removal_list,
         instruct=options.instruct,
         images=options.images,
         data=options.data,

@@ -1,22 +1,23 @@
-"""The steps that turn a list or annotation file into shards and an index of the samples that stay."""
+"""The steps that turn a list or annotation file into shards."""
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import data_recipes
 from flows.place import Place
-from tasks.build import Request, Site
+from tasks.build import MANIFEST, Request, Site
 from tasks.fetch import FETCH, fetch
 from tasks.filter import FILTER, filter_rows
 from tasks.guard import canonical_host
+from tasks.list_files import COPY, copy_lists, is_far, state_of
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
-from tasks.rows import ROWS, rows
+from tasks.removals import NO_REMOVALS, read_removals
+from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
-from tasks.screen import SCREEN, screen
 from tasks.serve import serving
 from tasks.sources import brought_file, brought_pictures
 from tinygptv_core.artifact import Artifact, file_artifact
@@ -95,9 +96,12 @@ def _brought(found: Mapping[str, Callable[[], Artifact]]) -> tuple[dict[str, str
 
 def _files(name: str, form: Recipe, place: Place) -> tuple[dict[str, str | Artifact | None], str | None]:
     """What a data set's table is made of: a user's list, the files that he got, or what the project draws."""
-    own = place.own_lists.get(name)
-    if own is not None:
-        return {"source": file_artifact(own, name)}, None
+    own = place.own_lists.get(name, ())
+    if any(map(is_far, own)):
+        return {"source": copy_name(name)}, None
+    if own:
+        names = ["source", *(f"source.{number:05d}" for number in range(1, len(own)))]
+        return {key: file_artifact(Path(path), name) for key, path in zip(names, own, strict=True)}, None
     if not form.files:
         return {"source": SOURCE}, None
     names = {file.path: "source" if file.path == form.source else f"joined.{file.path}" for file in form.files}
@@ -106,40 +110,63 @@ def _files(name: str, form: Recipe, place: Place) -> tuple[dict[str, str | Artif
     )
 
 
+def copy_name(name: str) -> str:
+    """The name of the step that copies a data set's lists from other machines."""
+    return f"{name}/copy"
+
+
+def _copies(name: str, addresses: Sequence[str]) -> Iterator[Request]:
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        copy_lists(addresses, site)
+
+    if any(map(is_far, addresses)):
+        config = [state_of(address) for address in addresses]
+        yield Request(name=copy_name(name), step=COPY, config=config, inputs={}, work=work)
+
+
+def _is_source(key: str) -> bool:
+    return key.partition(".")[0] == "source"
+
+
+def _lists_in(sources: Sequence[Path], form: Recipe) -> list[Path]:
+    """The list files among a data set's sources, of which a folder is what the project drew or a copy."""
+    if len(sources) > 1 or sources[0].is_file():
+        return list(sources)
+    drawn = sources[0] / form.source
+    return [drawn] if drawn.is_file() else sorted(path for path in sources[0].iterdir() if path.name != MANIFEST)
+
+
 def dataset_steps(name: str, settings: DataSettings, place: Place) -> tuple[Request, ...]:
-    """rows, filter, fetch and screen of one data set."""
+    """rows, filter and fetch of one data set."""
     form = recipe(name)
     sources, lacks = _files(name, form, place)
+    own = place.own_lists.get(name, ())
+    by_url = place.removal_list if form.how == "url" else None
+    removals = {"removals": file_artifact(by_url, "removals")} if by_url else {}
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
-        path = inputs["source"].path
-        joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if key != "source"}
-        rows(form, name, path if path.is_file() else path / form.source, site, joined)
+        joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if not _is_source(key)}
+        lists = _lists_in([inputs[key].path for key in sorted(inputs) if _is_source(key)], form)
+        rows_of_lists(form, name, lists, site, joined)
 
     def make_filter(inputs: Mapping[str, Artifact], site: Site) -> None:
-        filter_rows(settings.filter, form, inputs["table"].path, site)
+        removed = read_removals(inputs["removals"].path) if removals else NO_REMOVALS
+        filter_rows(settings.filter, form, inputs["table"].path, site, removed)
 
-    def make_index(inputs: Mapping[str, Artifact], site: Site) -> None:
-        screen(settings.screen, inputs["shards"].path, site)
-
-    config = {"data": name, "recipe": form}
+    # The details of drops name the list that a row was in, where there are several.
+    named = {"lists": [Path(item).name for item in own]} if len(own) > 1 else {}
+    config = {"data": name, "recipe": form, **named}
     return (
+        *_copies(name, own),
         Request(name=f"{name}/rows", step=ROWS, config=config, inputs=sources, work=make_rows, lacks=lacks),
         Request(
             name=f"{name}/filter",
             step=FILTER,
             config={"filter": settings.filter, "how": form.how},
-            inputs={"table": f"{name}/rows"},
+            inputs={"table": f"{name}/rows", **removals},
             work=make_filter,
         ),
         _shards_step(name, form, settings, place, of_project=SOURCE in sources.values()),
-        Request(
-            name=f"{name}/screen",
-            step=SCREEN,
-            config=settings.screen,
-            inputs={"shards": f"{name}/fetch"},
-            work=make_index,
-        ),
     )
 
 

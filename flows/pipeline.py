@@ -6,6 +6,7 @@ from flows.data import dataset_steps, picture_sets, pictures_step, source_steps
 from flows.evaluate import evaluate_step, register_step
 from flows.features import aids, evaluation_features, training_features
 from flows.place import Place
+from flows.screen import screen_steps
 from flows.train import backbones_step, train_step
 from tasks.build import Request
 from tinygptv_core.plain import ConfigError
@@ -21,7 +22,7 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
     order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
     order += [pictures_step(pictures, place) for pictures in picture_sets(preset.data).values()]
     for name, settings in preset.data.items():
-        order += dataset_steps(name, settings, place)
+        order += [*dataset_steps(name, settings, place), *screen_steps(preset, name, place)]
     asked, seen = evaluation_features(preset, place), training_features(preset, place)
     first = preset.stages[0]
     order += [*asked[first.name], evaluate_step(first, None, aids(asked[first.name]), place)]
@@ -31,14 +32,28 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
         order += [*asked[stage.name], evaluate_step(stage, stage.name, aids(asked[stage.name]), place)]
         before = stage.name
     order.append(register_step(preset, init, place))
-    _check_sources(order)
-    return tuple({request.name: request for request in order}.values())  # what stages share stands once
+    return in_order(order)
 
 
-def _check_sources(order: Sequence[Request]) -> None:
-    """Refuse a preset of which a step reads what none of its steps makes: scenes without `scenes`, say."""
-    names = [request.name for request in order]
-    for request in order:
+def in_order(requests: Sequence[Request]) -> tuple[Request, ...]:
+    """`requests` as they stand, what stages share once, each after those whose artifacts it reads.
+
+    Raises:
+        ConfigError: a step reads what none of them makes: scenes of a preset without `scenes`, say.
+    """
+    named = {request.name: request for request in requests}
+    placed: dict[str, Request] = {}
+
+    def place(request: Request) -> None:
+        if request.name in placed:
+            return
         for source in (*request.inputs.values(), *request.aids.values()):
-            if isinstance(source, str) and source not in names:
-                raise ConfigError(f"{request.name} reads {source}, which no step of this preset makes")
+            if isinstance(source, str):
+                if source not in named:
+                    raise ConfigError(f"{request.name} reads {source}, which no step of this preset makes")
+                place(named[source])
+        placed[request.name] = request
+
+    for request in requests:
+        place(request)
+    return tuple(placed.values())

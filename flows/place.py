@@ -13,6 +13,7 @@ from tasks.cluster import import_ray, ray_cluster
 from tasks.evaluate import ComputeOptions
 from tasks.fetch import FetchOptions
 from tasks.register import import_mlflow
+from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import Workers, ray_workers
 from tinygptv_core.run import RunOptions
@@ -21,6 +22,8 @@ Progress = Callable[[int, int, str], None]
 """(done, total, text): how far a step has come."""
 
 IMPORTS = "imports ahead"
+WORTH_PROCESSES_BYTES = 200_000_000
+"""Shards that hold less are looked at sooner by one process than several have started."""
 
 
 def import_ahead(ray_address: str | None, *, trains: bool) -> None:
@@ -52,7 +55,8 @@ class Place:
     Attributes:
         home: the folder that holds everything a run writes.
         fetching: how pictures are fetched; which hosts are allowed although their address is not public.
-        own_lists: data set -> the user's own file in its place: `list`, `instruct`.
+        removal_list: the user's file of what is to be left out.
+        own_lists: data set -> the user's own files in its place, paths or addresses: `list`, `instruct`.
         images: where the pictures of `instruct` lie.
         data: the folder of what the user got by hand or from a URL, as the recipes say; None where none is named.
         ray_address: a running Ray cluster; None starts one on this machine.
@@ -65,7 +69,8 @@ class Place:
 
     home: Path
     fetching: FetchOptions
-    own_lists: Mapping[str, Path]
+    removal_list: Path | None
+    own_lists: Mapping[str, tuple[str, ...]]
     images: Path | None
     data: Path | None
     ray_address: str | None
@@ -97,9 +102,23 @@ class Place:
         return self.opened.enter_context(tracked_run(self.tracking, self.run, {"home": str(self.home)}, None))
 
     @cached_property
+    def cluster(self) -> None:
+        """Ray; connected to or started when first asked for, and there until the run ends."""
+        self.opened.enter_context(ray_cluster(self.home, self.ray_address))
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who does work over shards: the Ray cluster that was named, or processes of this machine."""
+        return Sharing(
+            processes=self.options.processes,
+            least_bytes=WORTH_PROCESSES_BYTES,
+            ray=(lambda: self.cluster) if self.ray_address else None,
+        )
+
+    @cached_property
     def workers(self) -> Workers:
         """What trains, on Ray; started when first asked for, and there until the run ends."""
-        self.opened.enter_context(ray_cluster(self.home, self.ray_address))
+        _ = self.cluster
         return self.opened.enter_context(ray_workers(self.home, self.options))
 
     @property

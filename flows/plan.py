@@ -167,6 +167,6 @@ def check_present(selection: Selection, planned: Sequence[Planned], options: Seq
 def _command(step: str) -> list[str]:
     """The command that builds `step` and what it is made from."""
     group, _, work = step.partition("/")
-    if work in ("rows", "filter", "fetch", "screen"):
+    if work in ("rows", "filter", "fetch", "hash", "screen") or work.startswith("rate-"):
         return ["tinygptv", "data", group]
     return ["tinygptv", "train", group] if work == "train" else ["tinygptv", "run"]

@@ -13,13 +13,12 @@ from flows.data import pictures_name, recipe
 from flows.evaluate import FRESH
 from flows.place import Place
 from tasks.build import Built
+from tasks.card import STEPS, CardSources, write_cards
 from tasks.registry import CHECKPOINT_TAG, registered
 from tasks.report import DataReport, ModelReport, Report, ReportDetails, StageReport, StepReport, write_report
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.run import DataFolders
-
-DATA_STEPS = ("rows", "filter", "fetch", "screen")
 
 
 def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, Path]:
@@ -38,7 +37,9 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, P
         "scores": _scores(built, preset.stages[-1].name),
         "model": _model(prepared, built),
     }
-    return report, write_report(report, place.report_folder, _details(prepared, built))
+    sources = [_card_sources(built, name) for name in report["data"]]
+    cards = write_cards(sources, place.report_folder / "data", place.home / "cards")
+    return report, write_report(report, place.report_folder, _details(prepared, built, cards))
 
 
 def _step(item: Built) -> StepReport:
@@ -52,7 +53,7 @@ def _step(item: Built) -> StepReport:
 
 
 def _data(built: Mapping[str, Built], name: str) -> DataReport:
-    counts = data_counts(*(built[f"{name}/{step}"].artifact.path for step in DATA_STEPS))
+    counts = data_counts(*(built[f"{name}/{step}"].artifact.path for step in STEPS))
     return {"rows": counts["rows"], "kept": counts["kept"], "dropped": counts["dropped"]}
 
 
@@ -94,7 +95,18 @@ def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None
     }
 
 
-def _details(prepared: Prepared, built: Mapping[str, Built]) -> ReportDetails:
+def _card_sources(built: Mapping[str, Built], name: str) -> CardSources:
+    made = {step: built[f"{name}/{step}"].artifact for step in STEPS}
+    return CardSources(
+        name=name,
+        recipe=recipe(name),
+        folders={step: artifact.path for step, artifact in made.items()},
+        digests={step: artifact.digest for step, artifact in made.items()},
+        read=_folders(built, name),
+    )
+
+
+def _details(prepared: Prepared, built: Mapping[str, Built], cards: Mapping[str, Path]) -> ReportDetails:
     place, preset = prepared.place, prepared.preset
     evaluated = [name for name in (FRESH, *(s.name for s in preset.stages)) if f"{name}/evaluate" in built]
     asked = {name: evals.load(name).dataset for stage in preset.stages for name in stage.evals}
@@ -106,6 +118,7 @@ def _details(prepared: Prepared, built: Mapping[str, Built]) -> ReportDetails:
         },
         answers={name: built[f"{name}/evaluate"].artifact.path / "answers.jsonl" for name in evaluated},
         pictures={name: _folders(built, data) for name, data in asked.items() if f"{data}/screen" in built},
+        cards={name: page.relative_to(place.report_folder).as_posix() for name, page in cards.items()},
         facts={
             "home": str(place.home),
             "command": " ".join(["tinygptv", *sys.argv[1:]]),

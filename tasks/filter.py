@@ -1,80 +1,371 @@
-"""Rows that need not be fetched go: a wrong scheme, too few or too many words, a URL that came before."""
+"""Rows that need not be fetched go: wrong addresses, too few or too many words, repeated ones, what is to be removed.
+
+Rows are judged many at a time, by what is known of each: its host, its words, its characters. Where an address and what
+is said are plain ASCII that is found in columns; of the others, row by row, by what the columns' way is tested against.
+"""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tasks.build import Site, Step
-from tasks.tables import (
-    DROPPED_FILE,
-    ROWS_FILE,
-    Drop,
-    FirstOf,
-    TableRow,
-    TableWriter,
-    Tally,
-    clear,
-    num_rows,
-    read_table,
-)
+from tasks.captions import bytes_of
+from tasks.removals import Removals
+from tasks.repeats import Repeats
+from tasks.tables import DROPPED_FILE, ROWS_FILE, SIZE, Drop, TableRow, TableWriter, Tally, clear, compute, num_rows
+from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Filter
 from tinygptv_core.recipe import Recipe
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
 FILTER = Step(name="filter", kind="table", version=1)
+OVERVIEW_FILE = "filter.json"
+
+BATCH_ROWS = 50_000
+SAMPLES = 3
+TOP_HOSTS = 100
+MAX_HOSTS = 1_000_000
+
+# A URL whose scheme and host `urlsplit` finds just so, and one turn of plain words with one space between them.
+_PLAIN_URL = r"^(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+)(?::[0-9]*)?(?:[/?#]|$)"
+_PLAIN_TURNS = r'^\[\["assistant", "[!#-\[\]-~]+( [!#-\[\]-~]+)*"\]\]$'
+_AROUND = '[["assistant", ""]]'
 
 
-def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site) -> None:
-    """The rows of `table` that pass, in order, and the others with the reason.
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the rules ask of some rows, a place for each.
+
+    Attributes:
+        urls: as in the table; None where a row has none.
+        hosts: their distinct hosts, in lower case; the first is empty, for rows that have none.
+        host: which of them is each row's.
+        bad_urls: place -> reason and detail, of the URLs that name no host or may not be fetched.
+        words, characters: of what the model is to say.
+        turns: as in the table.
+        sizes: width and height in pixels; None where the table has no such columns.
+    """
+
+    urls: "pa.StringArray"
+    hosts: Sequence[str]
+    host: "np.ndarray"
+    bad_urls: Mapping[int, tuple[str, str]]
+    words: "np.ndarray"
+    characters: "np.ndarray"
+    turns: "pa.StringArray"
+    sizes: "np.ndarray | None"
+
+    def host_of(self, place: int) -> str:
+        """The host of one of the rows."""
+        return self.hosts[int(self.host[place])]
+
+
+class Faults:
+    """The first fault of each of some rows."""
+
+    def __init__(self, count: int) -> None:
+        import numpy as np
+
+        self.is_at_fault = np.zeros(count, dtype=bool)
+        self.found: dict[int, tuple[str, str]] = {}
+
+    def add(self, is_fault: "np.ndarray", detail: Callable[[int], str], reason: str) -> None:
+        """`reason` is what is wrong where `is_fault`, unless something is already; `detail` says it of a place."""
+        import numpy as np
+
+        for place in np.flatnonzero(is_fault & ~self.is_at_fault).tolist():
+            self.found[place] = (reason, detail(place))
+        self.is_at_fault |= is_fault
+
+
+class Overview:
+    """What became of the rows, for people: by reason, by host, and a few of each."""
+
+    def __init__(self) -> None:
+        self.samples: dict[str, list[dict[str, str | None]]] = {}
+        self.hosts: Counter[str] = Counter()
+        self.dropped: Counter[tuple[str, str]] = Counter()
+
+    def count(self, batch: "pa.RecordBatch", known: Known, faults: Faults) -> None:
+        """Take in some rows."""
+        import numpy as np
+
+        rows = np.bincount(known.host, minlength=len(known.hosts)).tolist()
+        self.hosts.update(dict(zip(known.hosts, rows, strict=True)))
+        for place in np.flatnonzero(~faults.is_at_fault)[:SAMPLES].tolist():
+            self._show(batch, place, "kept", "")
+        for place, (reason, detail) in sorted(faults.found.items()):
+            self.dropped[known.host_of(place), reason] += 1
+            self._show(batch, place, reason, detail)
+        if len(self.hosts) > MAX_HOSTS:  # so that memory is bounded; what is let go of is too small to be shown
+            self.hosts = Counter(dict(self.hosts.most_common(MAX_HOSTS // 2)))
+            self.dropped = Counter({item: count for item, count in self.dropped.items() if item[0] in self.hosts})
+
+    def _show(self, batch: "pa.RecordBatch", place: int, reason: str, detail: str) -> None:
+        samples = self.samples.setdefault(reason, [])
+        if len(samples) < SAMPLES:
+            said = {name: batch.column(name)[place].as_py() for name in ("key", "url", "file", "turns")}
+            samples.append({**said, "detail": detail})
+
+    def write(self, path: Path, tally: Tally) -> None:
+        """All of it as JSON: the hosts that most rows have, the first rows of each reason."""
+        self.hosts.pop("", None)
+        top = sorted(self.hosts.items(), key=lambda item: (-item[1], item[0]))[:TOP_HOSTS]
+        by_host: dict[str, dict[str, int]] = {host: {"rows": count, "kept": count} for host, count in top}
+        for (host, reason), count in sorted(self.dropped.items()):
+            if host in by_host:
+                by_host[host]["kept"] -= count
+                by_host[host][reason] = count
+        reasons = {"kept": tally.kept, "dropped": dict(sorted(tally.dropped.items()))}
+        overview = {**reasons, "hosts": by_host, "samples": dict(sorted(self.samples.items()))}
+        path.write_text(json.dumps(overview, indent=1) + "\n")
+
+
+def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site, removals: Removals) -> None:
+    """The rows of `table` that pass, in order, and the others with the reason. `filter.json` in the notes shows both.
 
     The rules on URLs hold for data sets that are fetched from URLs. Of equal URLs the first row that
-    passes everything else stays.
+    passes everything else stays, and of equal texts the first that passes that, too.
 
     Raises:
-        ConfigError: nothing is left.
+        ConfigError: nothing is left, or `languages` names one that is not known.
     """
     clear(site.out)
-    source, tally = table / ROWS_FILE, Tally()
-    by_url = settings.unique_urls and recipe.how == "url"
-    first = FirstOf(_urls(source) if by_url else ())
+    source, tally, overview = table / ROWS_FILE, Tally(), Overview()
+    repeats = _repeats(settings, recipe, source, site.scratch)
     with (
-        TableWriter(site.out / ROWS_FILE, TableRow) as kept,
+        TableWriter(site.out / ROWS_FILE, TableRow, _size_columns(source)) as kept,
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
     ):
-        for row in read_table(source, TableRow):
-            fault = (_bad_url(settings, row.url) if row.url else None) or _bad_words(settings, row)
-            if fault is None and by_url and row.url and (holder := first.holder(row.url, row.key)):
-                fault = ("repeated_url", f"as row {holder}")
-            if fault is None:
-                kept.write(row)
-                tally.kept += 1
-            else:
-                dropped.write(Drop(key=row.key, url=row.url, reason=fault[0], detail=fault[1]))
-                tally.dropped[fault[0]] += 1
+        for batch in _batches(source):
+            known = known_of(settings, batch)
+            faults = judged(settings, removals, known)
+            for reason, repeat in repeats.items():
+                faults.add(*repeat.later(batch, faults.is_at_fault), reason)
+            kept.write_table(_rows(batch, faults))
+            dropped.write_table(_drops(batch, faults))
+            tally.kept += len(batch) - len(faults.found)
+            tally.dropped.update(reason for reason, _ in faults.found.values())
+            overview.count(batch, known, faults)
     tally.write(site.out, num_rows(source))
+    overview.write(site.notes / OVERVIEW_FILE, tally)
 
 
-def _urls(source: Path) -> Iterator[str]:
-    return (row.url for row in read_table(source, TableRow) if row.url)
+def _batches(source: Path, columns: Sequence[str] | None = None) -> Iterator["pa.RecordBatch"]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
 
 
-def _bad_url(settings: Filter, url: str) -> tuple[str, str] | None:
-    """What is wrong with `url`, as a reason and its detail."""
+def _size_columns(source: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return [name for name in SIZE if name in pq.read_schema(source).names]
+
+
+def _repeats(settings: Filter, recipe: Recipe, source: Path, scratch: Path) -> dict[str, Repeats]:
+    """What tells rows that repeat another, by the reason of the drop."""
+    wanted = {
+        "repeated_url": "url" if settings.unique_urls and recipe.how == "url" else None,
+        "repeated_caption": "turns" if settings.unique_captions else None,
+    }
+    return {
+        reason: Repeats(column, (batch.column(column) for batch in _batches(source, [column])), scratch / reason)
+        for reason, column in wanted.items()
+        if column
+    }
+
+
+def _rows(batch: "pa.RecordBatch", faults: Faults) -> "pa.Table":
+    import pyarrow as pa
+
+    rows = pa.Table.from_batches([batch])
+    return rows.filter(pa.array(~faults.is_at_fault)) if faults.found else rows
+
+
+def _drops(batch: "pa.RecordBatch", faults: Faults) -> "pa.Table":
+    import pyarrow as pa
+
+    found = sorted(faults.found.items())
+    places = pa.array([place for place, _ in found], pa.int32())
+    reasons, details = ([fault[item] for _, fault in found] for item in (0, 1))
+    keys, urls = (batch.column(name).take(places) for name in ("key", "url"))
+    return pa.table(
+        [keys, urls, pa.array(reasons, pa.string()), pa.array(details, pa.string())], [f.name for f in fields(Drop)]
+    )
+
+
+def known_of(settings: Filter, batch: "pa.RecordBatch") -> Known:
+    """What the rules ask of the rows of `batch`."""
+    import numpy as np
+
+    hosts, host, bad_urls = _addresses(settings, batch.column("url"))
+    words, characters = _said(batch.column("turns"))
+    is_sized = all(name in batch.schema.names for name in SIZE)
+    return Known(
+        urls=batch.column("url"),
+        hosts=hosts,
+        host=host,
+        bad_urls=bad_urls,
+        words=words,
+        characters=characters,
+        turns=batch.column("turns"),
+        sizes=np.stack([batch.column(name).fill_null(0).to_numpy() for name in SIZE]) if is_sized else None,
+    )
+
+
+def _addresses(settings: Filter, urls: "pa.StringArray") -> tuple[list[str], "np.ndarray", dict[int, tuple[str, str]]]:
+    """The distinct hosts, which of them is each URL's, and what is wrong with the others."""
+    import numpy as np
+
+    pc = compute()
+    schemes, names = pc.extract_regex(urls, _PLAIN_URL).flatten()
+    is_plain = np.array(pc.is_in(schemes, value_set=_strings(settings.schemes)))
+    distinct = names.dictionary_encode()
+    places = {"": 0}
+    place_of = [places.setdefault(name.lower(), len(places)) for name in distinct.dictionary.to_pylist()]
+    host = np.array([*place_of, 0])[distinct.indices.fill_null(len(place_of)).to_numpy()]
+    bad_urls: dict[int, tuple[str, str]] = {}
+    for place in np.flatnonzero(~is_plain).tolist():
+        name, fault = address_of(settings, urls[place].as_py())
+        host[place] = places.setdefault(name, len(places))
+        if fault:
+            bad_urls[place] = fault
+    return list(places), host, bad_urls
+
+
+def address_of(settings: Filter, url: str | None) -> tuple[str, tuple[str, str] | None]:
+    """The host of `url`, and what is wrong with it, as a reason and its detail. A row without a URL has neither."""
+    if url is None:
+        return "", None
     try:
         parts = urlsplit(url)
-        scheme, host = parts.scheme, parts.hostname
+        scheme, host = parts.scheme, parts.hostname or ""
     except ValueError as error:
-        return "invalid_url", str(error)
+        return "", ("invalid_url", str(error))
     if scheme not in settings.schemes:
-        return "not_allowed_scheme", f"{scheme or 'no scheme'}; allowed: {', '.join(settings.schemes)}"
-    return None if host else ("invalid_url", "it names no host")
+        return host, ("not_allowed_scheme", f"{scheme or 'no scheme'}; allowed: {', '.join(settings.schemes)}")
+    return host, None if host else ("invalid_url", "it names no host")
 
 
-def _bad_words(settings: Filter, row: TableRow) -> tuple[str, str] | None:
-    """The same for what the model is to say in this row, all its turns together."""
-    words = sum(len(text.split()) for role, text, *_ in json.loads(row.turns) if role == "assistant")
-    if words < settings.min_words:
-        return "too_few_words", f"{words}, at least {settings.min_words}"
-    if words > settings.max_words:
-        return "too_many_words", f"{words}, at most {settings.max_words}"
-    return None
+def _said(turns: "pa.StringArray") -> tuple["np.ndarray", "np.ndarray"]:
+    """How many words and characters the model is to say in each row."""
+    import numpy as np
+
+    pc = compute()
+    is_plain = np.array(pc.match_substring_regex(turns, _PLAIN_TURNS))
+    offsets, text = bytes_of(turns)
+    spaces = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord(" "))
+    words = np.diff(np.searchsorted(spaces, offsets))  # one space before the first word, one before each other
+    characters = np.diff(offsets) - len(_AROUND)
+    for place in np.flatnonzero(~is_plain).tolist():
+        words[place], characters[place] = said_in(turns[place].as_py())
+    return words, characters
+
+
+def said_in(turns: str) -> tuple[int, int]:
+    """The number of words and of characters that the model is to say, all turns together."""
+    texts = _texts(turns)
+    return sum(len(text.split()) for text in texts), sum(map(len, texts))
+
+
+def _texts(turns: str) -> list[str]:
+    return [text for role, text, *_ in json.loads(turns) if role == "assistant"]
+
+
+def judged(settings: Filter, removals: Removals, known: Known) -> Faults:
+    """What is wrong with each row, by every rule but those on repeated rows, in their order."""
+    import numpy as np
+
+    faults = Faults(len(known.host))
+    for place, fault in known.bad_urls.items():
+        faults.found[place], faults.is_at_fault[place] = fault, True
+    _judge_addresses(faults, settings, removals, known)
+    few, many = settings.min_words, settings.max_words
+    faults.add(known.words < few, lambda at: f"{known.words[at]}, at least {few}", "too_few_words")
+    faults.add(known.words > many, lambda at: f"{known.words[at]}, at most {many}", "too_many_words")
+    short, long = settings.min_characters, settings.max_characters
+    faults.add(known.characters < short, lambda at: f"{known.characters[at]}, at least {short}", "too_few_characters")
+    if long is not None:
+        faults.add(known.characters > long, lambda at: f"{known.characters[at]}, at most {long}", "too_many_characters")
+    if known.sizes is not None:
+        _judge_sizes(faults, settings, known.sizes)
+    if settings.languages:
+        spoken = _languages(settings.languages, known.turns, np.flatnonzero(~faults.is_at_fault).tolist())
+        is_other = np.zeros(len(known.host), dtype=bool)
+        is_other[[place for place, language in spoken.items() if language not in settings.languages]] = True
+        faults.add(is_other, lambda at: f"{spoken[at]}; wanted: {', '.join(settings.languages)}", "other_language")
+    return faults
+
+
+def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known: Known) -> None:
+    import numpy as np
+
+    pc = compute()
+
+    def is_listed(hosts: Collection[str]) -> "np.ndarray":
+        return np.array([_is_below(host, hosts) for host in known.hosts])[known.host]
+
+    if settings.hosts:
+        faults.add(~is_listed(settings.hosts) & (known.host > 0), known.host_of, "not_allowed_host")
+    if settings.not_hosts:
+        faults.add(is_listed(settings.not_hosts), known.host_of, "refused_host")
+    if removals.hosts:
+        faults.add(is_listed(removals.hosts), known.host_of, "removed_host")
+    if removals.urls:
+        is_removed = np.array(pc.is_in(known.urls, value_set=_strings(removals.urls)))
+        faults.add(is_removed, lambda at: "the removal list names it", "removed_url")
+
+
+def _is_below(host: str, hosts: Collection[str]) -> bool:
+    """Whether `host` is one of `hosts`, or below one of them."""
+    parts = host.rstrip(".").split(".")
+    return any(".".join(parts[start:]) in hosts for start in range(len(parts)))
+
+
+def _judge_sizes(faults: Faults, settings: Filter, sizes: "np.ndarray") -> None:
+    """Where a size is not known (0) nothing is said of it: the picture itself is looked at when it is there."""
+    import numpy as np
+
+    low, high = sizes.min(axis=0), sizes.max(axis=0)
+
+    def named(place: int) -> str:
+        return f"{sizes[0, place]} x {sizes[1, place]} pixels"
+
+    faults.add((low > 0) & (low < settings.min_side), named, "too_small")
+    if settings.max_aspect is not None:
+        faults.add((low > 0) & (high > settings.max_aspect * np.maximum(low, 1)), named, "too_elongated")
+
+
+def _languages(wanted: Sequence[str], turns: "pa.StringArray", places: Sequence[int]) -> dict[int, str]:
+    """The most likely language of what is said in the rows at `places`.
+
+    Raises:
+        ConfigError: `wanted` names one that py3langid does not know.
+    """
+    identifier = _identifier()
+    if strange := [language for language in wanted if language not in identifier.labels]:
+        raise ConfigError(unknown("language ", strange[0], sorted(identifier.labels)))
+    return {place: identifier.classify(" ".join(_texts(turns[place].as_py())))[0] for place in places}
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
+
+
+def _strings(texts: Collection[str]) -> "pa.StringArray":
+    import pyarrow as pa
+
+    return pa.array(sorted(texts), pa.string())

@@ -1,19 +1,29 @@
 """Read a list of records, a few at a time: a JSON array, JSON lines, CSV, TSV or parquet.
 
-Text may be gzipped. What makes the whole file unusable (it is cut off, is no list) is the user's to
-mend and raises ConfigError; a single line that cannot be read is given back as `Broken`.
+Text may be compressed (gz, bz2, xz, zst). What makes the whole file unusable (it is cut off, is no list) is the
+user's to mend and raises ConfigError; a single line that cannot be read is given back as `Broken`.
+
+Records are cut out of JSON by orjson, many at a time, and by Python's decoder wherever orjson refuses: it says at
+which byte a list ends, and reads what orjson calls no JSON (NaN, half a surrogate pair). They differ in one thing:
+whole numbers beyond 64 bits, which become fractions.
 """
 
+import bz2
 import csv
 import gzip
+import io
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
+
+import orjson
 
 from tinygptv_core.plain import ConfigError
 
@@ -21,9 +31,11 @@ CHUNK_CHARACTERS = 1 << 18
 MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
 _ESCAPE_CHARACTERS = 12
+_NUMBER_FOLLOW = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,38 +58,55 @@ def read_list(path: Path) -> Iterator[object]:
     form = form_of(path)
     if path.stat().st_size == 0:
         raise ConfigError(f"{path} is empty; a list holds at least one record")
-    yield from READERS[form](path)
+    return READERS[form](path)
 
 
 def form_of(path: Path) -> str:
-    """The suffix that says how the list is written, `.gz` apart.
+    """The suffix that says how the list is written, that of its compression apart.
 
     Raises:
         ConfigError: it is not one of ours; says which there are.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in OPENERS:
         suffixes.pop()
     if not suffixes or suffixes[-1] not in READERS:
-        raise ConfigError(f"{path} has no known format; a list's name ends in {', '.join(READERS)} (text also in .gz)")
+        packed = ", ".join(OPENERS)
+        raise ConfigError(
+            f"{path} has no known format; a list's name ends in {', '.join(READERS)} (text also {packed})"
+        )
     return suffixes[-1]
 
 
+def _zstandard(path: Path) -> Any:
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="zstd")
+
+
+OPENERS: Mapping[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _zstandard,
+}
+
+
 @contextmanager
-def _opened(path: Path, newline: str | None) -> Iterator[TextIO]:
-    """`path` as text, unzipped where its name ends in .gz."""
+def opened(path: Path, newline: str | None) -> Iterator[TextIO]:
+    """`path` as text, unpacked where its name says that it is packed."""
+    opener = OPENERS.get(path.suffix.lower())
     try:
-        opener = gzip.open if path.suffix.lower() == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline=newline) as file:
-            yield file
+        with opener(path) if opener else path.open("rb") as file:
+            yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise ConfigError(_cut_off(path, path.stat().st_size, "inside a character")) from None
         raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if not opener or isinstance(error, PermissionError):
+            raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
         raise ConfigError(f"{path} is cut off or damaged at or before byte {path.stat().st_size}: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _cut_off(path: Path, byte: int, where: str) -> str:
@@ -89,12 +118,31 @@ class _Window:
 
     def __init__(self, file: TextIO) -> None:
         self.file, self.text, self.at, self.before_bytes, self.ended = file, "", 0, 0, False
+        self.is_tried = False
 
     def more(self) -> None:
         """Let go of what is read and take in the next piece; notes when there is none."""
-        self.before_bytes += len(self.text[: self.at].encode())
+        self.before_bytes += _size_bytes(self.text[: self.at])
         piece = self.file.read(CHUNK_CHARACTERS)
         self.text, self.at, self.ended = self.text[self.at :] + piece, 0, not piece
+        self.is_tried = False
+
+    def several(self) -> list[object]:
+        """The items from here to the last place that looks like the end of one; none if it is no such place.
+
+        A place within an item may look like that too, so this is tried once for each piece of the text.
+        """
+        between = None if self.is_tried else _BETWEEN.search(self.text, self.at)
+        self.is_tried = True
+        if between is None:
+            return []
+        end = self.text.rfind(between.group()) + 1
+        try:
+            items = orjson.loads(f"[{self.text[self.at : end]}]")
+        except orjson.JSONDecodeError:
+            return []
+        self.at = end
+        return items
 
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
@@ -106,11 +154,16 @@ class _Window:
 
     def byte(self, at: int) -> int:
         """Where in the file, in bytes from its start, the character `at` of `text` stands."""
-        return self.before_bytes + len(self.text[:at].encode())
+        return self.before_bytes + _size_bytes(self.text[:at])
 
 
-def _json_array(path: Path) -> Iterator[object]:
-    with _opened(path, newline="") as file:
+def _size_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _json_array(path: Path) -> Iterator[list[object]]:
+    """The items of the array, some at a time."""
+    with opened(path, newline="") as file:
         window = _Window(file)
         opening = window.peek()
         if not opening:
@@ -128,23 +181,23 @@ def _json_array(path: Path) -> Iterator[object]:
             raise ConfigError(f"{path}: the list ends before byte {window.byte(window.at)}, but more follows")
 
 
-def _items(window: _Window, path: Path) -> Iterator[object]:
-    """The items of an array up to its `]`, where the window then stands."""
+def _items(window: _Window, path: Path) -> Iterator[list[object]]:
+    """The same, up to the array's `]`, where the window then stands."""
     decoder, position = json.JSONDecoder(), 0
     while True:
-        yield _item(window, decoder, f"{path}: record {position}")
+        items = window.several() or [_item(window, decoder, f"{path}: record {position}")]
+        yield items
+        position += len(items)
         mark = window.peek()
         if mark == "]":
             return
         if not mark:
-            raise ConfigError(
-                _cut_off(path, window.byte(window.at), f"after record {position}, before the closing ']'")
-            )
+            where = f"after record {position - 1}, before the closing ']'"
+            raise ConfigError(_cut_off(path, window.byte(window.at), where))
         if mark != ",":
-            raise ConfigError(
-                f"{path}: byte {window.byte(window.at)}, after record {position}, is {mark!r}, not a comma"
-            )
-        window.at, position = window.at + 1, position + 1
+            at = f"byte {window.byte(window.at)}, after record {position - 1}"
+            raise ConfigError(f"{path}: {at}, is {mark!r}, not a comma")
+        window.at += 1
 
 
 def _item(window: _Window, decoder: json.JSONDecoder, where: str) -> object:
@@ -160,8 +213,9 @@ def _item(window: _Window, decoder: json.JSONDecoder, where: str) -> object:
         except ValueError as error:  # Python refuses whole numbers of thousands of digits
             raise ConfigError(f"{where}, at byte {window.byte(window.at)}, cannot be read: {error}") from None
         else:
-            # A number at the very end may go on in the next piece.
-            if end < len(window.text) or window.ended:
+            # A number near the end may go on in the next piece: "1", "1e" and "1e+" are one number so far.
+            follow = _NUMBER_FOLLOW if isinstance(item, int | float) else 0
+            if end + follow < len(window.text) or window.ended:
                 window.at = end
                 return item
         window.more()
@@ -195,26 +249,34 @@ def _is_unfinished(rest: str, message: str) -> bool:
 
 def _json_lines(path: Path) -> Iterator[object]:
     done_bytes = 0
-    with _opened(path, newline="\n") as file:
-        for line in file:
-            done_bytes += len(line.encode())
+    with opened(path, newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            done_bytes += _size_bytes(line)
             if line.isspace():
                 continue
             try:
-                yield json.loads(line)
+                yield _line(line)
             except (ValueError, RecursionError) as error:
                 if not line.endswith("\n"):
                     raise ConfigError(_cut_off(path, done_bytes, "inside its last line")) from None
-                yield Broken(detail=f"not JSON: {error}")
+                yield Broken(detail=f"line {number} is not JSON: {error}")
+
+
+def _line(line: str) -> object:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
 
 
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    with _opened(path, newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
+    with opened(path, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        names: list[str] = []
         while True:
             try:
-                record = next(reader)
+                fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
@@ -223,8 +285,12 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[o
                     raise ConfigError(_cut_off(path, path.stat().st_size, where)) from None
                 yield Broken(detail=f"line {reader.line_num}: {error}")
                 continue
-            surplus = None in record or None in record.values()
-            yield Broken(detail=f"line {reader.line_num} has other columns than the first") if surplus else record
+            if not names:
+                names = fields
+            elif len(fields) == len(names):
+                yield dict(zip(names, fields, strict=True))
+            elif fields:
+                yield Broken(detail=f"line {reader.line_num} has other columns than the first")
 
 
 def _parquet(path: Path) -> Iterator[object]:
@@ -241,7 +307,7 @@ def _parquet(path: Path) -> Iterator[object]:
 
 
 READERS: Mapping[str, Callable[[Path], Iterator[object]]] = {
-    ".json": _json_array,
+    ".json": lambda path: chain.from_iterable(_json_array(path)),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".csv": lambda path: _separated(path, ",", csv.QUOTE_MINIMAL),

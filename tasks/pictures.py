@@ -79,6 +79,15 @@ def opened(data: bytes) -> Image.Image:
         raise PictureError("undecodable", f"{len(data)} bytes that are no picture") from error
 
 
+def opens(data: bytes) -> bool:
+    """Whether `data` begins as a picture does."""
+    try:
+        opened(data)
+    except PictureError:
+        return False
+    return True
+
+
 def _is_cut(data: bytes) -> bool:
     """Whether `data` begins as a format whose files have an end, and lacks that end."""
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP"[: len(data) - 8]:

@@ -99,12 +99,14 @@ class ReportDetails:
         metrics: stage -> its metrics.jsonl, of the notes of the run that trained it; it may be gone.
         answers: "fresh" and every evaluated stage, in order -> its answers.jsonl. The last is the final model's.
         pictures: evaluation -> the data set whose pictures it asks about.
+        cards: data set -> where its page lies, seen from the report's.
         facts: what else is worth saying about machine and command, name -> words.
     """
 
     metrics: Mapping[str, Path]
     answers: Mapping[str, Path]
     pictures: Mapping[str, DataFolders]
+    cards: Mapping[str, str]
     facts: Mapping[str, str]
 
 

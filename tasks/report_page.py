@@ -1,7 +1,5 @@
 """report.html: one file that needs nothing else, made from the report, the metrics, the answers and the pictures."""
 
-import base64
-import io
 import json
 import re
 from bisect import bisect_left
@@ -9,19 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
-
+from tasks.page import environment, picture_url
 from tasks.report import Report, ReportDetails, ScoreReport, Scores
 from tasks.report_charts import Curve, loss_chart, score_chart
 from tinygptv_core.shards import ShardSet
 
-TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES_EACH = 4
 """Of each evaluation, the most right answers and the most wrong ones that are shown."""
 RIGHT = 0.5
 """The score from which an answer is shown among the right ones."""
-MAX_PICTURE_BYTES, THUMBNAIL_PIXELS = 16_384, 256
 BOX = re.compile(r"\{<(\d+)><(\d+)><(\d+)><(\d+)>\}")
 
 
@@ -80,24 +74,21 @@ class Shown:
 
 def render(report: Report, details: ReportDetails) -> str:
     """The page as HTML. Whatever comes from data (captions, URLs, answers) is escaped by the template."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, signed=signed, points=points, duration=duration, size=size, count=count)
     metrics = metrics_of(report)
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        facts=details.facts,
-        metrics=metrics,
-        points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
-        gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
-        score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
-        loss_charts=list(_loss_charts(report, details.metrics)),
-        samples=samples_of(details),
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            facts=details.facts,
+            cards=details.cards,
+            metrics=metrics,
+            points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
+            gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
+            score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
+            loss_charts=list(_loss_charts(report, details.metrics)),
+            samples=samples_of(details),
+        )
     )
 
 
@@ -209,49 +200,4 @@ def _picture(shards: ShardSet, key: str) -> str:
     if place == len(shards) or shards[place].key != key:
         raise ValueError(f"an answer is about sample {key}, which is not among the {len(shards)} of its data set")
     held = shards[place].picture
-    if not held:
-        return ""
-    with Image.open(io.BytesIO(held)) as picture:
-        kind = Image.MIME.get(picture.format or "", "")
-        if len(held) > MAX_PICTURE_BYTES or kind not in ("image/jpeg", "image/png"):
-            picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-            smaller = io.BytesIO()
-            picture.convert("RGB").save(smaller, "JPEG", quality=85)
-            held, kind = smaller.getvalue(), "image/jpeg"
-    return f"data:{kind};base64,{base64.b64encode(held).decode()}"
-
-
-def percent(fraction: float) -> str:
-    """0.8314 -> "83.1 %"."""
-    return f"{100 * fraction:.1f} %"
-
-
-def signed(fraction: float) -> str:
-    """0.421 -> "+42.1"; in points of percent."""
-    return f"{100 * fraction:+.1f}"
-
-
-def points(fraction: float) -> str:
-    """0.421 -> "42.1"; in points of percent."""
-    return f"{100 * fraction:.1f}"
-
-
-def count(number: int) -> str:
-    """4000 -> "4,000"."""
-    return f"{number:,}"
-
-
-def duration(seconds: float) -> str:
-    """0.31 -> "0.3 s", 75 -> "1 min 15 s", 7260 -> "2 h 1 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(number: float) -> str:
-    """1_500_000_000 bytes -> "1.5 GB"."""
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= one:
-            return f"{number / one:.1f} {unit}"
-    return f"{number:.0f} bytes"
+    return picture_url(held) if held else ""

@@ -2,20 +2,40 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.annotations import Unjoined, records
 from tasks.build import Site, Step
+from tasks.captions import captioned, is_captioned, side_of
 from tasks.lists import Broken, read_list
-from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, TableWriter, Tally, clear
+from tasks.tables import (
+    DROPPED_FILE,
+    READ_ROWS,
+    ROWS_FILE,
+    SIZE,
+    Drop,
+    TableRow,
+    TableWriter,
+    Tally,
+    clear,
+    columns_of,
+)
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, Row, UnfitError, picture_of, samples_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS = Step(name="rows", kind="table", version=1)
 
 # How many records are looked at to say which columns a list has that no sample can be made of.
 COLUMNS_FROM_RECORDS = 100
+# A longer list is not read to its end only to be checked; converting it tells the rest.
+CHECKED_RECORDS = 2_000_000
 
 # Fewer rows than this share of what a recipe expects are told: a file that was cut is still a file.
 EXPECTED_SHARE = 0.95
@@ -27,9 +47,17 @@ NO_FILES: Mapping[str, Path] = {}
 
 
 def rows(recipe: Recipe, name: str, list_file: Path, site: Site, joined: Mapping[str, Path] = NO_FILES) -> None:
-    """The data set as a table, in its source's order: a row for each sample of each record.
+    """`rows_of_lists` of one list."""
+    rows_of_lists(recipe, name, (list_file,), site, joined)
 
-    A row's key is its position. A record of which no sample can be made is one row, and dropped.
+
+def rows_of_lists(
+    recipe: Recipe, name: str, list_files: Sequence[Path], site: Site, joined: Mapping[str, Path] = NO_FILES
+) -> None:
+    """The data set as a table, in its sources' order, one after the other: a row for each sample of each record.
+
+    A row's key is its position in all of them. A record of which no sample can be made is one row, and dropped.
+    Where there are several files, the detail of a drop says in which it was and where.
 
     Args:
         joined: the files that the recipe joins to its source, by the paths that it calls them.
@@ -40,25 +68,51 @@ def rows(recipe: Recipe, name: str, list_file: Path, site: Site, joined: Mapping
     clear(site.out)
     position, tally = 0, Tally()
     with (
-        TableWriter(site.out / ROWS_FILE, TableRow) as kept,
+        TableWriter(site.out / ROWS_FILE, TableRow, SIZE if recipe.size else ()) as kept,
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
     ):
-        for record in records(recipe, list_file, joined):
-            for row in rows_of(recipe, position, record):
-                position += 1
-                if isinstance(row, TableRow):
-                    kept.write(row)
-                    tally.kept += 1
-                else:
-                    dropped.write(row)
-                    tally.dropped[row.reason] += 1
+        for list_file in list_files:
+            found, begin = records(recipe, list_file, joined), position
+            while batch := list(islice(found, READ_ROWS)):
+                table, drops = table_of(recipe, position, batch)
+                kept.write_table(table)
+                for drop in drops:
+                    where = f"{list_file.name}, record {int(drop.key) - begin}: " if len(list_files) > 1 else ""
+                    dropped.write(replace(drop, detail=where + drop.detail))
+                position, tally.kept = position + len(table) + len(drops), tally.kept + len(table)
+                tally.dropped.update(drop.reason for drop in drops)
     if not tally.kept:
-        raise ConfigError(f"{list_file}: no record of {position} has the form of {name}: {tally.reasons()}")
+        lists = ", ".join(map(str, list_files))
+        raise ConfigError(f"{lists}: no record of {position} has the form of {name}: {tally.reasons()}")
     if position < EXPECTED_SHARE * (recipe.expected_rows or 0):
         logging.getLogger(__name__).warning(
             "%s: %d rows, where about %d are expected; is its file whole?", name, position, recipe.expected_rows
         )
     tally.write(site.out, position)
+
+
+def table_of(recipe: Recipe, first: int, found: Sequence[object]) -> tuple["pa.Table", list[Drop]]:
+    """`rows_of` each of the records `found`, the first with the key of `first`: as a table, and what is no row."""
+    import numpy as np
+    import pyarrow as pa
+
+    made: list[TableRow | Drop] = []
+    if not is_captioned(recipe):
+        for record in found:
+            made.extend(rows_of(recipe, first + len(made), record))
+        return _parted(made)
+    table, is_known = captioned(recipe, first, found)
+    if is_known.all():
+        return table, []
+    for place in np.flatnonzero(~is_known).tolist():
+        made.extend(rows_of(recipe, first + place, found[place]))
+    others, drops = _parted(made)
+    return pa.concat_tables([table.filter(pa.array(is_known)), others]).sort_by("key"), drops
+
+
+def _parted(made: Sequence[TableRow | Drop]) -> tuple["pa.Table", list[Drop]]:
+    kept = [row for row in made if isinstance(row, TableRow)]
+    return columns_of(kept, TableRow, SIZE), [row for row in made if isinstance(row, Drop)]
 
 
 def rows_of(recipe: Recipe, position: int, record: object) -> Iterator[TableRow | Drop]:
@@ -80,9 +134,11 @@ def _row_of(recipe: Recipe, position: int, sample: Row) -> TableRow | Drop:
         turns = _turns(recipe, sample)
         (picture or "").encode()  # half a surrogate pair is no text, and nothing after this step could write it
         split, group = (str(sample[column]) if column else None for column in (recipe.split, recipe.group))
+        width, height = (side_of(sample.get(column)) for column in recipe.size) if recipe.size else (None, None)
     except UNREADABLE as error:
         return _drop(position, url, error)
-    return TableRow(key=_key(position), url=url, file=file, turns=turns, split=split, group=group)
+    about = {"url": url, "file": file, "split": split, "group": group}
+    return TableRow(key=_key(position), turns=turns, width=width, height=height, **about)
 
 
 def _key(position: int) -> str:
@@ -124,14 +180,14 @@ def _encodable(text: str | None) -> str | None:
 
 
 def check_list(path: Path, recipe: Recipe) -> int:
-    """The number of records of a user's list, read once from end to end so that a run can refuse it at once.
+    """How many records of a user's list were read, so that a run can refuse it at once: all, up to `CHECKED_RECORDS`.
 
     Raises:
-        ConfigError: the list is missing, no file, empty, cut off, no list, of no known format, or no record of
-            it has the form of `recipe`; says what was found and which columns there are.
+        ConfigError: the list is missing, no file, empty, cut off, no list, of no known format, or no record that was
+            read has the form of `recipe`; says what was found and which columns there are.
     """
     records, example, columns = 0, None, dict[str, None]()
-    for position, record in enumerate(read_list(path)):
+    for position, record in enumerate(islice(read_list(path), CHECKED_RECORDS)):
         records = position + 1
         if isinstance(example, TableRow):
             continue  # one good record is enough; the rest is read for the file's own sake

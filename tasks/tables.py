@@ -8,26 +8,36 @@ import json
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 from tinygptv_core.plain import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS_FILE = "rows.parquet"
 DROPPED_FILE = "dropped.parquet"
 LEDGER_FILE = "ledger.parquet"
 COUNTS_FILE = "counts.json"
 
-GROUP_ROWS = 10_000
+GROUP_ROWS = 100_000
+READ_ROWS = 10_000
+SIZE = ("width", "height")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One sample to be: where its picture is (`url`, `file`, or neither for text) and what is said, as JSON."""
+    """One sample to be: where its picture is (`url`, `file`, or neither for text) and what is said, as JSON.
+
+    `width` and `height` are the picture's in pixels, where the list says them; a table has these columns only
+    if its recipe names them.
+    """
 
     key: str
     url: str | None
@@ -35,6 +45,8 @@ class TableRow:
     turns: str
     split: str | None
     group: str | None
+    width: int | None = None
+    height: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,31 +98,70 @@ class PictureRow:
 R = TypeVar("R", TableRow, Drop, LedgerRow, PictureRow)
 
 
-class TableWriter(Generic[R]):
-    """Rows of one type into one parquet file, equal bytes for equal rows."""
+def columns_of(rows: Sequence[object], kind: type, optional: Collection[str]) -> "pa.Table":
+    """Rows of type `kind` as columns, one for each field that has no default or is one of `optional`."""
+    import pyarrow as pa
 
-    def __init__(self, path: Path, kind: type[R]) -> None:
+    types = {str: pa.string(), str | None: pa.string(), int | None: pa.int32()}
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind) if f.default is MISSING or f.name in optional]
+    schema = pa.schema([(name, types[hints[name]]) for name in names])
+    return pa.table({name: [getattr(row, name) for row in rows] for name in names}, schema=schema)
+
+
+class TableWriter(Generic[R]):
+    """Rows of one type into one parquet file, equal bytes for equal rows, however they are handed over.
+
+    A field that has a default is a column only if it is one of `optional`. A thread of its own encodes and writes.
+    """
+
+    def __init__(self, path: Path, kind: type[R], optional: Collection[str] = ()) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = {str: pa.string(), str | None: pa.string(), int | None: pa.int32()}
-        self.names = [f.name for f in fields(kind)]
-        self.schema = pa.schema([(name, types[hint]) for name, hint in get_type_hints(kind).items()])
-        self.file = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self.waiting: list[R] = []
+        self.kind, self.optional = kind, optional
+        self.names = columns_of((), kind, optional).column_names
+        self.file = pq.ParquetWriter(path, columns_of((), kind, optional).schema, compression="zstd")
+        self.rows: list[R] = []
+        self.tables: list[pa.Table] = []
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
 
     def write(self, row: R) -> None:
         """Add `row` at the end."""
-        self.waiting.append(row)
-        if len(self.waiting) == GROUP_ROWS:
-            self._flush()
+        self.rows.append(row)
+        if len(self.rows) == READ_ROWS:
+            self._take_rows()
 
-    def _flush(self) -> None:
+    def write_table(self, table: "pa.Table") -> None:
+        """Add the rows of `table`, which has the columns of this one, at the end."""
+        self._take_rows()
+        self.tables.append(table.select(self.names))
+        if sum(map(len, self.tables)) >= GROUP_ROWS:
+            self._flush(GROUP_ROWS)
+
+    def _take_rows(self) -> None:
+        if self.rows:
+            rows, self.rows = self.rows, []
+            self.write_table(columns_of(rows, self.kind, self.optional))
+
+    def _flush(self, at_least: int) -> None:
+        """Hand on what waits, in groups of `GROUP_ROWS`, until fewer than `at_least` rows do."""
         import pyarrow as pa
 
-        columns = {name: [getattr(row, name) for row in self.waiting] for name in self.names}
-        self.file.write_table(pa.table(columns, schema=self.schema))
-        self.waiting = []
+        waiting = pa.concat_tables(self.tables)
+        while len(waiting) >= at_least:
+            self._wait()
+            self.writing = self.thread.submit(self._write_group, waiting.slice(0, GROUP_ROWS))
+            waiting = waiting.slice(GROUP_ROWS)
+        self.tables = [waiting]
+
+    def _write_group(self, group: "pa.Table") -> None:
+        self.file.write_table(group.combine_chunks())
+
+    def _wait(self) -> None:
+        if self.writing:
+            self.writing.result()
 
     def __enter__(self) -> "TableWriter[R]":
         return self
@@ -118,21 +169,31 @@ class TableWriter(Generic[R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.waiting and error is None:
-            self._flush()
-        self.file.close()
+        with self.file, self.thread:
+            if error is None:
+                self._take_rows()
+                if any(map(len, self.tables)):
+                    self._flush(1)
+                self._wait()
 
 
 def read_table(path: Path, kind: type[R]) -> Iterator[R]:
     """The rows of a parquet file that `TableWriter` wrote, a group at a time."""
     import pyarrow.parquet as pq
 
-    names = [f.name for f in fields(kind)]
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
+        names = [f.name for f in fields(kind) if f.default is MISSING or f.name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=READ_ROWS, columns=names):
             columns = [batch.column(name).to_pylist() for name in names]
             for values in zip(*columns, strict=True):
                 yield kind(**dict(zip(names, values, strict=True)))
+
+
+def compute() -> Any:
+    """pyarrow's functions on columns, which it makes when it is imported, where no type checker sees them."""
+    import pyarrow.compute
+
+    return pyarrow.compute
 
 
 def num_rows(path: Path) -> int:

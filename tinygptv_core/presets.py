@@ -76,16 +76,42 @@ class Scenes:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What a row must be before anything is fetched for it."""
+    """What a row must be before anything is fetched for it.
+
+    Attributes:
+        min_words, max_words: of what the model is to say in it, all turns together.
+        unique_urls: of equal URLs the first row that passes everything else stays.
+        hosts: only these, and the hosts below them; empty for any.
+        not_hosts: none of these, nor of the hosts below them.
+        min_characters, max_characters: as for words; None for any number.
+        min_side, max_aspect: of the picture, where the list says its size, in pixels; aspect = longer / shorter.
+        languages: what is said is in one of these (ISO 639-1: "en"); empty for any. A statistical guess, which is often
+            wrong for fewer than five words, and slow.
+        unique_captions: the same as `unique_urls`, of what is said.
+    """
 
     schemes: tuple[str, ...]
     min_words: int
     max_words: int
     unique_urls: bool
+    hosts: tuple[str, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    not_hosts: tuple[str, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    min_characters: int = field(default=0, metadata=IDENTITY_UNLESS_DEFAULT)
+    max_characters: int | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    min_side: int = field(default=1, metadata=IDENTITY_UNLESS_DEFAULT)
+    max_aspect: float | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    languages: tuple[str, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    unique_captions: bool = field(default=False, metadata=IDENTITY_UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         require(self.min_words, "min_words", at_least=0)
         require(self.max_words, "max_words", at_least=self.min_words)
+        require(self.min_characters, "min_characters", at_least=0)
+        require(self.min_side, "min_side", at_least=1)
+        if self.max_characters is not None:
+            require(self.max_characters, "max_characters", at_least=self.min_characters)
+        if self.max_aspect is not None:
+            require(self.max_aspect, "max_aspect", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +136,67 @@ class Fetch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """A user's own function that gives each picture, with what is said of it, a number (docs/adding.md).
+
+    Attributes:
+        file: the Python file that has it. Its bytes bear on the scores, its place does not.
+        name: the function's name in it.
+        version: what else the scores depend on, such as the weights that the function loads.
+        at_least, at_most: the scores that a sample stays with; None does not bound them.
+        batch: how many samples the function is given at once.
+    """
+
+    file: str = field(metadata=NOT_IDENTITY)
+    name: str
+    version: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    batch: int = field(default=64, metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        require(self.batch, "batch", at_least=1)
+        if not self.name.isidentifier():
+            raise ConfigError(f"name is {self.name!r}; it must be that of a function in {self.file}")
+        if self.at_least is None and self.at_most is None:
+            raise ConfigError(f"neither at_least nor at_most of {self.name} is set, so it would drop nothing")
+
+
+MAX_HASH_BITS = 10
+"""Of the 64 bits of a perceptual hash so many may differ at most: beyond it, pictures that differ begin to match."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Screen:
-    """What a fetched picture must be. Sides in pixels of the original; aspect = longer / shorter."""
+    """What a fetched picture must be. Sides in pixels of the original; aspect = longer / shorter.
+
+    Attributes:
+        near_duplicate_bits: a picture goes whose perceptual hash differs in at most so many of its 64 bits from that
+            of one that stays: an earlier one, or one of an earlier data set with this rule. None: no such rule.
+        evaluation_bits: the same for the pictures that an evaluation of the preset asks about. The data sets of the
+            evaluations themselves are not held against them. None: no such rule.
+        removal_bits: the same for the hashes of the removal lists; without such lists it does nothing.
+        scorers: functions of the user's, whose scores must be within their bounds.
+    """
 
     min_side: int
     max_aspect: float
     unique_bytes: bool
+    near_duplicate_bits: int | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    evaluation_bits: int | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    removal_bits: int = field(default=4, metadata=IDENTITY_UNLESS_DEFAULT)
+    scorers: tuple[Scorer, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         require(self.min_side, "min_side", at_least=1)
         require(self.max_aspect, "max_aspect", at_least=1)
+        for name in ("near_duplicate_bits", "evaluation_bits", "removal_bits"):
+            bits = getattr(self, name)
+            if bits is not None and not 0 <= bits <= MAX_HASH_BITS:
+                raise ConfigError(f"{name} is {bits}; it must lie in 0..{MAX_HASH_BITS} (of 64 bits)")
+        names = [scorer.name for scorer in self.scorers]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"scorers are {', '.join(names)}; no two may have one name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +246,7 @@ PRETRAINING = DataSettings(
         max_bytes=20_000_000,
         samples_per_shard=10_000,
     ),
-    screen=Screen(min_side=32, max_aspect=3.0, unique_bytes=True),
+    screen=Screen(min_side=32, max_aspect=3.0, unique_bytes=True, near_duplicate_bits=4, evaluation_bits=4),
 )
 # Annotations may repeat a picture, and its size is the annotator's business; only what cannot be read goes.
 INSTRUCTION = replace(
@@ -179,9 +256,11 @@ INSTRUCTION = replace(
     screen=Screen(min_side=1, max_aspect=1_000_000.0, unique_bytes=False),
     cached_vision=True,
 )
+# Scenes are near-duplicates of each other by construction: a few shapes on one ground.
 NANO_PRETRAINING = replace(
     PRETRAINING,
     fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=1_000),
+    screen=replace(PRETRAINING.screen, near_duplicate_bits=None, evaluation_bits=None),
     cached_vision=True,
 )
 

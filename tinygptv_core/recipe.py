@@ -143,6 +143,7 @@ class Recipe:
             drawn per sample while training; they are applied by the loader, so changing them
             rebuilds no shard.
         split, group: columns that name a sample's split and its question type, for evaluations.
+        size: columns with the picture's width and height in pixels, where a record says them.
         expected_rows: about how many samples its files make, the drops among them; much fewer are told.
         files: what a user has to get, the source first; none where the project draws it or a user names it.
         layout: where the records are in these files.
@@ -162,6 +163,7 @@ class Recipe:
     split: str | None = None
     group: str | None = None
     expected_rows: int | None = None
+    size: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
     files: tuple[Download, ...] = field(default=(), metadata=NOT_IDENTITY)
     layout: Layout = field(default=Layout(), metadata=IDENTITY_UNLESS_DEFAULT)
     picture_sets: tuple[PictureSet, ...] = field(default=(), metadata=NOT_IDENTITY)

@@ -215,6 +215,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
         start_from=None,
         until=None,
         list_file=None,
+        removal_list=None,
         instruct=None,
         images=None,
         data=None,

@@ -25,8 +25,9 @@ from PIL import Image
 from tasks.build import Site
 from tasks.fetch import FetchOptions, fetch
 from tasks.pictures import PictureError, decoded, on_white
-from tasks.screen import screen
+from tasks.screen import Against, screen
 from tasks.tables import Drop, LedgerRow, TableRow, TableWriter, data_counts, read_counts, read_table
+from tests.tasks.shards import ALONE
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.presets import Fetch, Screen
@@ -188,7 +189,7 @@ def fetched(web, tmp_path_factory):
     shards, index, told = site(folder / "shards"), site(folder / "index"), []
     fetch(SETTINGS, WEB, table, None, options(lambda *report: told.append(report)), shards)
     asked = dict(web[0].asked)
-    screen(RULES, shards.out, index)
+    screen(RULES, shards.out, Against(), index, ALONE)
     return table, shards.out, index.out, asked, told
 
 

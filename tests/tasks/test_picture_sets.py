@@ -4,21 +4,27 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from data_recipes import coco_vqa, refcoco, unnatural_instruction
 from data_recipes.parts.pictures import COCO_TRAIN2014, OCR_VQA
 from tasks.filter import filter_rows
+from tasks.hashes import hash_of, hash_pictures
 from tasks.picture_sets import PICTURES_FILE, gather, write_pictures
+from tasks.removals import NO_REMOVALS
 from tasks.rows import rows
-from tasks.screen import screen
+from tasks.screen import Against, screen
 from tasks.sources import brought_file, brought_pictures
-from tasks.tables import LEDGER_FILE, LedgerRow, PictureRow, read_counts, read_table
+from tasks.tables import LEDGER_FILE, LedgerRow, PictureRow, TableRow, TableWriter, read_counts, read_table
+from tests.tasks.shards import ALONE, encoded
+from tests.tasks.shards import picture as photograph
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import INSTRUCTION
@@ -112,9 +118,9 @@ def made(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], f
     (folder / "records.json").write_text(json.dumps(records))
     places = [site(folder / step) for step in ("rows", "filter", "fetch", "screen")]
     rows(recipe, name, folder / "records.json", places[0])
-    filter_rows(INSTRUCTION.filter, recipe, places[0].out, places[1])
+    filter_rows(INSTRUCTION.filter, recipe, places[0].out, places[1], NO_REMOVALS)
     gather(INSTRUCTION.fetch, places[1].out, sets, places[2], progress)
-    screen(INSTRUCTION.screen, places[2].out, places[3])
+    screen(INSTRUCTION.screen, places[2].out, Against(), places[3], ALONE)
     return ShardSet(DataFolders(shards=places[2].out, index=places[3].out, pictures=sets))
 
 
@@ -146,8 +152,45 @@ def test_a_screen_of_sizes_sees_the_pictures_of_a_set(pictures: Path, tmp_path: 
     made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(5)], {"coco_train2014": pictures}, tmp_path / "vqa")
     place = site(tmp_path / "narrow")
     narrow = type(INSTRUCTION.screen)(min_side=1, max_aspect=3.0, unique_bytes=False)
-    screen(narrow, tmp_path / "vqa" / "fetch" / "out", place)
+    screen(narrow, tmp_path / "vqa" / "fetch" / "out", Against(), place, ALONE)
     assert read_counts(place.out) == {"rows": 2, "kept": 1, "dropped": {"too_elongated": 1}}
+
+
+def test_the_pictures_of_a_set_are_hashed_where_they_lie(tmp_path: Path):
+    """Five questions in three tars about two photographs, and one without a picture."""
+    folder, place = tmp_path / "photographs", site(tmp_path / "set")
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / coco(number)).write_bytes(encoded(photograph(number)))
+    write_pictures(COCO_TRAIN2014, folder, place, progress)
+    sets, shards = {"coco_train2014": place.out}, site(tmp_path / "fetch")
+    table = tmp_path / "table"
+    table.mkdir()
+    with TableWriter(table / "rows.parquet", TableRow) as writer:
+        for number, about in enumerate([2, 9, 1, None, 2, 1]):
+            file = None if about is None else coco(about)
+            writer.write(TableRow(key=f"{number:09d}", url=None, file=file, turns="[]", split=None, group=None))
+    gather(replace(INSTRUCTION.fetch, samples_per_shard=2), table, sets, shards, progress)
+    hashed = site(tmp_path / "hash")
+    hash_pictures(shards.out, sets, bordered=False, site=hashed, sharing=ALONE)
+    first, second = (hash_of(encoded(photograph(number)), None) for number in (1, 2))
+    found = pq.read_table(hashed.out / "hashes.parquet").to_pydict()
+    assert dict(zip(found["key"], found["hash"], strict=True)) == {
+        "000000000": second,
+        "000000002": first,
+        "000000003": None,
+        "000000004": second,
+        "000000005": first,
+    }
+    index = site(tmp_path / "screen")
+    rules = replace(INSTRUCTION.screen, near_duplicate_bits=0)
+    screen(rules, shards.out, Against(hashes=hashed.out), index, ALONE)
+    kept = ShardSet(DataFolders(shards=shards.out, index=index.out, pictures=sets))
+    assert [(kept[i].key, kept[i].picture is not None) for i in range(len(kept))] == [
+        ("000000000", True),
+        ("000000002", True),
+        ("000000003", False),
+    ]
 
 
 def test_of_two_sets_the_first_that_has_a_picture_gives_it(pictures: Path, tmp_path: Path):

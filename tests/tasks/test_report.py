@@ -6,14 +6,16 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.page import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
-from tasks.report_page import Box, Metric, boxes_in, duration, gain, metrics_of, render, size
+from tasks.report_page import Box, Metric, boxes_in, gain, metrics_of, render
 from tinygptv_core.run import DataFolders
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -101,7 +103,7 @@ def lines_at(path: Path, lines: list[dict]) -> Path:
 
 
 def nothing_more() -> ReportDetails:
-    return ReportDetails(metrics={}, answers={}, pictures={}, facts={})
+    return ReportDetails(metrics={}, answers={}, pictures={}, cards={}, facts={})
 
 
 def details_at(base: Path, *, answer: str = "red", facts: dict[str, str] | None = None) -> ReportDetails:
@@ -113,6 +115,7 @@ def details_at(base: Path, *, answer: str = "red", facts: dict[str, str] | None 
             "stage1": lines_at(base / "stage1.jsonl", [line(0, answer, "red"), line(1, "purple", "blue")]),
         },
         pictures={"scenes_vqa": folders_of(base / "data", [jpeg(RED), jpeg(BLUE)])},
+        cards={},
         facts=facts or {},
     )
 
@@ -198,6 +201,12 @@ def test_the_page_asks_no_other_machine_for_anything(tmp_path):
     assert "default-src 'none'" in page
 
 
+def test_a_data_set_that_has_a_page_of_its_own_leads_to_it(tmp_path):
+    details = replace(details_at(tmp_path), cards={"list": "data/list.html"})
+    assert '<a href="data/list.html">list</a>' in render(report_of(0.25, 0.8), details)
+    assert "<a href" not in render(report_of(0.25, 0.8), replace(details, cards={}))
+
+
 def test_the_same_report_gives_the_same_page(tmp_path):
     details = details_at(tmp_path)
     assert render(report_of(0.25, 0.8), details) == render(report_of(0.25, 0.8), details)
@@ -211,6 +220,7 @@ def test_a_large_picture_is_made_smaller(tmp_path):
         metrics={},
         answers={"stage1": lines_at(tmp_path / "answers.jsonl", [line(0, "red", "red")])},
         pictures={"scenes_vqa": folders_of(tmp_path / "data", [held.getvalue()])},
+        cards={},
         facts={},
     )
     assert len(held.getvalue()) > 1_000_000

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tasks.cluster import ray_cluster
+from tasks.tars import Sharing, over_tars
 from tasks.train import TrainingError, Workers, ray_workers
 from tests.core.test_train import losses_of, quiet, running_ranks, summary_of
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
@@ -158,6 +159,17 @@ def test_after_a_mistake_they_train_on_and_those_that_keep_dying_are_given_up(wo
 def test_more_gpus_than_there_are_is_told(home, tmp_path):
     with pytest.raises(ConfigError, match="99 training processes want a GPU each; Ray's cluster has"):
         Workers(tmp_path / "workers", replace(TWO, processes=99, device="cuda"))
+
+
+def test_work_over_tars_on_ray_gives_what_this_process_makes_of_them_in_their_order(home, tmp_path):
+    tars = []
+    for number, size in enumerate((30, 10, 20)):
+        tars.append(tmp_path / f"{number}.tar")
+        tars[-1].write_bytes(bytes(size))
+    asked = []
+    on_ray = Sharing(processes=1, least_bytes=0, ray=lambda: asked.append("connected"))
+    assert list(over_tars(os.path.getsize, tars, on_ray)) == [30, 10, 20]
+    assert asked == ["connected"]
 
 
 def test_nothing_has_left_loopback_nor_written_to_the_users_home(home, watch):

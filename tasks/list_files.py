@@ -1,0 +1,100 @@
+"""Which files a user means with `--list`, and a copy of those that are elsewhere.
+
+Addresses of other machines are read by fsspec (http, s3, gs, hf ...). They are the user's own choice and pass no guard,
+unlike the pictures' addresses that a list holds.
+"""
+
+import shutil
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from tasks.build import Site, Step
+from tasks.lists import form_of
+from tasks.tables import clear
+from tinygptv_core.plain import ConfigError
+
+COPY = Step(name="copy", kind="source", version=1)
+LOCAL = "file://"
+
+
+def lists_named(typed: str) -> tuple[str, ...]:
+    """The absolute paths and addresses of the lists that `typed` names, in order.
+
+    Args:
+        typed: a path or address, several with commas between, a pattern with `*`, or a folder, whose lists are taken by
+            name. A pattern that fits nothing is taken for a path.
+
+    Raises:
+        ConfigError: an address cannot be asked for what it holds.
+    """
+    parts = [typed] if Path(typed).expanduser().exists() else [part.strip() for part in typed.split(",")]
+    return tuple(name for part in parts if part for name in (_far(part) if is_far(part) else _near(part)))
+
+
+def is_far(name: str) -> bool:
+    """Whether `name` is an address rather than a path on this machine."""
+    return "://" in name and not name.startswith(LOCAL)
+
+
+def _near(part: str) -> list[str]:
+    path = Path(part.removeprefix(LOCAL)).expanduser().absolute()
+    if path.is_dir():
+        return [str(file) for file in sorted(path.iterdir()) if _is_list(file)] or [str(path)]
+    found = sorted(glob(str(path))) if has_magic(part) and not path.exists() else []
+    return found or [str(path)]
+
+
+def _is_list(file: Path) -> bool:
+    try:
+        return bool(form_of(file)) and file.is_file()
+    except ConfigError:
+        return False
+
+
+def _far(part: str) -> list[str]:
+    files, path = _opened(part)
+    try:
+        found = sorted(files.glob(path)) if has_magic(part) else [path]
+    except Exception as error:  # each of fsspec's ways has its own errors
+        raise ConfigError(f"{part} cannot be read: {type(error).__name__}: {error}") from error
+    return [files.unstrip_protocol(name) for name in found]
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{address} cannot be read: {error}") from error
+
+
+def state_of(address: str) -> dict[str, Any]:
+    """What is known of the list at `address` without reading it; something of it changes when the list does.
+
+    Raises:
+        ConfigError: there is none, or its name has no format of ours.
+    """
+    form_of(Path(_file_name(address)))
+    files, path = _opened(address)
+    try:
+        about = files.info(path)
+    except Exception as error:  # each of fsspec's ways has its own errors
+        raise ConfigError(f"{address} cannot be read: {type(error).__name__}: {error}") from error
+    told = {name: about.get(name) for name in ("size", "ETag", "etag", "mtime", "created", "LastModified", "sha")}
+    return {"address": address, **{name: str(value) for name, value in told.items() if value is not None}}
+
+
+def _file_name(address: str) -> str:
+    return Path(address.partition("?")[0]).name
+
+
+def copy_lists(addresses: Sequence[str], site: Site) -> None:
+    """The files at `addresses`, in their order by name."""
+    clear(site.out)
+    for number, address in enumerate(addresses):
+        files, path = _opened(address)
+        with files.open(path, "rb") as there, (site.out / f"{number:05d}-{_file_name(address)}").open("wb") as here:
+            shutil.copyfileobj(there, here, 1 << 20)

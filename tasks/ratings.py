@@ -1,0 +1,121 @@
+"""Scores of every picture with its text, by a function of the user's own: of image-text similarity, of safety ...
+
+The function is `(pictures: list[bytes], texts: list[str]) -> list[float]`: encoded pictures as the shards hold them,
+and what is said of each. What score a sample needs to stay is the screening's business.
+"""
+
+import importlib.util
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from tasks.build import Site, Step
+from tasks.tables import clear
+from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
+from tinygptv_core.plain import ConfigError, unknown
+
+RATE = Step(name="rate", kind="ratings", version=1)
+RATINGS_FILE = "ratings.parquet"
+
+Score = Callable[[list[bytes], list[str]], Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rating:
+    """A scorer at work: the function `name` in `file`, which is given `batch` samples at once."""
+
+    file: Path
+    name: str
+    batch: int
+
+
+def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: Site, sharing: Sharing) -> None:
+    """`ratings.parquet`: `key` and `score` of every sample of `shards`, in order of shard and key.
+
+    `score` is null for text, and for what does not begin as a picture. Batches end with their tar.
+
+    Args:
+        sets: the picture sets that the data set is about, set -> folder; nothing where its shards have its pictures.
+
+    Raises:
+        ConfigError: the function is not there, fails, or does not return a finite number for each picture.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    clear(site.out)
+    loaded(rating.file, rating.name)  # a mistake in the file is found before processes start
+    schema = pa.schema([("key", pa.string()), ("score", pa.float64())])
+    with pq.ParquetWriter(site.out / RATINGS_FILE, schema, compression="zstd") as file:
+        for columns in over_tars(partial(_ratings_in, rating, sets), sorted(shards.glob("*.tar")), sharing):
+            file.write_table(pa.table(columns, schema=schema))
+
+
+def _ratings_in(rating: Rating, sets: Mapping[str, Path], tar: Path) -> dict[str, list[Any]]:
+    from tasks.pictures import opens
+
+    samples = samples_in(tar)
+    scores: dict[str, float] = {}
+    waiting: list[tuple[Located, bytes, str]] = []
+    with Opened(tar, sets) as opened:
+        for sample in samples:
+            picture = opened.picture(sample)
+            if picture and opens(picture):
+                waiting.append((sample, picture, said(opened.text(sample))))
+            if len(waiting) == rating.batch:
+                scores |= _scores(rating, waiting)
+                waiting = []
+    if waiting:
+        scores |= _scores(rating, waiting)
+    return {"key": [sample.key for sample in samples], "score": [scores.get(sample.key) for sample in samples]}
+
+
+def said(text: bytes) -> str:
+    """All that is said in a sample's turns, a line each."""
+    return "\n".join(words for _, words, *_ in json.loads(text)["turns"])
+
+
+def _scores(rating: Rating, batch: list[tuple[Located, bytes, str]]) -> dict[str, float]:
+    keys = [sample.key for sample, _, _ in batch]
+    where = f"{rating.name} of {rating.file}, given the {len(keys)} samples {keys[0]} to {keys[-1]},"
+    function = loaded(rating.file, rating.name)
+    try:
+        given = [float(score) for score in function([p for _, p, _ in batch], [t for _, _, t in batch])]
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{line.filename}, line {line.lineno}"
+        raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({at})") from error
+    if len(given) != len(keys):
+        raise ConfigError(f"{where} returned {len(given)} scores; it must return one for each")
+    for key, score in zip(keys, given, strict=True):
+        if not math.isfinite(score):
+            raise ConfigError(f"{where} returned {score} for {key}; a score must be a finite number")
+    return dict(zip(keys, given, strict=True))
+
+
+@cache
+def loaded(file: Path, name: str) -> Score:
+    """The function `name` of a user's Python file, which is run: once in each process.
+
+    Raises:
+        ConfigError: there is no such file or function, or the file cannot be run.
+    """
+    spec = importlib.util.spec_from_file_location(f"scorers_in_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"scorer {name}: there is no Python file {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"scorer {name}: {file} cannot be run: {type(error).__name__}: {error}") from error
+    there = [key for key, item in vars(module).items() if callable(item)]
+    if name not in there:
+        raise ConfigError(f"scorer {name}: in {file} " + unknown("function ", name, sorted(there)))
+    return getattr(module, name)

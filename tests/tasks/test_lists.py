@@ -1,0 +1,240 @@
+"""Lists of every form and packing; whatever bytes they hold, every record is read, counted as broken, or refused."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+from dataclasses import replace
+
+import fsspec
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tasks import lists
+from tasks.build import Site
+from tasks.list_files import copy_lists, lists_named, state_of
+from tasks.lists import Broken, read_list
+from tasks.rows import rows_of, rows_of_lists, table_of
+from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.recipe import Recipe, caption_turns
+
+WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)
+RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"dog number {n}"} for n in range(100)]
+
+FUZZ = settings(
+    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def zst(data):
+    with pa.BufferOutputStream() as out:
+        with pa.CompressedOutputStream(out, "zstd") as packed:
+            packed.write(data)
+        return out.getvalue().to_pybytes()
+
+
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zst}
+
+
+def site(folder):
+    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+    for path in (made.out, made.scratch, made.notes):
+        path.mkdir(parents=True)
+    return made
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_a_packed_list_is_read_and_one_that_is_cut_is_refused(tmp_path, packing, form):
+    text = json.dumps(RECORDS) if form == "json" else "\n".join(map(json.dumps, RECORDS))
+    path, data = tmp_path / f"a.{form}.{packing}", PACKERS[packing](text.encode())
+    path.write_bytes(data)
+    assert list(read_list(path)) == RECORDS
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ConfigError, match="is cut off"):
+        list(read_list(path))
+
+
+@pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}, {"indent": 1}])
+def test_records_are_the_same_wherever_the_pieces_end(tmp_path, monkeypatch, layout):
+    """Records with what stands between two of them also inside, in a text and as a list of objects."""
+    records = [{"a": "}, {", "b": [{"c": n}, {"c": n}], "d": 'x"},{"'} for n in range(20)] + [1, "}", []]
+    (tmp_path / "a.json").write_text(json.dumps(records, **layout))
+    for size in (1, 7, 40, 100, 10_000):
+        monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
+        assert list(read_list(tmp_path / "a.json")) == records
+
+
+def test_what_orjson_refuses_is_read_all_the_same(tmp_path):
+    text = '[{"a": 1}, {"a": NaN}, {"b": "\\ud800"}, {"c": 2}, {"c": 3}]'
+    (tmp_path / "a.json").write_text(text)
+    assert str(list(read_list(tmp_path / "a.json"))) == str(json.loads(text))
+
+
+def test_a_long_list_is_refused_with_the_byte_where_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 500)
+    text = json.dumps([{**record, "caption": "\u00e9t\u00e9"} for record in RECORDS], ensure_ascii=False).encode()
+    for size in (len(text) - 1, len(text) - 2, len(text) - 40, 3_000):
+        (tmp_path / "a.json").write_bytes(text[:size])
+        with pytest.raises(ConfigError, match=f"ends at byte {size}"):
+            list(read_list(tmp_path / "a.json"))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def written(value, indent):
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def wanted(data):
+    """What Python makes of a list's bytes; None where it is no list."""
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+@FUZZ
+@given(
+    records=st.lists(VALUES, max_size=6),
+    indent=st.sampled_from([None, 0, 2]),
+    cut=st.integers(0, 200),
+    other=st.sampled_from([b"", b"}", b"]", b",", b'"', b"{", b"\\", b"\xff", b"\x00", b" ", b"1", b"[[["]),
+    size=st.integers(1, 60),
+)
+def test_any_array_is_read_as_python_reads_it_or_refused(tmp_path, monkeypatch, records, indent, cut, other, size):
+    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
+    data = written(records, indent)
+    data = data[:cut] + other + data[cut:]
+    (tmp_path / "a.json").write_bytes(data)
+    expected = wanted(data)
+    if expected is None:
+        with pytest.raises(ConfigError):
+            list(read_list(tmp_path / "a.json"))
+    else:
+        assert str(list(read_list(tmp_path / "a.json"))) == str(expected)
+
+
+@FUZZ
+@given(lines=st.lists(VALUES.map(lambda value: written(value, None)) | st.binary(max_size=12), max_size=8))
+def test_any_lines_are_records_or_broken_one_by_one(tmp_path, lines):
+    data = b"".join(line.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for line in lines)
+    (tmp_path / "a.jsonl").write_bytes(data)
+    try:
+        texts = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        with pytest.raises(ConfigError, match="UTF-8|cut off"):
+            list(read_list(tmp_path / "a.jsonl"))
+        return
+    if data:
+        assert len(list(read_list(tmp_path / "a.jsonl"))) == sum(not text.isspace() and text != "" for text in texts)
+
+
+@FUZZ
+@given(table=st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=3), max_size=6), form=st.sampled_from("ct"))
+def test_any_rows_of_a_csv_come_back_or_are_broken(tmp_path, table, form):
+    """Rows of two cells are records, rows of three are broken, whatever their texts hold."""
+    encodable = [[cell.encode(errors="replace").decode().replace("\x00", "") for cell in row] for row in table]
+    rows = [[cell.translate({9: " ", 10: " ", 13: " "}) if form == "t" else cell for cell in row] for row in encodable]
+    file = io.StringIO()
+    if form == "c":
+        csv.writer(file, lineterminator="\n").writerows([["url", "caption"], *rows])
+    else:
+        file.writelines("\t".join(row) + "\n" for row in [["url", "caption"], *rows])
+    path = tmp_path / ("a.csv" if form == "c" else "a.tsv")
+    path.write_text(file.getvalue(), encoding="utf-8", newline="")
+    found = list(read_list(path))
+    assert len(found) == len(rows)
+    for record, row in zip(found, rows, strict=True):
+        assert isinstance(record, Broken) if len(row) == 3 else record == {"url": row[0], "caption": row[1]}
+
+
+TEXTS = st.text(max_size=30) | st.text('aB .!\\"\t;~\x7f', max_size=30) | st.sampled_from(["w " * 60, "\ud800", ""])
+ODD = st.none() | st.integers() | st.booleans() | st.lists(st.integers(), max_size=2) | TEXTS
+CAPTIONED = st.fixed_dictionaries({"url": ODD | st.just("http://a/b"), "caption": ODD}, optional={"width": ODD})
+
+
+@FUZZ
+@given(
+    records=st.lists(CAPTIONED | ODD | st.just(Broken(detail="line 3")), min_size=1, max_size=12), sized=st.booleans()
+)
+def test_many_records_become_what_each_becomes_alone(records, sized):
+    recipe = replace(WEB, size=SIZE) if sized else WEB
+    alone = [next(rows_of(recipe, 5 + number, record)) for number, record in enumerate(records)]
+    table, drops = table_of(recipe, 5, records)
+    assert drops == [row for row in alone if isinstance(row, Drop)]
+    kept = columns_of([row for row in alone if isinstance(row, TableRow)], TableRow, SIZE)
+    assert table.to_pylist() == kept.to_pylist()
+    assert len(table) + len(drops) == len(records)
+
+
+def test_several_lists_are_one_table_and_a_drop_says_where_it_was(tmp_path):
+    (tmp_path / "b.json").write_text(json.dumps([RECORDS[0], {"url": "x"}]))
+    (tmp_path / "a.jsonl").write_text(json.dumps(RECORDS[1]) + "\n{\n")
+    place = site(tmp_path)
+    rows_of_lists(WEB, "list", [tmp_path / "b.json", tmp_path / "a.jsonl"], place)
+    assert [row.key for row in read_table(place.out / "rows.parquet", TableRow)] == ["000000000", "000000002"]
+    dropped = list(read_table(place.out / "dropped.parquet", Drop))
+    assert [row.key for row in dropped] == ["000000001", "000000003"]
+    assert dropped[0].detail == "b.json, record 1: there is no 'caption'"
+    assert dropped[1].detail.startswith("a.jsonl, record 1: line 2 is not JSON")
+    assert read_counts(place.out) == {"rows": 4, "kept": 2, "dropped": {"broken_record": 2}}
+
+
+def test_a_size_is_in_the_table_where_the_list_says_it(tmp_path):
+    sizes = [(640, "480"), (3.0, None), (True, -1), ("x", 10**12)]
+    records = [{**RECORDS[0], "width": width, "height": height} for width, height in sizes]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    place = site(tmp_path)
+    rows_of_lists(replace(WEB, size=SIZE), "list", [tmp_path / "a.json"], place)
+    found = [(row.width, row.height) for row in read_table(place.out / "rows.parquet", TableRow)]
+    assert found == [(640, 480), (3, None), (None, None), (None, None)]
+
+
+def test_lists_are_named_by_path_commas_pattern_folder_and_address(tmp_path):
+    for name in ("b.json", "a.csv", "a,b.json", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    paths = [str(tmp_path / name) for name in ("a,b.json", "a.csv", "b.json")]
+    assert lists_named(str(tmp_path)) == tuple(paths)
+    assert lists_named(paths[0]) == (paths[0],)
+    assert lists_named(f"{paths[2]}, {paths[1]}") == (paths[2], paths[1])
+    assert lists_named(f"{tmp_path}/*.json") == (paths[0], paths[2])
+    assert lists_named(f"file://{paths[1]}") == (paths[1],)
+    assert lists_named(f"{tmp_path}/none-*.json") == (f"{tmp_path}/none-*.json",)
+
+
+def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
+    files = fsspec.filesystem("memory")
+    for number in (0, 1):
+        files.pipe(f"/far/{number}.jsonl", json.dumps(RECORDS[number]).encode())
+    names = lists_named("memory://far/*.jsonl")
+    assert names == ("memory:///far/0.jsonl", "memory:///far/1.jsonl")
+    before = state_of(names[0])
+    assert before == state_of(names[0]) and before["address"] == names[0]
+    place = site(tmp_path)
+    copy_lists(names, place)
+    copied = sorted(place.out.iterdir())
+    assert [path.name for path in copied] == ["00000-0.jsonl", "00001-1.jsonl"]
+    assert [record for path in copied for record in read_list(path)] == RECORDS[:2]
+    files.pipe("/far/0.jsonl", b"{}")
+    assert state_of(names[0]) != before
+
+
+def test_an_address_that_cannot_be_read_is_refused():
+    with pytest.raises(ConfigError, match="memory:///far/none.jsonl cannot be read: FileNotFoundError"):
+        state_of("memory:///far/none.jsonl")
+    with pytest.raises(ConfigError, match="has no known format"):
+        state_of("memory:///far/list.docx")
+    with pytest.raises(ConfigError, match="nowhere://a.json cannot be read"):
+        lists_named("nowhere://a.json")
