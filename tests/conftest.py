@@ -1,8 +1,7 @@
 import pytest
 
-pytest.register_assert_rewrite(
-    "tests.core.golden_forward", "tests.core.golden_answers", "tests.core.golden_training", "tests.core.golden_texts"
-)
+CHECKS = ("answers", "forward", "manifest", "texts", "training")
+pytest.register_assert_rewrite(*(f"tests.core.golden_{name}" for name in CHECKS))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,35 +3,35 @@
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tests.core.golden_forward import ANY_SCHEDULE, asked_and_answered, collated, stage_of
-from tests.core.reference import Check, Goldens, assert_near
+from tests.core.golden_forward import asked_and_answered, collated, stage_of
+from tests.core.reference import Check, Goldens, assert_near, without_space
 from tinygptv_core.batch import Batch
 from tinygptv_core.generate import Decoding, beam_tokens, generate, text_of, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import IMAGE_MARK, Encoded, encode_choice, encode_question
 from tinygptv_core.rank import Ranking, rank
 
-NEVER = "\0\0\0"
-"""A stop that no answer comes to: the goldens' answers are not cut."""
+NEVER = "\ud800"
+"""A stop that no answer comes to, since it is half of a character: the goldens' answers are not cut."""
 
 
 class Answers:
     """One generation of the reference, and ours for the same questions."""
 
     def __init__(self, goldens: Goldens, case: str) -> None:
-        self._goldens, case = goldens, f"cases/{case}"
-        self.told, self.expected = goldens.told(case), goldens.tensors(case)
-        self._number = stage_of(case.partition("/")[2])
+        self._goldens, self._case = goldens, f"cases/{case}"
+        self.told, self.expected = goldens.told(self._case), goldens.tensors(self._case)
 
     @cached_property
     def model(self) -> TinyGPTV:
-        return self._goldens.model(self._number)
+        return self._goldens.model(stage_of(self._case))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -53,20 +53,20 @@ class Answers:
             stop=NEVER,
             beams=beams,
             repetition_penalty=penalty,
-            said=(self.tokenizer.bos_token_id,),
+            said=(self._goldens.tokenizer.bos_token_id,),
             sampling=None,
         )
 
     @cached_property
     def encoded(self) -> list[Encoded]:
         return [
-            encode_question(self.tokenizer, text, has_image=IMAGE_MARK in text, dialect="published")
+            encode_question(self._goldens.tokenizer, text, has_image=IMAGE_MARK in text, dialect="published")
             for text in self.told["texts"]
         ]
 
     @cached_property
     def batch(self) -> Batch:
-        return collated(self.encoded, self.expected.get("pixel_values"), self.tokenizer.pad_token_id, "left")
+        return collated(self.encoded, self.expected.get("pixel_values"), self._goldens.tokenizer.pad_token_id, "left")
 
     @cached_property
     def images(self) -> Tensor | None:
@@ -91,21 +91,25 @@ class Answers:
         end = self.tokenizer.eos_token_id
         return [ids[: ids.index(end) + 1] if end in ids else ids for ids in ids_BT.tolist()]
 
+    @cached_property
+    def found_ids(self) -> list[list[int]]:
+        """What ours says, each row as far as its end."""
+        if self.decoding.beams == 1:
+            return self.until_end(torch.stack([next_B for _, next_B in self.steps], dim=1))
+        return self.until_end(
+            beam_tokens(self.model, self.batch, tokenizer=self.tokenizer, decoding=self.decoding, image_BQD=self.images)
+        )
+
     def check_ids(self) -> None:
-        if self.decoding.beams > 1:
-            found = beam_tokens(
-                self.model, self.batch, tokenizer=self.tokenizer, decoding=self.decoding, image_BQD=self.images
-            )
-        else:
-            found = torch.stack([next_B for _, next_B in self.steps], dim=1)
-        assert self.until_end(found) == self.until_end(self.expected["generated_ids"])
+        assert self.found_ids == self.until_end(self.expected["generated_ids"])
         assert self.told["generated_ids"] == self.expected["generated_ids"].tolist()
 
     def check_raw_ids(self) -> None:
-        """The reference's own beginning, and what it generated."""
-        raw, begins = self.expected["generated_ids_raw"], self.told["raw_first_token_is_bos"]
-        assert set(begins) == {self.tokenizer.bos_token_id}
-        assert raw.tolist() == [[b, *ids] for b, ids in zip(begins, self.told["generated_ids"], strict=True)]
+        """The same behind what counts as said from the start, which is the reference's own beginning."""
+        raw = self.expected["generated_ids_raw"]
+        assert {(begin,) for begin in self.told["raw_first_token_is_bos"]} == {self.decoding.said}
+        assert raw[:, 0].tolist() == self.told["raw_first_token_is_bos"]
+        assert self.found_ids == self.until_end(raw[:, 1:])
 
     def check_scores(self) -> None:
         """Of every step until the row's end; none are there for beams."""
@@ -135,6 +139,11 @@ class Answers:
         )
         assert found == [text_of(self.tokenizer, ids) for ids in self.until_end(self.expected["generated_ids"])]
 
+    def check_answers(self) -> None:
+        """All tokens as text. The reference's tokenizer writes other white space around added tokens."""
+        found = [text_of(self._goldens.tokenizer, ids) for ids in self.told["generated_ids"]]
+        assert list(map(without_space, found)) == list(map(without_space, self.told["answers"]))
+
 
 def answer_checks(goldens: Goldens, case: str) -> Iterator[Check]:
     answers = Answers(goldens, case)
@@ -146,7 +155,11 @@ def answer_checks(goldens: Goldens, case: str) -> Iterator[Check]:
         "inputs_embeds": answers.check_embeds,
         "image_tokens": lambda: assert_near(torch.as_tensor(answers.images), answers.expected["image_tokens"]),
     }
-    more = {"question_ids": answers.check_question_ids, "texts": answers.check_texts}
+    more = {
+        "question_ids": answers.check_question_ids,
+        "texts": answers.check_texts,
+        "answers": answers.check_answers,
+    }
     files = (f"cases/{case}.json", f"cases/{case}.safetensors")
     for name in sorted(answers.expected.keys() - {"pixel_values"}):
         yield Check(name=f"{case}-{name}", files=files, run=lambda name=name: known[name]())
@@ -158,14 +171,14 @@ class Choices:
     """One ranking of the reference, and ours."""
 
     def __init__(self, goldens: Goldens, case: str) -> None:
-        self._goldens, self._case = goldens, case
-        self.told = goldens.told(f"cases/{case}")
+        self._goldens, self._case = goldens, f"cases/{case}"
+        self.told = goldens.told(self._case)
 
     @cached_property
     def rankings(self) -> list[Ranking]:
         """Of all that the reference lists: for a row with fewer choices it fills the list up."""
         number, tokenizer = stage_of(self._case), self._goldens.tokenizer
-        model, stage = self._goldens.model(number), self._goldens.stage(number, ANY_SCHEDULE)
+        model, stage = self._goldens.model(number), self._goldens.stage(number)
         choices = [
             [
                 encode_choice(tokenizer, text, of_all[row], end_symbol=stage.end_symbol, has_image=True)
@@ -175,7 +188,7 @@ class Choices:
         ]
         with torch.no_grad():
             image_BQD = model.project(
-                model.encode_images(self._goldens.tensors(f"cases/{self._case}")["pixel_values"])
+                model.encode_images(self._goldens.tensors(self._case)["pixel_values"])
             )  # fmt: skip
         return rank(model, choices, image_BQD, pad_id=tokenizer.pad_token_id)
 
@@ -193,20 +206,34 @@ class Choices:
                 choice for choice in expected if choice < num
             ]
 
+    @cached_property
+    def batch_means(self) -> list[float]:
+        """Of each choice the mean over the batch by which the reference ranked all rows alike, weighted by tokens."""
+        tokenizer, end = self._goldens.tokenizer, self._goldens.stage(stage_of(self._case)).end_symbol
+        means = []
+        for place, answers in enumerate(self.told["answers"]):
+            counts = [len(tokenizer(text + end)["input_ids"]) for text in answers]
+            losses = [of_one.losses[place] for of_one in self.rankings]
+            means.append(sum(map(mul, losses, counts)) / sum(counts))
+        return means
+
     def check_batch_means(self) -> None:
-        """The mean over the batch by which the reference ranked all rows alike, weighted by tokens."""
-        tokenizer, end = self._goldens.tokenizer, self._goldens.stage(stage_of(self._case), ANY_SCHEDULE).end_symbol
-        for place, (answers, expected) in enumerate(
-            zip(self.told["answers"], self.told["reference_losses_batch_mean"], strict=True)
-        ):
-            counts = torch.tensor([len(tokenizer(text + end)["input_ids"]) for text in answers]).float()
-            losses = torch.tensor([of_one.losses[place] for of_one in self.rankings])
-            assert_near((losses * counts).sum() / counts.sum(), expected)
+        assert_near(torch.tensor(self.batch_means), torch.tensor(self.told["reference_losses_batch_mean"]))
+
+    def check_batch_ranks(self) -> None:
+        """Of the choices of the batch's first row, the only row whose number of choices the reference heeds here."""
+        (expected,), num = self.told["reference_ranks"], self.told["num_cand"][0]
+        order = sorted(range(num), key=lambda choice: self.batch_means[choice])
+        assert order == [choice for choice in expected if choice < num]
 
 
 def choice_checks(goldens: Goldens, case: str) -> Iterator[Check]:
     choices = Choices(goldens, case)
     files = (f"cases/{case}.json", f"cases/{case}.safetensors")
-    yield Check(name=f"{case}-per_sample_losses", files=files, run=choices.check_losses)
-    yield Check(name=f"{case}-per_sample_ranks", files=files, run=choices.check_ranks)
-    yield Check(name=f"{case}-reference_losses_batch_mean", files=files, run=choices.check_batch_means)
+    for name, run in (
+        ("per_sample_losses", choices.check_losses),
+        ("per_sample_ranks", choices.check_ranks),
+        ("reference_losses_batch_mean", choices.check_batch_means),
+        ("reference_ranks", choices.check_batch_ranks),
+    ):
+        yield Check(name=f"{case}-{name}", files=files, run=run)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.core.reference import Check, Goldens, as_published, assert_near
-from tests.core.reference_weights import trainable_tensors
+from tests.core.reference import Check, Goldens, assert_near, trainable_tensors
 from tinygptv_core.batch import Batch
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import IMAGE_SLOT, Encoded, collate, encode_training
@@ -19,7 +18,6 @@ from tinygptv_core.splice import splice_labels
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import trainable_parameters
 
-ANY_SCHEDULE = as_published({"init_lr": 1.0, "min_lr": 0.0, "iters_per_epoch": 1, "max_epoch": 1})
 PICTURE_PARTS = ("visual_encoder", "ln_vision", "qformer", "llama_proj", "image_tokens")
 
 
@@ -90,8 +88,11 @@ class Forward:
     def __init__(self, goldens: Goldens, case: str) -> None:
         self._goldens, self.case = goldens, f"cases/{case}"
         self.told, self.expected = goldens.told(self.case), goldens.tensors(self.case)
-        self.number = stage_of(case)
         self.pixels_B3HW = self.expected.get("pixel_values")
+
+    @cached_property
+    def number(self) -> int:
+        return stage_of(self.case)
 
     @cached_property
     def model(self) -> TinyGPTV:
@@ -100,16 +101,24 @@ class Forward:
 
     @cached_property
     def encoded(self) -> list[Encoded]:
-        changes = {"max_tokens": self.told["max_txt_len"], "end_symbol": self.told["end_sym"]}
-        if self.told["chat_template"]:
-            changes["prompt_template"] = self.told["prompt_template"]
-        elif self.told["chosen_prompt"] is None:
-            changes["prompt_template"] = None
-        stage = self._goldens.stage(self.number, ANY_SCHEDULE, **changes)
-        has_image = self.pixels_B3HW is not None
-        return said(self.told["samples"], stage, self.told["chosen_prompt"], has_image).encoded(
-            self._goldens, has_image
+        told = self.told
+        stage = self._goldens.stage(
+            self.number,
+            max_tokens=told["max_txt_len"],
+            end_symbol=told["end_sym"],
+            prompt_template=self._template,
         )
+        has_image = self.pixels_B3HW is not None
+        return said(told["samples"], stage, told["chosen_prompt"], has_image).encoded(self._goldens, has_image)
+
+    @property
+    def _template(self) -> str | None:
+        """What stands around a question: in a prompt that was drawn the stage's, in a dialogue the model's."""
+        if self.told["chosen_prompt"] is not None:
+            return self._goldens.stage(self.number).prompt_template
+        if self.told["chat_template"] or "conv_q" in self.told["samples"]:
+            return self.told["prompt_template"]
+        return "{}" if "instruction_input" in self.told["samples"] else None
 
     @cached_property
     def batch(self) -> Batch:
@@ -205,8 +214,8 @@ class Forward:
 
 
 def stage_of(case: str) -> int:
-    """The stage that a case's name begins with."""
-    found = re.match(r"(?:trajectory_)?stage(\d+)", case)
+    """The stage that the name of a case's file begins with."""
+    found = re.match(r"(?:cases/|misc/trajectory_)stage(\d+)", case)
     assert found, f"{case} names no stage"
     return int(found[1])
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.reference import Check, Goldens, assert_near
+from tests.core.reference import Check, Goldens, assert_near, without_space
 from tinygptv_core.evals.scenes_refer import published_overlap
 from tinygptv_core.generate import text_of
 from tinygptv_core.image import squashed
@@ -62,24 +62,18 @@ def caption_checks(goldens: Goldens, name: str) -> Iterator[Check]:
 
 
 def tokenizer_checks(goldens: Goldens, name: str) -> Iterator[Check]:
-    """Ids; and back to text, where the reference's old tokenizer put no spaces around added tokens."""
-    tokenizer = goldens.tokenizer
+    """Ids, and back to text: as it was, where the reference's tokenizer wrote other white space around added tokens."""
     for place, told in enumerate(goldens.told(f"misc/{name}")):
 
         def run(told: dict[str, Any] = told) -> None:
+            tokenizer = goldens.tokenizer
             assert tokenizer(told["text"], add_special_tokens=False)["input_ids"] == told["ids"]
             assert tokenizer(told["text"])["input_ids"] == told["ids_default"]
-            if max(told["ids"], default=0) <= tokenizer.eos_token_id:
-                ends = tokenizer.all_special_tokens
-                assert text_of(tokenizer, told["ids"]) == _without(told["text"], ends)
+            found = text_of(tokenizer, told["ids"])
+            assert found == told["text"].replace(tokenizer.eos_token, "")
+            assert without_space(found) == without_space(told["decoded"])
 
         yield Check(name=f"{name}-{place}", files=(f"misc/{name}.json",), run=run)
-
-
-def _without(text: str, words: list[str]) -> str:
-    for word in words:
-        text = text.replace(word, "")
-    return text
 
 
 def sampling_checks(goldens: Goldens, name: str) -> Iterator[Check]:
@@ -105,12 +99,14 @@ def conversation_checks(goldens: Goldens, name: str) -> Iterator[Check]:
     told, files = goldens.told(f"misc/{name}"), (f"misc/{name}.json",)
 
     def conversation(one: dict[str, str]) -> None:
-        asked = one["turn1"].removeprefix(one["system"] + "###Human: " + IMAGE_SLOT).removesuffix("###Assistant: ")
-        turns = [Turn("user", asked)]
-        assert chat(one["system"], turns, PUBLISHED_QUESTION, has_image=True) == one["turn1"]
-        answer, _, later = one["turn2"].removeprefix(one["turn1"]).partition("###Human: ")
-        turns += [Turn("assistant", answer), Turn("user", later.removesuffix("###Assistant: "))]
-        assert chat(one["system"], turns, PUBLISHED_QUESTION, has_image=True) == one["turn2"]
+        """So far, after each question."""
+        turns, before = list[Turn](), one["system"]
+        for key in sorted(one.keys() - {"system"}):
+            answer, _, asked = one[key].removeprefix(before).partition("###Human: ")
+            turns += [Turn("assistant", answer)] if turns else []
+            turns += [Turn("user", asked.removeprefix(IMAGE_SLOT).removesuffix("###Assistant: "))]
+            assert chat(one["system"], turns, PUBLISHED_QUESTION, has_image=True) == one[key]
+            before = one[key]
 
     def prepared() -> None:
         found = [question(text, "{}", PUBLISHED_QUESTION, has_image=True) for text in told["prepare_texts"]["inp"]]
@@ -131,7 +127,7 @@ def prompt_check(goldens: Goldens, name: str) -> Check:
 
     def run() -> None:
         stage = goldens.manifest["stages"]["stage3"]
-        lines = (goldens.folder / "misc" / f"{name}.txt").read_text().splitlines()
+        lines = (goldens.folder / "misc" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
         words = [line.removeprefix(IMAGE_SLOT) for line in lines if IMAGE_MARK in line]
         template = stage["effective_prompt_template"]
         assert [question("", prompt, template, has_image=True) for prompt in words] == stage["prompt_list"]

@@ -5,40 +5,33 @@ a copy made from random weights and texts written for the purpose; float32, one 
 """
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from tests.core.reference_weights import NEW_NORMS, llm_tensors, qformer_tensors, trainable_tensors, vision_tensors
+from tinygptv_core.architectures import architecture
+from tinygptv_core.checkpoint import form_of, read_checkpoint
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import PUBLISHED_QUESTION, Lora, Schedule, Share, Stage
 from tinygptv_core.trainable import load_trainable, trainable_parameters
-from tinygptv_core.weights import Architecture, Backbones, fill, new_backbones
+from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint
+from tinygptv_core.weights import Architecture, Backbones, load_backbones, read_tokenizer
 
 COPIES = Path(__file__).parents[1] / "goldens"
 
-PHI_NAMES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "layer_norm_eps",
-    "bos_token_id",
-    "eos_token_id",
-)
-"""What is taken over from the reference's config. Its dropout is not: the goldens were made without."""
-
+NEW_NORMS = (".q_layernorm.", ".k_layernorm.", ".post_layernorm.")
+"""What the tensors have in their names that Phi-2 as published lacks."""
 
 TOLERANCE = 1e-4
 """The largest difference from a number of the reference, absolute. Ids and counts are identical."""
@@ -72,14 +65,28 @@ class Goldens:
         self.folder = folder
         self.tensors = cache(self._tensors)
         self.model = cache(self._model)
+        self.imported = cache(self._imported)
+        self.imported_checkpoint = cache(self._imported_checkpoint)
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of the file `name`, without its ending; not to be changed, for they are kept."""
-        return load_file(self.folder / f"{name}.safetensors")
+        """The tensors of the file `name`, without its ending; not to be changed, for they are kept.
+
+        Of pictures the whole patches: the reference's tower leaves out the rest, and ours refuses such a picture.
+        """
+        tensors = load_file(self.folder / f"{name}.safetensors")
+        for key in tensors:
+            if key.startswith("pixel_values"):
+                side = tensors[key].shape[-1] - tensors[key].shape[-1] % self.patch_size
+                tensors[key] = tensors[key][..., :side, :side]
+        return tensors
+
+    @property
+    def patch_size(self) -> int:
+        return self.tensors("weights/eva_vit_g")["patch_embed.proj.weight"].shape[-1]
 
     def told(self, name: str) -> Any:
         """What the JSON file `name` says."""
-        return json.loads((self.folder / f"{name}.json").read_text())
+        return json.loads((self.folder / f"{name}.json").read_bytes())
 
     def files(self, group: str) -> list[str]:
         """The names of all files of `cases` or `misc`, with that folder in front."""
@@ -94,66 +101,81 @@ class Goldens:
         return self.manifest["spec"]
 
     @cached_property
+    def architecture(self) -> Architecture:
+        """Of the sizes that the folder tells, without dropout: the goldens were made without."""
+        spec, llm = self.spec, self.manifest["llm_config"]
+        return architecture(
+            Sizes(
+                vision=TowerSizes(
+                    width=spec["eva_embed_dim"],
+                    mlp_width=int(spec["eva_embed_dim"] * 4.3637),
+                    layers=spec["eva_depth"],
+                    heads=spec["eva_heads"],
+                    image_size=spec["src_image"],
+                    patch_size=self.patch_size,
+                ),
+                qformer=QFormerSizes(
+                    width=spec["q_hidden"],
+                    mlp_width=spec["q_inter"],
+                    layers=spec["q_layers"],
+                    heads=spec["q_heads"],
+                    cross_attention_every=2,
+                    queries=spec["num_query_token"],
+                ),
+                llm=LlmSizes(
+                    width=llm["hidden_size"],
+                    mlp_width=llm["intermediate_size"],
+                    layers=llm["num_hidden_layers"],
+                    heads=llm["num_attention_heads"],
+                    vocabulary=llm["vocab_size"],
+                    positions=llm["max_position_embeddings"],
+                    rotary_fraction=llm["partial_rotary_factor"],
+                    dropout=0.0,
+                    end_id=llm["eos_token_id"],
+                ),
+                projection_widths=(spec["q_hidden"], spec["proj_mid"], spec["hidden"]),
+            )
+        )
+
+    @cached_property
+    def _work(self) -> TemporaryDirectory[str]:
+        """Where the imported weights lie, for as long as there is this object."""
+        return TemporaryDirectory(prefix="goldens-")
+
+    def _imported(self, *, fresh_norms: bool) -> Path:
+        """The backbones as a person imports them; with `fresh_norms` on a Phi-2 as published, which lacks them."""
+        work, depth = Path(self._work.name), self.spec["eva_depth"]
+        blip2, phi = self.folder / "weights" / "blip2_qformer.safetensors", self.folder / "weights" / "phi_base"
+        # The public file has one block more than is used; a folder may have others.
+        eva = self._copied(
+            "eva_vit_g", lambda name: not re.match(r"blocks\.", name) or int(name.split(".")[1]) <= depth
+        )
+        if fresh_norms:
+            shutil.copytree(phi, work / "phi_base")
+            phi = self._copied("phi_base/model", lambda name: not any(norm in name for norm in NEW_NORMS)).parent
+        folder = work / ("fresh" if fresh_norms else "backbones")
+        import_backbones(folder, Sources(vision=eva, qformer=blip2, llm=phi), self.architecture, torch.float32)
+        return folder
+
+    def _copied(self, file: str, is_wanted: Callable[[str], bool]) -> Path:
+        """A copy of the weights `file` with the tensors whose names are wanted."""
+        tensors, copy = (
+            load_file(self.folder / "weights" / f"{file}.safetensors"),
+            Path(self._work.name) / f"{file}.safetensors",
+        )
+        save_file({name: tensor for name, tensor in tensors.items() if is_wanted(name)}, copy)
+        return copy
+
+    def backbones(self, *, fresh_norms: bool = False) -> Backbones:
+        """The reference's frozen parts, read anew, since a model takes them as its own."""
+        return load_backbones(self.imported(fresh_norms=fresh_norms), torch.float32)
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         return self.new_tokenizer()
 
     def new_tokenizer(self) -> PreTrainedTokenizerFast:
-        folder = self.folder / "weights" / "phi_base"
-        end = json.loads((folder / "special_tokens_map.json").read_text())["eos_token"]
-        special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), end)
-        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
-
-    @cached_property
-    def architecture(self) -> Architecture:
-        spec, llm, eva = self.spec, self.manifest["llm_config"], self.tensors("weights/eva_vit_g")
-        return Architecture(
-            vision=Blip2VisionConfig(
-                hidden_size=spec["eva_embed_dim"],
-                intermediate_size=int(spec["eva_embed_dim"] * 4.3637),
-                num_hidden_layers=spec["eva_depth"],
-                num_attention_heads=spec["eva_heads"],
-                image_size=spec["src_image"],
-                patch_size=eva["patch_embed.proj.weight"].shape[-1],
-                layer_norm_eps=1e-6,
-            ),
-            qformer=Blip2QFormerConfig(
-                hidden_size=spec["q_hidden"],
-                num_hidden_layers=spec["q_layers"],
-                num_attention_heads=spec["q_heads"],
-                intermediate_size=spec["q_inter"],
-                encoder_hidden_size=spec["eva_embed_dim"],
-                layer_norm_eps=1e-12,
-            ),
-            num_queries=spec["num_query_token"],
-            llm=PhiConfig(
-                **{name: llm[name] for name in PHI_NAMES},
-                qk_layernorm=True,
-                resid_pdrop=0.0,
-                rope_parameters={
-                    "rope_type": "default",
-                    "rope_theta": llm["rope_theta"],
-                    "partial_rotary_factor": llm["partial_rotary_factor"],
-                },
-            ),
-            projection_widths=(spec["q_hidden"], spec["proj_mid"], spec["hidden"]),
-        )
-
-    def backbones(self, *, fresh_norms: bool = False) -> Backbones:
-        """The reference's frozen parts. With `fresh_norms` the LLM's added norms are new, as Phi-2 lacks them."""
-        made = new_backbones(self.architecture, self.tokenizer, seed=0)
-        # Read anew, since the model takes them as its own and they are trained.
-        eva, blip2 = self._tensors("weights/eva_vit_g"), self._tensors("weights/blip2_qformer")
-        phi = self._tensors("weights/phi_base/model")
-        if fresh_norms:
-            phi = {name: tensor for name, tensor in phi.items() if not any(f".{norm}." in name for norm in NEW_NORMS)}
-        vision, llm = self.architecture.vision, self.architecture.llm
-        width, heads = llm.hidden_size, llm.num_attention_heads
-        tower = vision_tensors(eva, blip2, num_blocks=vision.num_hidden_layers)
-        phi = llm_tensors(phi, num_layers=llm.num_hidden_layers, head_width=width // heads, width=width)
-        fill(made.vision.tower, tower, torch.float32, "eva")
-        fill(made.qformer, qformer_tensors(blip2), torch.float32, "blip2")
-        fill(made.llm, phi, torch.float32, "phi")
-        return made
+        return read_tokenizer(self.imported(fresh_norms=False) / "tokenizer")
 
     def lora(self, stage: int) -> Lora | None:
         """The stage's adapters, without their dropout."""
@@ -178,16 +200,24 @@ class Goldens:
         load_trainable(made, untrained | projections, new_lora=False)
         return made.eval()
 
-    def checkpoint(self, stage: int) -> dict[str, Tensor]:
-        """What the reference trained in `stage`, by our names."""
-        return trainable_tensors(self.tensors(f"checkpoints/stage{stage}"))
+    def _imported_checkpoint(self, stage: int) -> Path:
+        """What the reference trained in `stage`, as a person imports it."""
+        folder, file = (
+            Path(self._work.name) / f"stage{stage}",
+            self.folder / "checkpoints" / f"stage{stage}.safetensors",
+        )
+        import_checkpoint(folder, file, form_of(self.stage(stage)), self.architecture)
+        return folder
+
+    def checkpoint(self, stage: int) -> Mapping[str, Tensor]:
+        return read_checkpoint(self.imported_checkpoint(stage)).tensors
 
     @property
     def stages(self) -> tuple[int, ...]:
         return tuple(int(name.removeprefix("stage")) for name in self.manifest["stages"])
 
-    def stage(self, number: int, schedule: Schedule, **changes: Any) -> Stage:
-        """The stage as the reference had it, in the published dialect."""
+    def stage(self, number: int, **changes: Any) -> Stage:
+        """The stage as the reference had it, in the published dialect; its rates are in no manifest."""
         told = self.manifest["stages"][f"stage{number}"]
         decays = {group["weight_decay"] for group in told["adamw_groups"]}
         fields: dict[str, Any] = {
@@ -196,7 +226,7 @@ class Goldens:
             "image_size": told["cfg"]["image_size"],
             "max_tokens": told["effective_max_txt_len"],
             "precision": "float32",
-            "schedule": schedule,
+            "schedule": Schedule(start=0.0, peak=1.0, end=0.0, warmup_steps=0, steps=1),
             "lora": self.lora(number),
             "prompt_template": told["effective_prompt_template"] or None,
             "eval_template": PUBLISHED_QUESTION,
@@ -213,6 +243,7 @@ class Goldens:
 
 def as_published(run: Mapping[str, Any]) -> Schedule:
     """The schedule of a run of the reference."""
+    assert run.get("lr_sched", "linear_warmup_cosine_lr") == "linear_warmup_cosine_lr", run
     return Schedule(
         start=run.get("warmup_lr", run["init_lr"]),
         peak=run["init_lr"],
@@ -221,6 +252,22 @@ def as_published(run: Mapping[str, Any]) -> Schedule:
         steps=run["iters_per_epoch"] * run["max_epoch"],
         published_epoch_steps=run["iters_per_epoch"],
     )
+
+
+def without_space(text: str) -> str:
+    return "".join(text.split())
+
+
+def trainable_name(name: str) -> str:
+    """What we call the reference's trained tensor `name`, with or without peft's wrapping."""
+    if name.startswith("llama_proj"):
+        return f"projections.{name}"
+    return "llm." + name.removeprefix("llama_model.").removeprefix("base_model.model.")
+
+
+def trainable_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same by our names."""
+    return {trainable_name(name): tensor for name, tensor in tensors.items()}
 
 
 GOLDENS = Goldens(COPIES)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.core import golden_answers, golden_forward, golden_texts, golden_training
+from tests.core import golden_answers, golden_forward, golden_manifest, golden_texts, golden_training
 from tests.core.reference import GOLDENS, Check, Goldens
 
 
@@ -21,7 +21,7 @@ def all_checks(goldens: Goldens) -> Iterator[Check]:
         yield from case_checks(goldens, case)
     for name in sorted({Path(name).name.split(".")[0] for name in goldens.files("misc")}):
         yield from misc_checks(goldens, name)
-    yield from golden_training.manifest_checks(goldens)
+    yield from golden_manifest.manifest_checks(goldens)
     yield from golden_texts.dataset_checks(goldens)
 
 
@@ -46,7 +46,7 @@ def misc_checks(goldens: Goldens, name: str) -> Iterator[Check]:
     """By the file's name; pictures belong to the image processor's numbers."""
     known = {
         "lr_schedule": golden_training.schedule_checks,
-        "full_size_parameters": golden_training.full_size_checks,
+        "full_size_parameters": golden_manifest.full_size_checks,
         "image_processor": golden_texts.picture_checks,
         "caption_processor": golden_texts.caption_checks,
         "tokenizer": golden_texts.tokenizer_checks,
