@@ -4,7 +4,7 @@ import importlib.util
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,20 @@ from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
 from tasks.registry import names
 from tasks.removals import read_removals
-from tinygptv_core.plain import ConfigError, unknown
+from tinygptv_core.plain import ConfigError, change, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
-LIMITS = {"processes": 2, "threads": 1}
+TWO_CORES = RunOptions(
+    processes=2,
+    threads=1,
+    device="cpu",
+    loader_workers=0,
+    micro_batch=None,
+    log_every_steps=5,
+    save_every_steps=25,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,7 @@ class Choice:
     home: str
     ray_address: str | None
     init: str | None
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +92,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         ray_address=choice.ray_address,
         tracking_uri=tracking_uri(home),
         experiment=preset.name,
-        options=_options(),
+        options=_options(choice.options),
         run=_new_run(),
         progress=terminal.progress,
     )
@@ -136,6 +145,7 @@ def _typed(choice: Choice) -> list[str]:
         ("--init", choice.init),
     ]
     pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
+    pairs += [("--option", option) for option in choice.options]
     unsaid = (None, DEFAULT_PRESET, default_home(), default_data())
     return [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
 
@@ -239,23 +249,22 @@ def _fetching(choice: Choice) -> FetchOptions:
     return FetchOptions(
         allow_hosts=choice.allow_hosts,
         hosts={},
-        processes=LIMITS["processes"],
+        processes=TWO_CORES.processes,
         threads=16,
         ray_address=choice.ray_address,
         progress=lambda done, total, text: None,
     )
 
 
-def _options() -> RunOptions:
-    return RunOptions(
-        processes=LIMITS["processes"],
-        threads=LIMITS["threads"],
-        device="cpu",
-        loader_workers=0,
-        micro_batch=None,
-        log_every_steps=5,
-        save_every_steps=25,
-    )
+def _options(texts: Sequence[str]) -> RunOptions:
+    """How training runs: as two cores like it, changed as `--option` says."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--option {text}: it must read NAME=VALUE, as in micro_batch=8")
+        values[name] = value
+    return change(TWO_CORES, values)
 
 
 def _new_run() -> str:

@@ -156,6 +156,11 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
         "--init", metavar="STAGE=DIGEST",
         help="take this checkpoint of the store for what STAGE trains; the stages before it are left out",
     )  # fmt: skip
+    command.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", dest="options",
+        help="change where or how training runs, which builds nothing anew: device=cuda, processes=4, micro_batch=8, "
+        "gradient_checkpointing=true, packed=true, loader_workers=2, ...; may be repeated",
+    )  # fmt: skip
     _add_home(command)
 
 
@@ -195,6 +200,7 @@ def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
         home=options.home,
         ray_address=options.ray_address,
         init=options.init,
+        options=tuple(options.options),
     )
 
 

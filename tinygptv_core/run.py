@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tinygptv_core.plain import from_plain, plain
+from tinygptv_core.plain import from_plain, plain, require
 from tinygptv_core.stages import Stage
 
 
@@ -34,6 +34,13 @@ class RunOptions:
     save_every_steps: int
     packed: bool = False
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "threads", "log_every_steps", "save_every_steps"):
+            require(getattr(self, name), name, at_least=1)
+        require(self.loader_workers, "loader_workers", at_least=0)
+        if self.micro_batch is not None:
+            require(self.micro_batch, "micro_batch", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

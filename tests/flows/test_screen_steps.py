@@ -28,6 +28,7 @@ CHOICE = Choice(
     home="",
     ray_address=None,
     init=None,
+    options=(),
 )
 
 

@@ -223,6 +223,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
         home=str(command.home),
         ray_address=None,
         init=f"stage2={given[:12]}",
+        options=(),
     )
     walked = {request.name: request for request in prepare(choice, writes=False).selection.walked}
     assert not {"stage1/train", "stage1/evaluate", "stage2/train"} & walked.keys()

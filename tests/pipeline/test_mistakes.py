@@ -55,6 +55,10 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--set", "stage3.schedule.steps=many"], "a whole number"),
         (["--set", "stage3.schedule.peak=1e-9"], "above the peak"),
         (["--only", "stage1", "--from", "stage1"], "exclude each other"),
+        (["--option", "micro_batch"], "NAME=VALUE"),
+        (["--option", "microbatch=8"], "Did you mean micro_batch"),
+        (["--option", "device=gpu"], "cuda"),
+        (["--option", "processes=0"], "at least 1"),
         (["--home", "/proc/nothing"], "--home DIR"),
     ],
 )
