@@ -9,3 +9,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=3, metavar="N", help="how often tests/tasks/test_kills.py kills a fetch"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--goldens")
+    if folder and not (config.invocation_params.dir / folder / "manifest.json").is_file():
+        raise pytest.UsageError(f"--goldens {folder}: there is no manifest.json; tests/goldens shows what is wanted")

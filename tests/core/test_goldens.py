@@ -68,7 +68,7 @@ def without_check(goldens: Goldens) -> list[str]:
 
 def chosen(config: pytest.Config) -> Goldens:
     folder = config.getoption("--goldens")
-    return Goldens(Path(folder).resolve()) if folder else GOLDENS
+    return Goldens(config.invocation_params.dir / folder) if folder else GOLDENS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
