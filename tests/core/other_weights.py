@@ -47,7 +47,7 @@ POSITION_IDS = {"Qformer.bert.embeddings.position_ids": torch.arange(8)[None]}
 SLOT, BETWEEN = "<Img><ImageHere></Img> ", "!@#"
 SENTENCES = (
     "a kite above the dunes",
-    "Zwei Boote im Hafen, 42 m tief;  \t früh",
+    "Zwei Boote im Hafen, 42 m tief;  \t fr\u00fch",
     "the old man , by the window at night",
 )
 DRAWN = f"###Human: {SLOT}Tell what is there. ###Assistant: "

@@ -30,9 +30,6 @@ from tinygptv_core.weights import Architecture, Backbones, load_backbones, read_
 
 COPIES = Path(__file__).parents[1] / "goldens"
 
-NEW_NORMS = (".q_layernorm.", ".k_layernorm.", ".post_layernorm.")
-"""What the tensors have in their names that Phi-2 as published lacks."""
-
 TOLERANCE = 1e-4
 """The largest difference from a number of the reference, absolute. Ids and counts are identical."""
 
@@ -144,27 +141,17 @@ class Goldens:
 
     def _imported(self, *, fresh_norms: bool) -> Path:
         """The backbones as a person imports them; with `fresh_norms` on a Phi-2 as published, which lacks them."""
-        work, depth = Path(self._work.name), self.spec["eva_depth"]
-        blip2, phi = self.folder / "weights" / "blip2_qformer.safetensors", self.folder / "weights" / "phi_base"
+        weights, folder = self.folder / "weights", Path(self._work.name) / ("fresh" if fresh_norms else "backbones")
+        depth, eva, phi = self.spec["eva_depth"], folder / "eva_vit_g.safetensors", folder / "phi_base"
+        phi.mkdir(parents=True)
+        for name in ("config.json", "tokenizer.json"):
+            shutil.copyfile(weights / "phi_base" / name, phi / name)
+        _copy_tensors(weights / "phi_base" / "model.safetensors", phi, lambda name: not (fresh_norms and _is_new(name)))
         # The public file has one block more than is used; a folder may have others.
-        eva = self._copied(
-            "eva_vit_g", lambda name: not re.match(r"blocks\.", name) or int(name.split(".")[1]) <= depth
-        )
-        if fresh_norms:
-            shutil.copytree(phi, work / "phi_base")
-            phi = self._copied("phi_base/model", lambda name: not any(norm in name for norm in NEW_NORMS)).parent
-        folder = work / ("fresh" if fresh_norms else "backbones")
-        import_backbones(folder, Sources(vision=eva, qformer=blip2, llm=phi), self.architecture, torch.float32)
-        return folder
-
-    def _copied(self, file: str, is_wanted: Callable[[str], bool]) -> Path:
-        """A copy of the weights `file` with the tensors whose names are wanted."""
-        tensors, copy = (
-            load_file(self.folder / "weights" / f"{file}.safetensors"),
-            Path(self._work.name) / f"{file}.safetensors",
-        )
-        save_file({name: tensor for name, tensor in tensors.items() if is_wanted(name)}, copy)
-        return copy
+        _copy_tensors(weights / eva.name, folder, lambda name: _block(name) <= depth)
+        sources = Sources(vision=eva, qformer=weights / "blip2_qformer.safetensors", llm=phi)
+        import_backbones(folder / "made", sources, self.architecture, torch.float32)
+        return folder / "made"
 
     def backbones(self, *, fresh_norms: bool = False) -> Backbones:
         """The reference's frozen parts, read anew, since a model takes them as its own."""
@@ -202,10 +189,8 @@ class Goldens:
 
     def _imported_checkpoint(self, stage: int) -> Path:
         """What the reference trained in `stage`, as a person imports it."""
-        folder, file = (
-            Path(self._work.name) / f"stage{stage}",
-            self.folder / "checkpoints" / f"stage{stage}.safetensors",
-        )
+        name = f"stage{stage}"
+        folder, file = Path(self._work.name) / name, self.folder / "checkpoints" / f"{name}.safetensors"
         import_checkpoint(folder, file, form_of(self.stage(stage)), self.architecture)
         return folder
 
@@ -252,6 +237,23 @@ def as_published(run: Mapping[str, Any]) -> Schedule:
         steps=run["iters_per_epoch"] * run["max_epoch"],
         published_epoch_steps=run["iters_per_epoch"],
     )
+
+
+def _copy_tensors(file: Path, folder: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Into `folder` a file of the same name with the tensors whose names are wanted."""
+    tensors = load_file(file)
+    save_file({name: tensor for name, tensor in tensors.items() if is_wanted(name)}, folder / file.name)
+
+
+def _is_new(name: str) -> bool:
+    """Whether a tensor is of the norms that Phi-2 as published lacks."""
+    return bool(re.search(r"\.(q|k|post)_layernorm\.", name))
+
+
+def _block(name: str) -> int:
+    """The number of the tower's block that a tensor is of; -1 for none."""
+    found = re.match(r"blocks\.(\d+)\.", name)
+    return int(found[1]) if found else -1
 
 
 def without_space(text: str) -> str:
