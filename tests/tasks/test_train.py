@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tasks.cluster import ray_cluster
 from tasks.tars import Sharing, over_tars
 from tasks.train import TrainingError, Workers, ray_workers
-from tests.core.test_train import losses_of, quiet, running_ranks, summary_of
+from tests.core.test_train import losses_of, quiet, summary_of, torchrun
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 
@@ -104,8 +104,7 @@ def workers(home):
 def bare(tmp_path_factory):
     """The same run on two processes without Ray."""
     spec = tiny_spec(tmp_path_factory.mktemp("bare"), dropout=0.1, stage=LONG, options=TWO)
-    with running_ranks(spec, 2):
-        pass
+    torchrun(spec, 2)
     return spec
 
 
