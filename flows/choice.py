@@ -78,9 +78,11 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     preset = changed(_preset(choice), choice.settings)
     stage, digest = _init(choice.init)
     preset = starting_at(preset, stage) if stage else preset
-    home = Path(choice.home).expanduser().absolute()
+    home, options = Path(choice.home).expanduser().absolute(), _options(choice.options)
+    _check_folder(home)
     if writes:
         check_writable(home)
+        _check_device(options)
     terminal = Terminal()
     place = Place(
         home=home,
@@ -92,7 +94,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         ray_address=choice.ray_address,
         tracking_uri=tracking_uri(home),
         experiment=preset.name,
-        options=_options(choice.options),
+        options=options,
         run=_new_run(),
         progress=terminal.progress,
     )
@@ -224,6 +226,22 @@ def _from_file(path: Path, name: str) -> Preset:
 def tracking_uri(home: Path) -> str:
     """Where MLflow keeps what it is told: the server that the environment names, or a database in the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+
+
+def _check_folder(home: Path) -> None:
+    """Refuse a home that is, or lies in, something else than a folder."""
+    there = next(path for path in (home, *home.parents) if path.is_dir() or path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"the home {home} is no folder: {there} is a file.\n  name another with --home DIR")
+
+
+def _check_device(options: RunOptions) -> None:
+    """Refuse a GPU that is not there, before anything is fetched for it."""
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("--option device=cuda: torch sees no GPU here; leave it out to compute on the CPU")
 
 
 def check_writable(home: Path) -> None:

@@ -274,11 +274,13 @@ def _walk(choice: Choice) -> int:
 
 
 def _failed(choice: Choice, error: Exception) -> int:
-    log = Path(choice.home).expanduser().absolute() / "failed.txt"
-    log.write_text("".join(traceback.format_exception(error)))
-    print(
-        f"tinygptv: the run failed: {error}\n  details in {log}\n  the same command goes on from here", file=sys.stderr
-    )
+    log, told = Path(choice.home).expanduser().absolute() / "failed.txt", "".join(traceback.format_exception(error))
+    try:
+        log.write_text(told)
+        details = f"details in {log}"
+    except OSError as full:  # a disk that is full is why runs fail, too
+        details = f"details could not be written to {log} ({full.strerror})"
+    print(f"tinygptv: the run failed: {error}\n  {details}\n  the same command goes on from here", file=sys.stderr)
     return FAILED
 
 

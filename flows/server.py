@@ -25,8 +25,8 @@ START_SECONDS = 120.0
 END_SECONDS = 5.0
 POLL_SECONDS = 0.05
 CHOSEN = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE")
-FILES = ("prefect.toml", ".env")
-"""What Prefect reads in the current folder."""
+FILES = {"prefect.toml": "", ".env": "prefect", "pyproject.toml": "[tool.prefect"}
+"""What Prefect reads in the current folder -> the words without which it is not about Prefect."""
 SERVER_SETTINGS = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -67,9 +67,9 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
 
 def _is_chosen() -> bool:
     """Whether a person has settings of their own that may name a server."""
-    files = (Path(name) for name in FILES)
+    files = ((Path(name), words) for name, words in FILES.items())
     return any(name in os.environ for name in CHOSEN) or any(
-        path.is_file() and "prefect" in path.read_text(errors="replace").lower() for path in files
+        path.is_file() and words in path.read_text(errors="replace").lower() for path, words in files
     )
 
 

@@ -111,6 +111,6 @@ def remove_what_killed_runs_left(folder: Path) -> None:
     """Remove `folder`, whose name ends in -PID, and its likes beside it whose process is no longer there."""
     prefix = folder.name.rpartition("-")[0]
     for left in folder.parent.glob(f"{prefix}-*"):
-        pid = left.name.removeprefix(f"{prefix}-")
-        if left == folder or not Path("/proc", pid).exists():
+        pid = left.name.removeprefix(f"{prefix}-")  # of another machine's, whose name begins as ours does, no number
+        if left == folder or (pid.isdecimal() and not Path("/proc", pid).exists()):
             shutil.rmtree(left, ignore_errors=True)

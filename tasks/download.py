@@ -29,7 +29,7 @@ from img2dataset.reader import Reader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import WebDatasetSampleWriter
 
-from tasks.downloads import WORKER_LOST, DownloadSpec, Job, unwritten
+from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, unwritten
 from tasks.guard import Rules, install
 from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
 from tasks.pictures import PictureError, decoded, on_white
@@ -198,7 +198,7 @@ def _on_ray(address: str) -> Run:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT})
     except (ConnectionError, ValueError) as error:
         sys.exit(f"no Ray cluster answers at {address}: {error}")
     fetch_shard = ray.remote(max_retries=3)(_fetch_shard)

@@ -24,6 +24,12 @@ from tinygptv_core.plain import plain
 POLL_SECONDS = 0.1
 LOG_TAIL_CHARACTERS = 2_000
 LOG_FILE = "img2dataset.log"
+ENVIRONMENT = {
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # or it asks the network for its newest version whenever it is imported
+    "OMP_NUM_THREADS": "1",
+    "RES_OPTIONS": "timeout:3 attempts:2",  # of the C library's resolver, which knows no other limit
+}
+"""Of every process that fetches."""
 WORKER_LOST = 3
 """The exit status of a process one of whose workers was killed, by the system for memory, say."""
 MAX_STARTS = 3
@@ -148,11 +154,6 @@ def _forget_unfinished(folder: Path) -> None:
 def _run_once(
     spec: DownloadSpec, spec_file: Path, log_file: Path, min_success: float, progress: Callable[[Counter[str]], None]
 ) -> int:
-    environment = os.environ | {
-        "NO_ALBUMENTATIONS_UPDATE": "1",
-        "OMP_NUM_THREADS": "1",
-        "RES_OPTIONS": "timeout:3 attempts:2",  # of the C library's resolver, which knows no other limit
-    }
     watch, recent = Watch(_fates(spec), min_success), None
     command = [sys.executable, "-m", "tasks.download_process", str(spec_file)]
     with log_file.open("ab") as log:
@@ -161,7 +162,7 @@ def _run_once(
             stdin=subprocess.PIPE,  # it ends when this closes, so also when we are killed
             stdout=log,
             stderr=log,
-            env=environment,
+            env=os.environ | ENVIRONMENT,
             start_new_session=True,
         )
         try:

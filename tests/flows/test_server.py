@@ -67,8 +67,9 @@ def test_a_server_that_a_person_may_have_named_stands(unsettled, monkeypatch, na
     assert os.environ[name] == "theirs"
 
 
-def test_so_does_one_that_a_file_here_may_name(unsettled):
-    Path("prefect.toml").write_text('[api]\nurl = "http://127.0.0.1:4200/api"\n# prefect\n')
+@pytest.mark.parametrize("name", ["prefect.toml", "pyproject.toml"])
+def test_so_does_one_that_a_file_here_may_name(unsettled, name):
+    Path(name).write_text('[tool.prefect.api]\nurl = "http://127.0.0.1:4200/api"\n')
     start_prefect_server(unsettled / "home")()
     assert servers_of(os.getpid()) == []
     assert "PREFECT_API_URL" not in os.environ

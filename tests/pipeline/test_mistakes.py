@@ -60,6 +60,8 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--option", "device=gpu"], "cuda"),
         (["--option", "processes=0"], "at least 1"),
         (["--home", "/proc/nothing"], "--home DIR"),
+        (["--home", __file__], "is no folder"),
+        (["--home", "/dev/null/x"], "/dev/null is a file"),
     ],
 )
 def test_a_wrong_option_is_refused(fresh_home, arguments, said):
