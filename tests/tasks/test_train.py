@@ -140,7 +140,8 @@ def test_a_mistake_of_the_users_is_told_as_one(workers, bare, tmp_path):
     spec = replace(elsewhere(bare, tmp_path), init=tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"nothing holds no checkpoint: there is no stage\.json"):
         workers.train(spec, quiet)
-    assert "Traceback" in (spec.notes / "worker-0.log").read_text()
+    # Whichever of them answers first has written down how it came to that.
+    assert any("Traceback" in log.read_text() for log in spec.notes.glob("worker-*.log"))
 
 
 def test_after_a_mistake_they_train_on_and_those_that_keep_dying_are_given_up(workers, bare, tmp_path):
