@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,10 @@ POINTER = b"version https://git-lfs"
 MAPPED_BYTES = 32 << 20
 """How much of a mapped file is read before it is mapped anew."""
 
-BROKEN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, pickle.UnpicklingError)
+BROKEN = (
+    *(RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
 """What reading a pickle raises, depending on where its bytes stop making sense."""
 
 CODES = {
@@ -86,7 +90,7 @@ def open_weights(source: Path) -> dict[str, Stored]:
     """The tensors of a file, or of all shards of a folder, by their names there.
 
     What is not yet read takes no memory, and what was read is given back soon after nobody holds it. Files of before
-    torch 1.6 alone are read whole.
+    torch 1.6, and archives that somebody compressed, are read whole.
 
     Raises:
         ConfigError: a file is missing, cut off, no file of weights, or a pickle that names more than tensors.
@@ -140,7 +144,7 @@ class _Mapped:
         """A copy of one of them."""
         tensor = self.tensors[name].clone()
         self.bytes_read += tensor.nbytes
-        if self.bytes_read > MAPPED_BYTES and _is_archive(self.path):
+        if self.bytes_read > MAPPED_BYTES and _can_be_mapped(self.path):
             self.tensors, self.bytes_read = _pickled_tensors(self.path), 0
         return tensor
 
@@ -163,7 +167,7 @@ def _described(told: object) -> str:
 
 
 def read_pickle(path: Path) -> Any:
-    """What torch saved in `path`; its tensors are mapped, not read.
+    """What torch saved in `path`; its tensors are mapped, not read, where they can be.
 
     Raises:
         ConfigError: it is cut off, no such file, or names anything that could run code.
@@ -172,14 +176,17 @@ def read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another pickle protocol
-            # Before torch 1.6 files were no archives, and these cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
     except BROKEN as error:
         _refuse(path, str(error))
 
 
-def _is_archive(path: Path) -> bool:
-    return _start(path).startswith(ZIP)
+def _can_be_mapped(path: Path) -> bool:
+    """Whether its tensors lie in it as they are: before torch 1.6 files were no archives, and others can be packed."""
+    if not _start(path).startswith(ZIP) or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def _refuse(path: Path, said: str) -> NoReturn:

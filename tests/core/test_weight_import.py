@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +307,16 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, form, part):
     path.write_bytes(path.read_bytes()[:part])
     with pytest.raises(ConfigError, match="cut off"):
         open_weights(path)
+
+
+def test_an_archive_that_somebody_compressed_holds_the_same_tensors(tmp_path):
+    torch.save({"a": torch.arange(1000.0), "b": torch.ones(3, 4)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert (tmp_path / "packed.pth").stat().st_size < (tmp_path / "plain.pth").stat().st_size
+    found = open_weights(tmp_path / "packed.pth")
+    assert torch.equal(found["a"].read(), torch.arange(1000.0)) and torch.equal(found["b"].read(), torch.ones(3, 4))
 
 
 @pytest.mark.parametrize("held", [{"epoch": 3}, {}, [1, 2], torch.ones(2)])
