@@ -36,10 +36,7 @@ def export_published(checkpoint: Path, file: Path) -> None:
     """
     found = read_checkpoint(checkpoint)
     wrapped = found.form.lora is not None
-    model = {
-        name_in_checkpoint(name, wrapped=wrapped, adapter=False): tensor.clone()
-        for name, tensor in found.tensors.items()
-    }
+    model = {name_in_checkpoint(name, wrapped=wrapped, adapter=False): tensor for name, tensor in found.tensors.items()}
     model[POSITION_IDS] = torch.arange(BERT_POSITIONS)[None]
     state = {"model": model, "optimizer": {}, "config": _published_config(found), "scaler": None, "epoch": 0}
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,13 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
 from tinygptv_core import published
-from tinygptv_core.checkpoint import Checkpoint, CheckpointForm, read_form, save_checkpoint
+from tinygptv_core.checkpoint import CheckpointForm, read_form, save_stored
 from tinygptv_core.coverage import Coverage, Layout, gather
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.weight_files import Reading, Stored, open_weights, read_pickle
+from tinygptv_core.weight_files import Stored, open_weights, read_pickle
 from tinygptv_core.weight_folders import PICKLES, UNTRAINED_NORMS, read_json
 from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
 
@@ -192,7 +192,8 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
         architecture: of the backbones that it was trained on.
 
     Raises:
-        ConfigError: a tensor is missing, unexpected or of another shape; or the file names another alpha.
+        ConfigError: a tensor is missing, unexpected, of another shape or not of finite numbers; or the file names
+            another alpha.
     """
     files = open_weights(file)
     _check_alpha(file, form.lora)
@@ -200,7 +201,7 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
         "checkpoint", trained_shapes(architecture, form.lora), files, published.checkpoint(files)
     )
     coverage.check(str(file))
-    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    save_stored(folder, form, tensors)
     return coverage
 
 
@@ -273,7 +274,7 @@ def restore_checkpoint(folder: Path, export: Path) -> Coverage:
     wanted = trained_shapes(found.architecture, form.lora)
     tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
     coverage.check(str(export))
-    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    save_stored(folder, form, tensors)
     return coverage
 
 

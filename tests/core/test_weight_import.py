@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,15 @@ from tinygptv_core.architectures import PAPER, architecture
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, read_checkpoint
 from tinygptv_core.coverage import table
+from tinygptv_core.export import export_published
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.published import name_in_checkpoint
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weight_files import in_memory, open_weights, read_pickle, write_tensors
 from tinygptv_core.weight_folders import check_pins, files_of
-from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint
-from tinygptv_core.weights import load_backbones
+from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint, trained_shapes
+from tinygptv_core.weights import Architecture, load_backbones
 
 FORM = CheckpointForm(
     name="stage2", image_size=8, lora=LORA, prompt_template=None, eval_template="Instruct: {}\nOutput:", end_symbol="\n"
@@ -107,7 +110,7 @@ def test_every_tensor_is_accounted_for(published, tmp_path):
     }
     assert set(qformer.left) == left and len(qformer.found) == len(brought.blip2_tensors()) - len(left)
     assert len(llm.found) == len(brought.fused_tensors()) and len(llm.new) == 2 * (2 + 2 + 1)
-    assert not any((*part.missing, *part.unexpected, *part.misshapen) for part in (vision, qformer, llm))
+    assert not any((*part.missing, *part.unexpected, *part.unfit) for part in (vision, qformer, llm))
     text = table((vision, qformer, llm))
     assert (
         "blocks.2.norm1.weight" in text and "t5_proj.weight" in text and "model.layers.0.self_attn.q_layernorm" in text
@@ -176,6 +179,18 @@ WRONG = {
         lambda t: t.update(cls_token=torch.ones(1, 1, 9)),
         "cls_token (1, 1, 9) instead of (1, 1, 16)",
         "sizes",
+    ),
+    "weights of 8 bits": (
+        "vision",
+        lambda t: t.update(cls_token=t["cls_token"].to(torch.int8)),
+        "cls_token int8 instead of float64, float32, bfloat16, float16",
+        "of another shape or dtype",
+    ),
+    "weights of 8 bits with a fraction": (
+        "qformer",
+        lambda t: t.update(query_tokens=t["query_tokens"].to(torch.float8_e4m3fn)),
+        "query_tokens float8_e4m3fn instead of float64",
+        "of another shape or dtype",
     ),
     "no ln_vision": ("qformer", lambda t: t.pop("ln_vision.bias"), "1 missing: ln_vision.bias", "flant5xxl"),
     "the BLIP-2 with OPT": (
@@ -410,6 +425,21 @@ def test_a_checkpoint_of_another_stage_is_told_apart(tmp_path, lora, form, said)
     assert said in str(refusal.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), "projections.llama_proj.bias holds a value that is not finite"),
+        (lambda tensor: tensor.long(), "llama_proj.bias int64 instead of float64"),
+    ],
+)
+def test_a_checkpoint_of_other_than_finite_numbers_is_refused(tmp_path, change, said):
+    told = torch.load(brought.checkpoint(tmp_path / "stage.pth", lora=True))
+    told["model"]["llama_proj.bias"] = change(told["model"]["llama_proj.bias"])
+    torch.save(told, tmp_path / "stage.pth")
+    with pytest.raises(ConfigError, match=said):
+        import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", FORM, architecture(SIZES))
+
+
 def test_a_checkpoint_on_another_language_model_is_told_apart(tmp_path):
     deeper = replace(SIZES, llm=replace(SIZES.llm, layers=3))
     file = brought.checkpoint(tmp_path / "stage.pth", lora=False)
@@ -437,14 +467,15 @@ def test_the_architecture_of_the_paper_has_the_papers_parameters():
 MEASURE = """
 import re, sys
 from pathlib import Path
-from tests.core.test_weight_import import grown, measured_import
+from tests.core import test_weight_import as work
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
-measured_import(Path(sys.argv[1]) / "warm", grown(Path(sys.argv[1]) / "warm-files", width=64, form=sys.argv[2]))
+measured, root, arguments = getattr(work, sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+measured(root / "warm", 64, *arguments)
 before = peak()
-measured_import(Path(sys.argv[1]) / "out", Path(sys.argv[1]) / "files")
+measured(root, work.WIDE, *arguments)
 print(peak() - before)
 """
 WIDE = 1024
@@ -481,35 +512,80 @@ def grown(folder: Path, width: int, form: str) -> Path:
     return folder
 
 
-def measured_import(out: Path, files: Path) -> None:
-    width = int((files / "sizes.txt").read_text())
+def measured_import(folder: Path, width: int, form: str) -> None:
+    files = folder / "files"
+    if not files.exists():
+        grown(files, width, form)
     llm = replace(SIZES.llm, width=width, mlp_width=4 * width, heads=4)
     sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
-    out.mkdir()
+    (folder / "out").mkdir()
     sources = Sources(vision=files / "eva.pth", qformer=files / "blip2.pth", llm=files / "phi")
-    import_backbones(out, sources, architecture(sizes), torch.float16)
+    import_backbones(folder / "out", sources, architecture(sizes), torch.float16)
+
+
+def peak_of(measured: Callable[..., None], folder: Path, *arguments: str) -> int:
+    """How many bytes it takes beyond what a small one has taken, in a process of its own.
+
+    The pages of mapped files count as memory, too.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, measured.__name__, str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    return int(done.stdout)
 
 
 @pytest.mark.parametrize("form", ["pickle", "safetensors"])
 def test_importing_takes_little_more_memory_than_the_weights(tmp_path, form):
-    """Measured in a process of its own: the pages of mapped files count as memory, too."""
     files = grown(tmp_path / "files", WIDE, form)
     size = sum(path.stat().st_size for path in (files / "phi").iterdir())
     assert size > 90_000_000
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), form],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        check=True,
-    )
-    assert int(done.stdout) < 1.2 * size
+    assert peak_of(measured_import, tmp_path, form) < 1.2 * size
     assert load_file(tmp_path / "out" / "llm" / "model.safetensors")["model.layers.0.mlp.fc1.weight"].shape == (
         4096,
         1024,
     )
+
+
+def wide_checkpoint(width: int) -> tuple[CheckpointForm, Architecture]:
+    """One of 100 MB at `WIDE`, nearly all of it adapters."""
+    llm = replace(SIZES.llm, width=width, mlp_width=8, layers=8)
+    sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
+    return replace(FORM, lora=replace(LORA, rank=width // 2)), architecture(sizes)
+
+
+def new_checkpoint(file: Path, width: int) -> Path:
+    form, sizes = wide_checkpoint(width)
+    names = {name: name_in_checkpoint(name, wrapped=True, adapter=False) for name in trained_shapes(sizes, form.lora)}
+    torch.save({names[name]: torch.ones(shape) for name, shape in trained_shapes(sizes, form.lora).items()}, file)
+    return file
+
+
+def measured_checkpoint(folder: Path, width: int) -> None:
+    folder.mkdir(exist_ok=True)
+    file = folder / "stage.pth"
+    if not file.exists():
+        new_checkpoint(file, width)
+    form, sizes = wide_checkpoint(width)
+    import_checkpoint(folder / "checkpoint", file, form, sizes)
+
+
+def measured_export(folder: Path, width: int) -> None:
+    if not (folder / "checkpoint").exists():
+        measured_checkpoint(folder, width)
+    export_published(folder / "checkpoint", folder / "exported.pth")
+
+
+def test_a_checkpoint_is_imported_and_exported_in_little_more_memory_than_it_has(tmp_path):
+    size = new_checkpoint(tmp_path / "stage.pth", WIDE).stat().st_size
+    assert size > 90_000_000
+    assert peak_of(measured_checkpoint, tmp_path) < 0.7 * size
+    assert peak_of(measured_export, tmp_path) < 1.2 * size
+    assert read_pickle(tmp_path / "exported.pth")["model"].keys() > read_pickle(tmp_path / "stage.pth").keys()
 
 
 def test_a_checkpoint_of_tens_of_megabytes_is_mapped_and_not_read(tmp_path):
