@@ -4,6 +4,9 @@ Tensors are read, renamed and written one at a time, and every one of a file is 
 is written.
 """
 
+import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +28,11 @@ from tinygptv_core.weight_files import Stored, open_weights, read_pickle
 from tinygptv_core.weight_folders import PICKLES, UNTRAINED_NORMS, read_json
 from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
 
-CHECKED_VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-CHECKED_QFORMER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "cross_attention_frequency")
-CHECKED_LLM = ("hidden_size", "num_hidden_layers", "num_attention_heads", "partial_rotary_factor", "rope_theta")
-"""What a config.json must agree in: the shapes of tensors tell neither heads nor what is turned by position."""
+_EVERYWHERE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+CHECKED_VISION = (*_EVERYWHERE, "patch_size", "image_size", "layer_norm_eps")
+CHECKED_QFORMER = (*_EVERYWHERE, "cross_attention_frequency", "encoder_hidden_size", "layer_norm_eps")
+CHECKED_LLM = (*_EVERYWHERE, "layer_norm_eps", "rope_type", "rope_theta", "rope_scaling", "partial_rotary_factor")
+"""What a config.json must agree in: the shapes of tensors tell neither heads nor what is computed with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +141,35 @@ def _llm(sources: Sources, config: PhiConfig) -> _Opened:
 
 
 def _check_config(source: Path, part: str, config: AnyConfig, names: Sequence[str]) -> None:
-    """Compare what a folder's config.json says with what is wanted; a bare file has none."""
+    """Compare what a folder's config.json says with what is wanted; a bare file has none.
+
+    What it does not say is what transformers takes then.
+    """
     if not source.is_dir():
         return
-    told = _mapping(source / "config.json")
-    found = published.flat_config(told.get(part, told))
-    wanted = published.flat_config(config.to_diff_dict())
+    path = source / "config.json"
+    told = _mapping(path)
+    found = published.flat_config(type(config)().to_dict()) | published.flat_config(_part(path, told.get(part, told)))
+    wanted = published.flat_config(config.to_dict())
     unlike = [
-        f"{name} {found[name]} instead of {wanted[name]}"
+        f"{name} {found.get(name)} instead of {wanted.get(name)}"
         for name in names
-        if found.get(name, wanted[name]) != wanted[name]
+        if found.get(name) != wanted.get(name)
     ]
     if unlike:
         raise ConfigError(
-            f"{source / 'config.json'} is of another model than the one that is wanted: {'; '.join(unlike)}.\n"
+            f"{path} is of another model than the one that is wanted: {'; '.join(unlike)}.\n"
             f"  this usually means: another revision, or {published.WRONG_SIZES}"
         )
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    told = read_json(path)
+    return _part(path, read_json(path))
+
+
+def _part(path: Path, told: object) -> dict[str, Any]:
     if not isinstance(told, dict):
-        raise ConfigError(f"{path} holds {type(told).__name__}; it must hold names and values")
+        raise ConfigError(f"{path} holds {json.dumps(told)[:60]} where there must be names and values")
     return told
 
 
@@ -192,11 +203,11 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
         architecture: of the backbones that it was trained on.
 
     Raises:
-        ConfigError: a tensor is missing, unexpected, of another shape or not of finite numbers; or the file names
-            another alpha.
+        ConfigError: a tensor is missing, unexpected, of another shape or not of finite numbers; or the file
+            says that it was trained with other adapters, pictures or prompts than the form's.
     """
     files = open_weights(file)
-    _check_alpha(file, form.lora)
+    _check_stage(file, form)
     tensors, coverage = gather(
         "checkpoint", trained_shapes(architecture, form.lora), files, published.checkpoint(files)
     )
@@ -211,17 +222,33 @@ def trained_shapes(architecture: Architecture, lora: Lora | None) -> dict[str, t
     return {name: parameter.shape for name, parameter in trainable_parameters(model).items()}
 
 
-def _check_alpha(file: Path, lora: Lora | None) -> None:
-    """The adapters' scale is in no tensor; the original's checkpoints carry it in their config."""
+def _check_stage(file: Path, form: CheckpointForm) -> None:
+    """Compare what no tensor tells; the original's checkpoints carry it in their config."""
     told = read_pickle(file) if file.suffix in PICKLES else {}
     for name in ("config", "model"):
         told = told.get(name) if isinstance(told, Mapping) else None
-    alpha = told.get("lora_alpha") if isinstance(told, Mapping) else None
-    if lora is not None and isinstance(alpha, (int, float)) and alpha != lora.alpha:
+    found, wanted = told if isinstance(told, Mapping) else {}, published.checkpoint_config(form)
+    unlike = [
+        name
+        for name in published.TOLD_BY_CHECKPOINT
+        if name in found and name in wanted and _comparable(found[name]) != _comparable(wanted[name])
+    ]
+    if unlike:
+        faults = "; ".join(f"{name} {found[name]!r}, the stage has {wanted[name]!r}" for name in unlike)
+        settings = [f"{form.name}.{published.TOLD_BY_CHECKPOINT[name]}={found[name]}" for name in unlike]
         raise ConfigError(
-            f"{file} was trained with lora_alpha {alpha:g}, the stage has {lora.alpha:g}.\n"
-            f"  take the file's with --set stageN.lora.alpha={alpha:g}"
+            f"{file} is no checkpoint of {form.name}: it was trained with {faults}.\n"
+            f"  name its stage, or take the file's with {' '.join(f'--set {shlex.quote(one)}' for one in settings)}"
         )
+
+
+def _comparable(value: object) -> object:
+    """A number may be a text there, and nothing may be an empty one; how many spaces there are is the dialect's."""
+    text = "" if value is None else str(value)
+    try:
+        return float(text)
+    except ValueError:
+        return re.sub(" +", " ", text).strip(" ")
 
 
 @dataclass(frozen=True, kw_only=True)

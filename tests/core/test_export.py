@@ -134,7 +134,7 @@ def test_the_originals_layout_is_written_and_read_back(tmp_path, lora):
     import_checkpoint(tmp_path / "c2", tmp_path / "TinyGPT-V.pth", form, architecture(SIZES))
     assert digest(tmp_path / "c2") == digest(checkpoint)
     if lora:
-        with pytest.raises(ConfigError, match="lora_alpha 6, the stage has 7"):
+        with pytest.raises(ConfigError, match="lora_alpha 6.0, the stage has 7"):
             other = replace(form, lora=replace(LORA, alpha=7))
             import_checkpoint(tmp_path / "c3", tmp_path / "TinyGPT-V.pth", other, architecture(SIZES))
 

@@ -248,11 +248,25 @@ def test_a_wrong_file_stops_with_its_name_and_what_it_usually_means(published, t
     assert said in str(refusal.value) and meaning in str(refusal.value)
 
 
-def test_a_config_of_another_model_is_told_apart(published, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_attention_heads": 4}, "num_attention_heads 4 instead of 2"),
+        ({"hidden_act": "relu"}, "hidden_act relu instead of gelu_new"),
+        ({"layer_norm_eps": 0.5}, "layer_norm_eps 0.5 instead of 1e-05"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling .* instead of None"),
+        ({"num_attention_heads": None}, "num_attention_heads 32 instead of 2"),
+        ({"text_config": None}, "config.json holds null where there must be names and values"),
+        ({"text_config": [1]}, r"config.json holds \[1\] where there must be names and values"),
+    ],
+)
+def test_a_config_of_another_model_is_told_apart(published, tmp_path, change, said):
+    """What it does not say is what transformers takes: 32 heads."""
     folder = brought.phi_split(tmp_path / "phi")
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | {"num_attention_heads": 4}))
-    with pytest.raises(ConfigError, match="num_attention_heads 4 instead of 2"):
+    told = json.loads((folder / "config.json").read_text()) | change
+    told = {name: value for name, value in told.items() if value is not None or name == "text_config"}
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=said):
         imported(tmp_path / "out", replace(published, llm=folder))
 
 
@@ -426,6 +440,39 @@ def test_a_checkpoint_of_another_stage_is_told_apart(tmp_path, lora, form, said)
 
 
 @pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"image_size": 448}, "image_size 448, the stage has 8.*--set stage2.image_size=448"),
+        ({"end_sym": "###"}, r"end_sym '###', the stage has '\\n'.*--set 'stage2.end_symbol=###'"),
+        (
+            {"prompt_template": "[INST] {} [/INST]"},
+            r"prompt_template '\[INST\].*--set 'stage2.prompt_template=\[INST\]",
+        ),
+        ({"lora_alpha": "16"}, "lora_alpha '16', the stage has 6.*--set stage2.lora.alpha=16"),
+        ({"lora_alpha": "6", "image_size": 8.0, "prompt_template": "", "end_sym": "\n"}, None),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_stage_must_be_so(tmp_path, told, said):
+    held = torch.load(brought.checkpoint(tmp_path / "stage.pth", lora=True))
+    held["config"]["model"] |= told
+    torch.save(held, tmp_path / "stage.pth")
+    if said is None:
+        import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", FORM, architecture(SIZES))
+        return
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", FORM, architecture(SIZES))
+
+
+def test_the_spaces_around_a_question_are_the_dialects(tmp_path):
+    """The original's evaluations have two where its training has one."""
+    held = torch.load(brought.checkpoint(tmp_path / "stage.pth", lora=True))
+    held["config"]["model"] |= {"prompt_template": "[INST] {} [/INST]"}
+    torch.save(held, tmp_path / "stage.pth")
+    form = replace(FORM, prompt_template="[INST] {}  [/INST]")
+    import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", form, architecture(SIZES))
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda tensor: tensor.fill_(float("nan")), "projections.llama_proj.bias holds a value that is not finite"),
@@ -504,7 +551,8 @@ def grown(folder: Path, width: int, form: str) -> Path:
     brought.eva(folder / "eva.pth"), brought.blip2(folder / "blip2.pth")
     brought.phi_fused(folder / "phi")
     (folder / "phi" / "model.safetensors").unlink()
-    (folder / "phi" / "config.json").write_text("{}")
+    told = {"n_embd": width, "n_layer": 2, "n_head": 4, "rotary_dim": width // 8}  # and n_inner is four times n_embd
+    (folder / "phi" / "config.json").write_text(json.dumps(told))
     if form == "pickle":
         torch.save(tensors, folder / "phi" / "pytorch_model.bin")
     else:
