@@ -157,6 +157,9 @@ def _pickled_tensors(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(told, Mapping) or not told or not all(isinstance(item, Tensor) for item in told.values()):
         raise ConfigError(f"{path} holds {_described(told)}; it must hold tensors by their names")
+    odd = [name for name, tensor in told.items() if tensor.is_meta or tensor.layout is not torch.strided]
+    if odd:
+        raise ConfigError(f"{path} holds {odd[0]} as a meta or sparse tensor; whole ones are wanted")
     return {str(name): tensor for name, tensor in told.items()}
 
 
@@ -200,15 +203,23 @@ def _refuse(path: Path, said: str) -> NoReturn:
             "holds tensors and plain values alone.\n"
             "  do not open it otherwise; if you made it yourself, save its state_dict as safetensors"
         ) from None
+    _refuse_safetensors(path)
     first = said.splitlines()[0] if said else "it ends too soon"
     raise ConfigError(
         f"{path} is cut off, or no file that torch saved ({first[:160]}).\n  fetch it again, and compare its size"
     ) from None
 
 
+def _refuse_safetensors(path: Path) -> None:
+    if _start(path)[8:10] == b'{"':  # the length of its header, and the header
+        raise ConfigError(
+            f"{path} is a safetensors file by another name; rename it to {path.stem}{SAFETENSORS}"
+        ) from None
+
+
 def _refuse_foreign(path: Path) -> None:
     """Refuse what downloads leave in the place of a file."""
-    start = _start(path)
+    start = _start(path).lstrip()
     if not start:
         raise ConfigError(f"{path} is empty.\n  fetch it again")
     if start.startswith(POINTER):
@@ -221,7 +232,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(64).lstrip()
+        return file.read(64)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> None:

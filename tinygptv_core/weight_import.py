@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
@@ -21,7 +22,7 @@ from tinygptv_core import published
 from tinygptv_core.checkpoint import CheckpointForm, read_form, save_stored
 from tinygptv_core.coverage import Coverage, Layout, gather
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.plain import ConfigError
+from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weight_files import Stored, open_weights, read_pickle
@@ -181,10 +182,7 @@ def _published_tokenizer(source: Path, config: PhiConfig) -> PreTrainedTokenizer
             "  name the folder that holds config.json, tokenizer.json and the weights"
         )
     path = source / "tokenizer.json"
-    if not path.is_file():
-        raise ConfigError(f"{source} has no tokenizer.json.\n  fetch it from where the weights come from")
-    read_json(path)
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = _tokenizer(path)
     end = tokenizer.id_to_token(config.eos_token_id) if isinstance(config.eos_token_id, int) else None
     if end is None or tokenizer.get_vocab_size() > config.vocab_size:
         raise ConfigError(
@@ -193,6 +191,16 @@ def _published_tokenizer(source: Path, config: PhiConfig) -> PreTrainedTokenizer
             f"  this usually means: {published.WRONG_SIZES}"
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise ConfigError(f"{path.parent} has no {path.name}.\n  fetch it from where the weights come from")
+    told = json.dumps(read_json(path))
+    try:
+        return Tokenizer.from_str(told)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
+        raise ConfigError(f"{path} is no tokenizer: {error}") from None
 
 
 def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architecture: Architecture) -> Coverage:
@@ -253,11 +261,12 @@ def _comparable(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True)
 class _Export:
-    """An exported folder: its sizes, and its tensors; those from before training have names of their own."""
+    """An exported folder: its sizes, its tensors (those from before training have names of their own), its adapters."""
 
     folder: Path
     architecture: Architecture
     files: Mapping[str, Stored]
+    lora: object
 
 
 def _open_export(folder: Path) -> _Export:
@@ -266,7 +275,8 @@ def _open_export(folder: Path) -> _Export:
         raise ConfigError(f"{folder} is no export of this project: its config.json says {told.get('model_type')!r}")
     before = open_weights(folder / UNTRAINED_NORMS)
     files = open_weights(folder) | {f"{published.UNTRAINED}{name}": stored for name, stored in before.items()}
-    return _Export(folder=folder, architecture=_told_architecture(told), files=files)
+    architecture = _told_architecture(folder / "config.json")
+    return _Export(folder=folder, architecture=architecture, files=files, lora=told.get("lora"))
 
 
 def restore_backbones(folder: Path, export: Path) -> tuple[Coverage, ...]:
@@ -285,7 +295,7 @@ def restore_backbones(folder: Path, export: Path) -> tuple[Coverage, ...]:
     tensors, coverages = _gathered(opened, found.architecture)
     told = _mapping(export / "tokenizer_config.json")
     specials = {name: item for name, item in told.items() if name.endswith("_token")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(export / "tokenizer.json"), **specials)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(export / "tokenizer.json"), **specials)
     configs = _with_configs(tensors, found.architecture)
     write_backbones(folder, configs, tokenizer, _mapping(export / "backbones.json"))
     return coverages
@@ -298,6 +308,11 @@ def restore_checkpoint(folder: Path, export: Path) -> Coverage:
         ConfigError: as `restore_backbones`.
     """
     found, form = _open_export(export), read_form(export)
+    if found.lora != plain(form.lora):
+        raise ConfigError(
+            f"{export}: config.json says of the adapters {found.lora}, stage.json {plain(form.lora)}.\n"
+            "  one of them was edited; export the model again"
+        )
     wanted = trained_shapes(found.architecture, form.lora)
     tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
     coverage.check(str(export))
@@ -305,11 +320,17 @@ def restore_checkpoint(folder: Path, export: Path) -> Coverage:
     return coverage
 
 
-def _told_architecture(told: Mapping[str, Any]) -> Architecture:
-    return Architecture(
-        vision=Blip2VisionConfig.from_dict(told["vision_config"]),
-        qformer=Blip2QFormerConfig.from_dict(told["qformer_config"]),
-        num_queries=told["num_query_tokens"],
-        llm=PhiConfig.from_dict(told["text_config"]),
-        projection_widths=tuple(told["projection_widths"]),
-    )
+def _told_architecture(path: Path) -> Architecture:
+    told = _mapping(path)
+    try:
+        return Architecture(
+            vision=Blip2VisionConfig.from_dict(told["vision_config"]),
+            qformer=Blip2QFormerConfig.from_dict(told["qformer_config"]),
+            num_queries=int(told["num_query_tokens"]),
+            llm=PhiConfig.from_dict(told["text_config"]),
+            projection_widths=tuple(map(int, told["projection_widths"])),
+        )
+    except KeyError as error:
+        raise ConfigError(f"{path} does not say {error}; was it edited? Export the model again") from None
+    except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is of no model: {error}.\n  was it edited? Export the model again") from None

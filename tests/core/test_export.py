@@ -155,3 +155,35 @@ def test_an_export_that_lacks_a_tensor_is_refused(tmp_path, name):
     index.write_text(json.dumps(told))
     with pytest.raises(ConfigError, match=f"1 missing: {name}"):
         restore(tmp_path)
+
+
+EDITED = {
+    "a part is gone": (lambda told: told.pop("vision_config"), "does not say 'vision_config'"),
+    "widths that do not fit": (
+        lambda told: told.update(projection_widths=[1, 2]),
+        r"must go from 8 \(Q-Former\) to 16",
+    ),
+    "no widths": (lambda told: told.update(projection_widths=None), "is of no model"),
+    "no number": (lambda told: told["text_config"].update(hidden_size="x"), "is of no model"),
+    "another alpha": (lambda told: told["lora"].update(alpha=60), "config.json says of the adapters .*60.* stage.json"),
+}
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_an_export_that_was_edited_is_refused(tmp_path, case):
+    change, said = EDITED[case]
+    backbones, checkpoint = made(tmp_path, lora=True)
+    export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
+    told = json.loads((tmp_path / "hf" / "config.json").read_text())
+    change(told)
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=said):
+        restore(tmp_path)
+
+
+def test_an_export_without_its_tokenizer_is_refused(tmp_path):
+    backbones, checkpoint = made(tmp_path, lora=True)
+    export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="hf has no tokenizer.json"):
+        restore(tmp_path)

@@ -324,6 +324,38 @@ def test_a_foreign_file_is_refused(tmp_path, name):
         open_weights(tmp_path / name)
 
 
+@pytest.mark.parametrize("tensor", [torch.ones(2, device="meta"), torch.ones(2).to_sparse()])
+def test_tensors_without_all_their_values_are_refused(tmp_path, tensor):
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match="holds a as a meta or sparse tensor"):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_what_is_no_file_of_its_kind_says_what_it_is(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"a.pth is a safetensors file by another name; rename it to a.safetensors"):
+        open_weights(tmp_path / "a.pth")
+    os.mkfifo(tmp_path / "b.pth")
+    with pytest.raises(ConfigError, match="is neither a file nor a folder"):
+        open_weights(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(("told", "said"), [('{"a": 1}', "is no tokenizer"), ("nope", "is no JSON")])
+def test_a_tokenizer_that_is_none_is_refused(published, tmp_path, told, said):
+    folder = brought.phi_fused(tmp_path / "phi")
+    (folder / "tokenizer.json").write_text(told)
+    with pytest.raises(ConfigError, match=said):
+        imported(tmp_path / "out", replace(published, llm=folder))
+
+
+def test_a_folder_in_the_place_of_a_config_is_refused(published, tmp_path):
+    folder = brought.phi_fused(tmp_path / "phi")
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="config.json cannot be read: Is a directory"):
+        imported(tmp_path / "out", replace(published, llm=folder))
+
+
 @pytest.mark.parametrize("part", [10, 100, 1000, -100])
 @pytest.mark.parametrize("form", ["archive", "legacy", "safetensors"])
 def test_a_file_that_is_cut_off_is_refused(tmp_path, form, part):
