@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         return COMMANDS[options.command](options)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:  # the latter: what may not be read, a folder in the place of a file, ...
         print(f"tinygptv: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:

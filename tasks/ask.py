@@ -163,6 +163,8 @@ def _noted_backbones(checkpoint: Path) -> str:
             if digest in (record["digest"], *record["others"]):
                 return record["inputs"]["backbones"]
     raise ConfigError(
-        f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one in a "
-        "store, or a registered model: tinygptv ask NAME@ALIAS IMAGE QUESTION"
+        f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one that a "
+        "run has trained, or a registered model: tinygptv ask NAME@ALIAS IMAGE QUESTION\n"
+        "  an export is brought in with tinygptv weights import model FOLDER; a checkpoint that was imported is "
+        "evaluated and registered by tinygptv run --init STAGE=DIGEST"
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import SHIPPED, Backbones
 from tinygptv_core.stages import Stage
+from tinygptv_core.weight_folders import PICKLES
 
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
 RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
@@ -88,14 +90,30 @@ def export(wanted: Export, store: Store, tracking_uri: str) -> None:
     """
     from tinygptv_core.export import export_folder, export_published
 
-    if wanted.out.exists() and not (wanted.out.is_dir() and not any(wanted.out.iterdir())):
-        raise ConfigError(f"{wanted.out} is there already; name a file or folder that is not")
-    with _place(wanted, store, tracking_uri) as place:
+    _check_out(wanted)
+    with _place(wanted, store, tracking_uri) as place, _whole(wanted.out) as out:
         if wanted.to == "published":
-            export_published(place.folder, wanted.out)
+            export_published(place.folder, out)
             return
         backbones = _backbones(wanted, store, place)
-        export_folder(backbones, place.folder, wanted.out, _lineage(store, place.folder, backbones))
+        export_folder(backbones, place.folder, out, _lineage(store, place.folder, backbones))
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A place beside `out` to write to; renamed to `out` once all is written, gone if that fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+        yield Path(beside) / out.name
+        (Path(beside) / out.name).replace(out)
+
+
+def _check_out(wanted: Export) -> None:
+    out, published = wanted.out, wanted.to == "published"
+    if out.exists() and (published or not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there already; name a {'file' if published else 'folder'} that is not")
+    if published and out.suffix not in PICKLES:
+        raise ConfigError(f"{out} would be no file of weights: its name must end in {', '.join(PICKLES)}")
 
 
 @contextmanager

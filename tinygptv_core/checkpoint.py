@@ -17,6 +17,7 @@ from torch import Tensor
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_json, from_plain, plain
 from tinygptv_core.stages import Dialect, Lora, Stage, asking_template
+from tinygptv_core.weight_files import Stored, in_memory, write_tensors
 
 LOGGER = logging.getLogger(__name__)
 
@@ -72,10 +73,23 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], stage: Stage) 
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """`trainable.safetensors` and `stage.json` in `folder`."""
+    """`trainable.safetensors` and `stage.json` in `folder`.
+
+    Raises:
+        ConfigError: as `save_stored`.
+    """
+    save_stored(folder, checkpoint.form, {name: in_memory(tensor) for name, tensor in checkpoint.tensors.items()})
+
+
+def save_stored(folder: Path, form: CheckpointForm, tensors: Mapping[str, Stored]) -> None:
+    """The same from tensors that are read one at a time.
+
+    Raises:
+        ConfigError: a tensor holds a value that is not finite; names it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_storable(checkpoint.tensors), folder / "trainable.safetensors")
-    (folder / "stage.json").write_text(canonical_json(checkpoint.form) + "\n")
+    write_tensors(folder / "trainable.safetensors", tensors)
+    (folder / "stage.json").write_text(canonical_json(form) + "\n")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.weight_files import Stored, in_memory
+from tinygptv_core.weight_files import CODES, Stored, in_memory
 
 SHOWN_NAMES = 4
+
+FLOATS = tuple(dtype for dtype in CODES if dtype.is_floating_point)
+"""What weights are numbers of."""
+
+TOLD_FLOATS = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ class Coverage:
         left: name in the file -> why it is not wanted.
         missing: names that the file should have.
         unexpected: names in the file that nothing is known of.
-        misshapen: names with the shape that was found and the one that was wanted.
+        unfit: names with the shape or dtype that was found and the one that was wanted.
         meanings: what these faults usually mean.
     """
 
@@ -68,16 +73,17 @@ class Coverage:
     left: Mapping[str, str]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    misshapen: tuple[str, ...]
+    unfit: tuple[str, ...]
     meanings: tuple[str, ...]
 
     def check(self, where: str) -> None:
         """Stop unless every tensor is accounted for.
 
         Raises:
-            ConfigError: one is missing, unexpected or of another shape; names it, and says what that usually means.
+            ConfigError: one is missing, unexpected, or of another shape or kind of number; names it, and says what
+                that usually means.
         """
-        faults = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
+        faults = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or dtype": self.unfit}
         told = [f"  {len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
         if told:
             means = [f"  this usually means: {meaning}" for meaning in self.meanings]
@@ -96,7 +102,7 @@ def gather(
         files: all tensors of the part's files, by their names there.
     """
     tensors: dict[str, Stored] = {}
-    new, missing, misshapen = [], [], []
+    new, missing, unfit = [], [], []
     used: dict[str, None] = {}
     can_be_new = layout.new is not None and not any(re.search(layout.new, name) for name in files)
     for name, shape in wanted.items():
@@ -109,8 +115,10 @@ def gather(
         elif lacking:
             missing += lacking
         else:
-            found, tensors[name] = _joined(origin, [files[source] for source in origin.names], shape)
-            misshapen += [f"{origin.names[0]} {found} instead of {tuple(shape)}"] if found else []
+            sources = [files[source] for source in origin.names]
+            tensors[name] = _joined(origin, sources, shape)
+            fault = _fault(origin, sources, shape)
+            unfit += [f"{origin.names[0]} {fault}"] if fault else []
     left, unexpected = _rest([name for name in files if name not in used], layout)
     return tensors, Coverage(
         part=part,
@@ -120,22 +128,27 @@ def gather(
         left=left,
         missing=tuple(missing),
         unexpected=tuple(unexpected),
-        misshapen=tuple(misshapen),
-        meanings=_meanings([*missing, *unexpected, *misshapen], layout),
+        unfit=tuple(unfit),
+        meanings=_meanings([*missing, *unexpected, *unfit], layout),
     )
 
 
-def _joined(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> tuple[str, Stored]:
-    """The tensor, and the shape that it has instead of `shape`, in words; empty when it has that one."""
-    shapes = " and ".join(str(tuple(source.shape)) for source in sources)
-    joined = Stored(
-        shape=shape, dtype=sources[0].dtype, read=lambda: origin.join(*[source.read() for source in sources])
-    )
+def _joined(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> Stored:
+    return Stored(shape=shape, dtype=sources[0].dtype, read=lambda: origin.join(*[source.read() for source in sources]))
+
+
+def _fault(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> str:
+    """What `sources` are and should not be, in words; empty when they are as they should be."""
+    odd = [source.dtype for source in sources if source.dtype not in FLOATS]
+    if odd:
+        return f"{str(odd[0]).removeprefix('torch.')} instead of {TOLD_FLOATS}"
     try:
         made = origin.join(*[torch.empty(source.shape, dtype=source.dtype, device="meta") for source in sources])
     except RuntimeError:  # they cannot even be put together
-        return shapes, joined
-    return ("" if made.shape == shape else shapes), joined
+        made = None
+    if made is not None and made.shape == shape:
+        return ""
+    return f"{' and '.join(str(tuple(source.shape)) for source in sources)} instead of {tuple(shape)}"
 
 
 def _rest(names: Sequence[str], layout: Layout) -> tuple[dict[str, str], list[str]]:
@@ -161,7 +174,7 @@ def table(coverages: Sequence[Coverage]) -> str:
     head = f"{'part':12s}{'found':>8s}{'new':>8s}{'left':>8s}{'missing':>9s}{'unexpected':>12s}  layout"
     lines = [head]
     for one in coverages:
-        missing = len(one.missing) + len(one.misshapen)
+        missing = len(one.missing) + len(one.unfit)
         lines.append(
             f"{one.part:12s}{len(one.found):8d}{len(one.new):8d}{len(one.left):8d}{missing:9d}"
             f"{len(one.unexpected):12d}  {one.layout}"

@@ -126,10 +126,14 @@ class DDPEngine:
             loss_sum += part_sum.detach()
         loss = float(self._sum(loss_sum.clone())) / num_targets
         if not _is_finite(loss):
-            layer = None if _is_finite(float(loss_sum)) else first_not_finite(self._model, parts)
+            layer = None if _is_finite(float(loss_sum)) else self._first_not_finite(parts)
             keys = f"; here the first layer to give such a number is {layer}, with the samples {', '.join(batch.keys)}"
             raise NotFiniteError(f"the loss is {loss} at {where}{keys if layer else ''}. Nothing was stepped with it.")
         return loss
+
+    def _first_not_finite(self, parts: Sequence[Batch]) -> str | None:
+        with self._autocast():
+            return first_not_finite(self._model, parts, packed=self._options.packed)
 
     def _synchronize(self, last: bool) -> None:
         """Let the gradients travel with the last micro-batch alone."""
@@ -241,7 +245,7 @@ def micro_batches(batch: Batch, most: int | None) -> list[Batch]:
     ]
 
 
-def first_not_finite(model: nn.Module, batches: Sequence[Batch]) -> str | None:
+def first_not_finite(model: nn.Module, batches: Sequence[Batch], *, packed: bool) -> str | None:
     """The name of the first layer whose output is not finite for these batches; None when all are finite."""
     found: list[str] = []
 
@@ -256,7 +260,7 @@ def first_not_finite(model: nn.Module, batches: Sequence[Batch]) -> str | None:
     ]
     with torch.no_grad():
         for batch in batches:
-            model(batch)
+            model(batch, packed=packed)
     for hook in hooks:
         hook.remove()
     return found[0] if found else None

@@ -11,7 +11,7 @@ import torch
 from tinygptv_core.checkpoint import Checkpoint, read_checkpoint
 from tinygptv_core.image import MEAN, STANDARD_DEVIATION
 from tinygptv_core.plain import plain
-from tinygptv_core.published import POSITION_IDS, name_in_checkpoint, name_in_export
+from tinygptv_core.published import POSITION_IDS, checkpoint_config, name_in_checkpoint, name_in_export
 from tinygptv_core.trainable import is_lora
 from tinygptv_core.weight_files import Stored, in_memory, open_weights, write_tensors
 from tinygptv_core.weight_folders import UNTRAINED_NORMS
@@ -36,28 +36,17 @@ def export_published(checkpoint: Path, file: Path) -> None:
     """
     found = read_checkpoint(checkpoint)
     wrapped = found.form.lora is not None
-    model = {
-        name_in_checkpoint(name, wrapped=wrapped, adapter=False): tensor.clone()
-        for name, tensor in found.tensors.items()
-    }
+    model = {name_in_checkpoint(name, wrapped=wrapped, adapter=False): tensor for name, tensor in found.tensors.items()}
     model[POSITION_IDS] = torch.arange(BERT_POSITIONS)[None]
-    state = {"model": model, "optimizer": {}, "config": _published_config(found), "scaler": None, "epoch": 0}
+    state = {
+        "model": model,
+        "optimizer": {},
+        "config": {"model": checkpoint_config(found.form)},
+        "scaler": None,
+        "epoch": 0,
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, file)
-
-
-def _published_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the original's configuration calls what a checkpoint says of itself."""
-    form, lora = checkpoint.form, checkpoint.form.lora
-    return {
-        "model": {
-            "image_size": form.image_size,
-            "end_sym": form.end_symbol,
-            "prompt_template": form.prompt_template or "",
-            "lora_r": lora.rank if lora else 0,
-            **({"lora_alpha": lora.alpha, "lora_dropout": lora.dropout} if lora else {}),
-        }
-    }
 
 
 def export_folder(

@@ -6,10 +6,12 @@ so that the same table serves for writing such a file. Sizes come from what is a
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tinygptv_core.checkpoint import CheckpointForm
 from tinygptv_core.coverage import Layout, Origin
 from tinygptv_core.plain import ConfigError
 
@@ -286,6 +288,7 @@ CONFIG_NAMES = {
     "n_positions": "max_position_embeddings",
     "layer_norm_epsilon": "layer_norm_eps",
     "n_inner": "intermediate_size",
+    "activation_function": "hidden_act",
 }
 """What Microsoft's first config.json calls what transformers' has."""
 
@@ -296,6 +299,8 @@ def flat_config(told: Mapping[str, object]) -> dict[str, object]:
     width, heads, turned = (told.get(name) for name in ("n_embd", "n_head", "rotary_dim"))
     if isinstance(width, int) and isinstance(heads, int) and isinstance(turned, int):
         named["partial_rotary_factor"] = turned * heads / width
+    if isinstance(width, int):
+        named.setdefault("intermediate_size", 4 * width)
     rotary = named.get("rope_parameters")
     return {**rotary, **named} if isinstance(rotary, Mapping) else named
 
@@ -306,7 +311,7 @@ WRAPPED = "llama_model.base_model.model."
 WRONG_STAGE = (
     (
         r"lora_[AB].*instead of",
-        "adapters of another rank than the stage's; set stageN.lora.rank to the file's",
+        "adapters of another rank than the stage's; set its lora.rank to the file's, as in --set stage2.lora.rank=64",
     ),
     (
         r"lora_[AB]",
@@ -347,6 +352,27 @@ def name_in_checkpoint(name: str, *, wrapped: bool, adapter: bool) -> str:
     if adapter:
         inner = re.sub(r"\.(lora_[AB])\.", r".\1.default.", inner)
     return f"{WRAPPED if wrapped else 'llama_model.'}{inner}"
+
+
+TOLD_BY_CHECKPOINT = {
+    "image_size": "image_size",
+    "end_sym": "end_symbol",
+    "prompt_template": "prompt_template",
+    "lora_alpha": "lora.alpha",
+}
+"""What the configuration in a checkpoint calls what no tensor tells -> our stage's setting."""
+
+
+def checkpoint_config(form: CheckpointForm) -> dict[str, Any]:
+    """What the original's configuration, under `model`, says of a checkpoint of this form."""
+    lora = form.lora
+    return {
+        "image_size": form.image_size,
+        "end_sym": form.end_symbol,
+        "prompt_template": form.prompt_template or "",
+        "lora_r": lora.rank if lora else 0,
+        **({"lora_alpha": lora.alpha, "lora_dropout": lora.dropout} if lora else {}),
+    }
 
 
 def _matched(pattern: str, name: str) -> tuple[str, ...]:

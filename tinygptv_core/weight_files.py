@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,10 @@ POINTER = b"version https://git-lfs"
 MAPPED_BYTES = 32 << 20
 """How much of a mapped file is read before it is mapped anew."""
 
-BROKEN = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, pickle.UnpicklingError)
+BROKEN = (
+    *(RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
 """What reading a pickle raises, depending on where its bytes stop making sense."""
 
 CODES = {
@@ -86,7 +90,7 @@ def open_weights(source: Path) -> dict[str, Stored]:
     """The tensors of a file, or of all shards of a folder, by their names there.
 
     What is not yet read takes no memory, and what was read is given back soon after nobody holds it. Files of before
-    torch 1.6 alone are read whole.
+    torch 1.6, and archives that somebody compressed, are read whole.
 
     Raises:
         ConfigError: a file is missing, cut off, no file of weights, or a pickle that names more than tensors.
@@ -140,7 +144,7 @@ class _Mapped:
         """A copy of one of them."""
         tensor = self.tensors[name].clone()
         self.bytes_read += tensor.nbytes
-        if self.bytes_read > MAPPED_BYTES and _is_archive(self.path):
+        if self.bytes_read > MAPPED_BYTES and _can_be_mapped(self.path):
             self.tensors, self.bytes_read = _pickled_tensors(self.path), 0
         return tensor
 
@@ -153,6 +157,9 @@ def _pickled_tensors(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(told, Mapping) or not told or not all(isinstance(item, Tensor) for item in told.values()):
         raise ConfigError(f"{path} holds {_described(told)}; it must hold tensors by their names")
+    odd = [name for name, tensor in told.items() if tensor.is_meta or tensor.layout is not torch.strided]
+    if odd:
+        raise ConfigError(f"{path} holds {odd[0]} as a meta or sparse tensor; whole ones are wanted")
     return {str(name): tensor for name, tensor in told.items()}
 
 
@@ -163,7 +170,7 @@ def _described(told: object) -> str:
 
 
 def read_pickle(path: Path) -> Any:
-    """What torch saved in `path`; its tensors are mapped, not read.
+    """What torch saved in `path`; its tensors are mapped, not read, where they can be.
 
     Raises:
         ConfigError: it is cut off, no such file, or names anything that could run code.
@@ -172,14 +179,17 @@ def read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of another pickle protocol
-            # Before torch 1.6 files were no archives, and these cannot be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
     except BROKEN as error:
         _refuse(path, str(error))
 
 
-def _is_archive(path: Path) -> bool:
-    return _start(path).startswith(ZIP)
+def _can_be_mapped(path: Path) -> bool:
+    """Whether its tensors lie in it as they are: before torch 1.6 files were no archives, and others can be packed."""
+    if not _start(path).startswith(ZIP) or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def _refuse(path: Path, said: str) -> NoReturn:
@@ -193,15 +203,23 @@ def _refuse(path: Path, said: str) -> NoReturn:
             "holds tensors and plain values alone.\n"
             "  do not open it otherwise; if you made it yourself, save its state_dict as safetensors"
         ) from None
+    _refuse_safetensors(path)
     first = said.splitlines()[0] if said else "it ends too soon"
     raise ConfigError(
         f"{path} is cut off, or no file that torch saved ({first[:160]}).\n  fetch it again, and compare its size"
     ) from None
 
 
+def _refuse_safetensors(path: Path) -> None:
+    if _start(path)[8:10] == b'{"':  # the length of its header, and the header
+        raise ConfigError(
+            f"{path} is a safetensors file by another name; rename it to {path.stem}{SAFETENSORS}"
+        ) from None
+
+
 def _refuse_foreign(path: Path) -> None:
     """Refuse what downloads leave in the place of a file."""
-    start = _start(path)
+    start = _start(path).lstrip()
     if not start:
         raise ConfigError(f"{path} is empty.\n  fetch it again")
     if start.startswith(POINTER):
@@ -214,7 +232,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(64).lstrip()
+        return file.read(64)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str] | None = None) -> None:

@@ -43,7 +43,8 @@ def tensor_files(source: Path) -> tuple[Path, ...]:
             )
         return (source,)
     if not source.is_dir():
-        raise ConfigError(f"there is no file or folder {source}")
+        what = f"{source} is neither a file nor a folder" if source.exists() else f"there is no file or folder {source}"
+        raise ConfigError(what)
     index = next((source / name for name in INDEXES if (source / name).is_file()), None)
     if index is not None:
         return _shards(index)
@@ -80,12 +81,14 @@ def read_json(path: Path) -> object:
     """What a JSON file says.
 
     Raises:
-        ConfigError: it is missing, or no JSON.
+        ConfigError: it is missing, may not be read, or is no JSON.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON, or it is cut off: {error}") from None
 

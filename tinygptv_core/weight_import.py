@@ -4,31 +4,36 @@ Tensors are read, renamed and written one at a time, and every one of a file is 
 is written.
 """
 
+import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
 from tinygptv_core import published
-from tinygptv_core.checkpoint import Checkpoint, CheckpointForm, read_form, save_checkpoint
+from tinygptv_core.checkpoint import CheckpointForm, read_form, save_stored
 from tinygptv_core.coverage import Coverage, Layout, gather
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.plain import ConfigError
+from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.weight_files import Reading, Stored, open_weights, read_pickle
+from tinygptv_core.weight_files import Stored, open_weights, read_pickle
 from tinygptv_core.weight_folders import PICKLES, UNTRAINED_NORMS, read_json
 from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
 
-CHECKED_VISION = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-CHECKED_QFORMER = ("hidden_size", "num_hidden_layers", "num_attention_heads", "cross_attention_frequency")
-CHECKED_LLM = ("hidden_size", "num_hidden_layers", "num_attention_heads", "partial_rotary_factor", "rope_theta")
-"""What a config.json must agree in: the shapes of tensors tell neither heads nor what is turned by position."""
+_EVERYWHERE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
+CHECKED_VISION = (*_EVERYWHERE, "patch_size", "image_size", "layer_norm_eps")
+CHECKED_QFORMER = (*_EVERYWHERE, "cross_attention_frequency", "encoder_hidden_size", "layer_norm_eps")
+CHECKED_LLM = (*_EVERYWHERE, "layer_norm_eps", "rope_type", "rope_theta", "rope_scaling", "partial_rotary_factor")
+"""What a config.json must agree in: the shapes of tensors tell neither heads nor what is computed with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +142,35 @@ def _llm(sources: Sources, config: PhiConfig) -> _Opened:
 
 
 def _check_config(source: Path, part: str, config: AnyConfig, names: Sequence[str]) -> None:
-    """Compare what a folder's config.json says with what is wanted; a bare file has none."""
+    """Compare what a folder's config.json says with what is wanted; a bare file has none.
+
+    What it does not say is what transformers takes then.
+    """
     if not source.is_dir():
         return
-    told = _mapping(source / "config.json")
-    found = published.flat_config(told.get(part, told))
-    wanted = published.flat_config(config.to_diff_dict())
+    path = source / "config.json"
+    told = _mapping(path)
+    found = published.flat_config(type(config)().to_dict()) | published.flat_config(_part(path, told.get(part, told)))
+    wanted = published.flat_config(config.to_dict())
     unlike = [
-        f"{name} {found[name]} instead of {wanted[name]}"
+        f"{name} {found.get(name)} instead of {wanted.get(name)}"
         for name in names
-        if found.get(name, wanted[name]) != wanted[name]
+        if found.get(name) != wanted.get(name)
     ]
     if unlike:
         raise ConfigError(
-            f"{source / 'config.json'} is of another model than the one that is wanted: {'; '.join(unlike)}.\n"
+            f"{path} is of another model than the one that is wanted: {'; '.join(unlike)}.\n"
             f"  this usually means: another revision, or {published.WRONG_SIZES}"
         )
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    told = read_json(path)
+    return _part(path, read_json(path))
+
+
+def _part(path: Path, told: object) -> dict[str, Any]:
     if not isinstance(told, dict):
-        raise ConfigError(f"{path} holds {type(told).__name__}; it must hold names and values")
+        raise ConfigError(f"{path} holds {json.dumps(told)[:60]} where there must be names and values")
     return told
 
 
@@ -170,10 +182,7 @@ def _published_tokenizer(source: Path, config: PhiConfig) -> PreTrainedTokenizer
             "  name the folder that holds config.json, tokenizer.json and the weights"
         )
     path = source / "tokenizer.json"
-    if not path.is_file():
-        raise ConfigError(f"{source} has no tokenizer.json.\n  fetch it from where the weights come from")
-    read_json(path)
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = _tokenizer(path)
     end = tokenizer.id_to_token(config.eos_token_id) if isinstance(config.eos_token_id, int) else None
     if end is None or tokenizer.get_vocab_size() > config.vocab_size:
         raise ConfigError(
@@ -184,6 +193,16 @@ def _published_tokenizer(source: Path, config: PhiConfig) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
 
 
+def _tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise ConfigError(f"{path.parent} has no {path.name}.\n  fetch it from where the weights come from")
+    told = json.dumps(read_json(path))
+    try:
+        return Tokenizer.from_str(told)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
+        raise ConfigError(f"{path} is no tokenizer: {error}") from None
+
+
 def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architecture: Architecture) -> Coverage:
     """Write a **checkpoint** artifact into `folder` from one of TinyGPT-V's own, `TinyGPT-V_for_StageN.pth`.
 
@@ -192,15 +211,16 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
         architecture: of the backbones that it was trained on.
 
     Raises:
-        ConfigError: a tensor is missing, unexpected or of another shape; or the file names another alpha.
+        ConfigError: a tensor is missing, unexpected, of another shape or not of finite numbers; or the file
+            says that it was trained with other adapters, pictures or prompts than the form's.
     """
     files = open_weights(file)
-    _check_alpha(file, form.lora)
+    _check_stage(file, form)
     tensors, coverage = gather(
         "checkpoint", trained_shapes(architecture, form.lora), files, published.checkpoint(files)
     )
     coverage.check(str(file))
-    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    save_stored(folder, form, tensors)
     return coverage
 
 
@@ -210,26 +230,43 @@ def trained_shapes(architecture: Architecture, lora: Lora | None) -> dict[str, t
     return {name: parameter.shape for name, parameter in trainable_parameters(model).items()}
 
 
-def _check_alpha(file: Path, lora: Lora | None) -> None:
-    """The adapters' scale is in no tensor; the original's checkpoints carry it in their config."""
+def _check_stage(file: Path, form: CheckpointForm) -> None:
+    """Compare what no tensor tells; the original's checkpoints carry it in their config."""
     told = read_pickle(file) if file.suffix in PICKLES else {}
     for name in ("config", "model"):
         told = told.get(name) if isinstance(told, Mapping) else None
-    alpha = told.get("lora_alpha") if isinstance(told, Mapping) else None
-    if lora is not None and isinstance(alpha, (int, float)) and alpha != lora.alpha:
+    found, wanted = told if isinstance(told, Mapping) else {}, published.checkpoint_config(form)
+    unlike = [
+        name
+        for name in published.TOLD_BY_CHECKPOINT
+        if name in found and name in wanted and _comparable(found[name]) != _comparable(wanted[name])
+    ]
+    if unlike:
+        faults = "; ".join(f"{name} {found[name]!r}, the stage has {wanted[name]!r}" for name in unlike)
+        settings = [f"{form.name}.{published.TOLD_BY_CHECKPOINT[name]}={found[name]}" for name in unlike]
         raise ConfigError(
-            f"{file} was trained with lora_alpha {alpha:g}, the stage has {lora.alpha:g}.\n"
-            f"  take the file's with --set stageN.lora.alpha={alpha:g}"
+            f"{file} is no checkpoint of {form.name}: it was trained with {faults}.\n"
+            f"  name its stage, or take the file's with {' '.join(f'--set {shlex.quote(one)}' for one in settings)}"
         )
+
+
+def _comparable(value: object) -> object:
+    """A number may be a text there, and nothing may be an empty one; how many spaces there are is the dialect's."""
+    text = "" if value is None else str(value)
+    try:
+        return float(text)
+    except ValueError:
+        return re.sub(" +", " ", text).strip(" ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Export:
-    """An exported folder: its sizes, and its tensors; those from before training have names of their own."""
+    """An exported folder: its sizes, its tensors (those from before training have names of their own), its adapters."""
 
     folder: Path
     architecture: Architecture
     files: Mapping[str, Stored]
+    lora: object
 
 
 def _open_export(folder: Path) -> _Export:
@@ -238,7 +275,8 @@ def _open_export(folder: Path) -> _Export:
         raise ConfigError(f"{folder} is no export of this project: its config.json says {told.get('model_type')!r}")
     before = open_weights(folder / UNTRAINED_NORMS)
     files = open_weights(folder) | {f"{published.UNTRAINED}{name}": stored for name, stored in before.items()}
-    return _Export(folder=folder, architecture=_told_architecture(told), files=files)
+    architecture = _told_architecture(folder / "config.json")
+    return _Export(folder=folder, architecture=architecture, files=files, lora=told.get("lora"))
 
 
 def restore_backbones(folder: Path, export: Path) -> tuple[Coverage, ...]:
@@ -257,7 +295,7 @@ def restore_backbones(folder: Path, export: Path) -> tuple[Coverage, ...]:
     tensors, coverages = _gathered(opened, found.architecture)
     told = _mapping(export / "tokenizer_config.json")
     specials = {name: item for name, item in told.items() if name.endswith("_token")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(export / "tokenizer.json"), **specials)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(export / "tokenizer.json"), **specials)
     configs = _with_configs(tensors, found.architecture)
     write_backbones(folder, configs, tokenizer, _mapping(export / "backbones.json"))
     return coverages
@@ -270,18 +308,29 @@ def restore_checkpoint(folder: Path, export: Path) -> Coverage:
         ConfigError: as `restore_backbones`.
     """
     found, form = _open_export(export), read_form(export)
+    if found.lora != plain(form.lora):
+        raise ConfigError(
+            f"{export}: config.json says of the adapters {found.lora}, stage.json {plain(form.lora)}.\n"
+            "  one of them was edited; export the model again"
+        )
     wanted = trained_shapes(found.architecture, form.lora)
     tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
     coverage.check(str(export))
-    save_checkpoint(folder, Checkpoint(form=form, tensors=Reading(tensors)))
+    save_stored(folder, form, tensors)
     return coverage
 
 
-def _told_architecture(told: Mapping[str, Any]) -> Architecture:
-    return Architecture(
-        vision=Blip2VisionConfig.from_dict(told["vision_config"]),
-        qformer=Blip2QFormerConfig.from_dict(told["qformer_config"]),
-        num_queries=told["num_query_tokens"],
-        llm=PhiConfig.from_dict(told["text_config"]),
-        projection_widths=tuple(told["projection_widths"]),
-    )
+def _told_architecture(path: Path) -> Architecture:
+    told = _mapping(path)
+    try:
+        return Architecture(
+            vision=Blip2VisionConfig.from_dict(told["vision_config"]),
+            qformer=Blip2QFormerConfig.from_dict(told["qformer_config"]),
+            num_queries=int(told["num_query_tokens"]),
+            llm=PhiConfig.from_dict(told["text_config"]),
+            projection_widths=tuple(map(int, told["projection_widths"])),
+        )
+    except KeyError as error:
+        raise ConfigError(f"{path} does not say {error}; was it edited? Export the model again") from None
+    except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is of no model: {error}.\n  was it edited? Export the model again") from None

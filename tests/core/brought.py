@@ -165,8 +165,8 @@ def phi_fused(folder: Path) -> Path:
 def save_phi(folder: Path, tensors: dict[str, Tensor]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(
-        '{"model_type": "phi", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, '
-        '"partial_rotary_factor": 0.5, "rope_scaling": null, "rope_theta": 10000.0}'
+        '{"model_type": "phi", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, '
+        '"num_attention_heads": 2, "partial_rotary_factor": 0.5, "rope_scaling": null, "rope_theta": 10000.0}'
     )
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return _with_tokenizer(folder)
@@ -224,7 +224,7 @@ def phi_stacked(folder: Path, *, counted: bool) -> Path:
     places = {name: file for file, held in shards.items() for name in held}
     (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": ' + str(places).replace("'", '"') + "}")
     (folder / "config.json").write_text(
-        '{"model_type": "phi-msft", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": null, "rotary_dim": 4}'
+        '{"model_type": "phi-msft", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 32, "rotary_dim": 4}'
     )
     return _with_tokenizer(folder)
 

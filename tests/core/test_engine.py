@@ -99,8 +99,11 @@ def test_gradients_are_clipped_to_the_stages_norm(spec, batch_of):
     assert 0 < gap(before, parameters_of(engine)) < 1e-3
 
 
-def test_a_loss_that_is_no_number_stops_before_the_optimizer_and_names_the_layer(spec, batch_of):
-    engine = engine_for(spec)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_loss_that_is_no_number_stops_before_the_optimizer_and_names_the_layer(spec, batch_of, precision, packed):
+    stage = replace(spec.stage, precision=precision)
+    engine = engine_for(spec, stage=stage, options=replace(OPTIONS, packed=packed))
     parameter = engine.state()["parameter/llm.model.layers.0.input_layernorm.weight"]
     with torch.no_grad():
         parameter[0] = float("nan")

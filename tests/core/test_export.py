@@ -136,7 +136,7 @@ def test_the_originals_layout_is_written_and_read_back(tmp_path, lora):
     import_checkpoint(tmp_path / "c2", tmp_path / "TinyGPT-V.pth", form, architecture(SIZES))
     assert digest(tmp_path / "c2") == digest(checkpoint)
     if lora:
-        with pytest.raises(ConfigError, match="lora_alpha 6, the stage has 7"):
+        with pytest.raises(ConfigError, match="lora_alpha 6.0, the stage has 7"):
             other = replace(form, lora=replace(LORA, alpha=7))
             import_checkpoint(tmp_path / "c3", tmp_path / "TinyGPT-V.pth", other, architecture(SIZES))
 
@@ -156,4 +156,36 @@ def test_an_export_that_lacks_a_tensor_is_refused(tmp_path, name):
     told["weight_map"].pop(name)
     index.write_text(json.dumps(told))
     with pytest.raises(ConfigError, match=f"1 missing: {name}"):
+        restore(tmp_path)
+
+
+EDITED = {
+    "a part is gone": (lambda told: told.pop("vision_config"), "does not say 'vision_config'"),
+    "widths that do not fit": (
+        lambda told: told.update(projection_widths=[1, 2]),
+        r"must go from 8 \(Q-Former\) to 16",
+    ),
+    "no widths": (lambda told: told.update(projection_widths=None), "is of no model"),
+    "no number": (lambda told: told["text_config"].update(hidden_size="x"), "is of no model"),
+    "another alpha": (lambda told: told["lora"].update(alpha=60), "config.json says of the adapters .*60.* stage.json"),
+}
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_an_export_that_was_edited_is_refused(tmp_path, case):
+    change, said = EDITED[case]
+    backbones, checkpoint = made(tmp_path, lora=True)
+    export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
+    told = json.loads((tmp_path / "hf" / "config.json").read_text())
+    change(told)
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=said):
+        restore(tmp_path)
+
+
+def test_an_export_without_its_tokenizer_is_refused(tmp_path):
+    backbones, checkpoint = made(tmp_path, lora=True)
+    export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="hf has no tokenizer.json"):
         restore(tmp_path)

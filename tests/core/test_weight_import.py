@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +21,15 @@ from tinygptv_core.architectures import PAPER, architecture
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, read_checkpoint
 from tinygptv_core.coverage import table
+from tinygptv_core.export import export_published
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.published import name_in_checkpoint
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weight_files import in_memory, open_weights, read_pickle, write_tensors
 from tinygptv_core.weight_folders import check_pins, files_of
-from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint
-from tinygptv_core.weights import load_backbones
+from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint, trained_shapes
+from tinygptv_core.weights import Architecture, load_backbones
 
 FORM = CheckpointForm(
     name="stage2", image_size=8, lora=LORA, prompt_template=None, eval_template="Instruct: {}\nOutput:", end_symbol="\n"
@@ -106,7 +110,7 @@ def test_every_tensor_is_accounted_for(published, tmp_path):
     }
     assert set(qformer.left) == left and len(qformer.found) == len(brought.blip2_tensors()) - len(left)
     assert len(llm.found) == len(brought.fused_tensors()) and len(llm.new) == 2 * (2 + 2 + 1)
-    assert not any((*part.missing, *part.unexpected, *part.misshapen) for part in (vision, qformer, llm))
+    assert not any((*part.missing, *part.unexpected, *part.unfit) for part in (vision, qformer, llm))
     text = table((vision, qformer, llm))
     assert (
         "blocks.2.norm1.weight" in text and "t5_proj.weight" in text and "model.layers.0.self_attn.q_layernorm" in text
@@ -176,6 +180,18 @@ WRONG = {
         "cls_token (1, 1, 9) instead of (1, 1, 16)",
         "sizes",
     ),
+    "weights of 8 bits": (
+        "vision",
+        lambda t: t.update(cls_token=t["cls_token"].to(torch.int8)),
+        "cls_token int8 instead of float64, float32, bfloat16, float16",
+        "of another shape or dtype",
+    ),
+    "weights of 8 bits with a fraction": (
+        "qformer",
+        lambda t: t.update(query_tokens=t["query_tokens"].to(torch.float8_e4m3fn)),
+        "query_tokens float8_e4m3fn instead of float64",
+        "of another shape or dtype",
+    ),
     "no ln_vision": ("qformer", lambda t: t.pop("ln_vision.bias"), "1 missing: ln_vision.bias", "flant5xxl"),
     "the BLIP-2 with OPT": (
         "qformer",
@@ -232,11 +248,25 @@ def test_a_wrong_file_stops_with_its_name_and_what_it_usually_means(published, t
     assert said in str(refusal.value) and meaning in str(refusal.value)
 
 
-def test_a_config_of_another_model_is_told_apart(published, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_attention_heads": 4}, "num_attention_heads 4 instead of 2"),
+        ({"hidden_act": "relu"}, "hidden_act relu instead of gelu_new"),
+        ({"layer_norm_eps": 0.5}, "layer_norm_eps 0.5 instead of 1e-05"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling .* instead of None"),
+        ({"num_attention_heads": None}, "num_attention_heads 32 instead of 2"),
+        ({"text_config": None}, "config.json holds null where there must be names and values"),
+        ({"text_config": [1]}, r"config.json holds \[1\] where there must be names and values"),
+    ],
+)
+def test_a_config_of_another_model_is_told_apart(published, tmp_path, change, said):
+    """What it does not say is what transformers takes: 32 heads."""
     folder = brought.phi_split(tmp_path / "phi")
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | {"num_attention_heads": 4}))
-    with pytest.raises(ConfigError, match="num_attention_heads 4 instead of 2"):
+    told = json.loads((folder / "config.json").read_text()) | change
+    told = {name: value for name, value in told.items() if value is not None or name == "text_config"}
+    (folder / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=said):
         imported(tmp_path / "out", replace(published, llm=folder))
 
 
@@ -294,6 +324,38 @@ def test_a_foreign_file_is_refused(tmp_path, name):
         open_weights(tmp_path / name)
 
 
+@pytest.mark.parametrize("tensor", [torch.ones(2, device="meta"), torch.ones(2).to_sparse()])
+def test_tensors_without_all_their_values_are_refused(tmp_path, tensor):
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match="holds a as a meta or sparse tensor"):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_what_is_no_file_of_its_kind_says_what_it_is(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"a.pth is a safetensors file by another name; rename it to a.safetensors"):
+        open_weights(tmp_path / "a.pth")
+    os.mkfifo(tmp_path / "b.pth")
+    with pytest.raises(ConfigError, match="is neither a file nor a folder"):
+        open_weights(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(("told", "said"), [('{"a": 1}', "is no tokenizer"), ("nope", "is no JSON")])
+def test_a_tokenizer_that_is_none_is_refused(published, tmp_path, told, said):
+    folder = brought.phi_fused(tmp_path / "phi")
+    (folder / "tokenizer.json").write_text(told)
+    with pytest.raises(ConfigError, match=said):
+        imported(tmp_path / "out", replace(published, llm=folder))
+
+
+def test_a_folder_in_the_place_of_a_config_is_refused(published, tmp_path):
+    folder = brought.phi_fused(tmp_path / "phi")
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="config.json cannot be read: Is a directory"):
+        imported(tmp_path / "out", replace(published, llm=folder))
+
+
 @pytest.mark.parametrize("part", [10, 100, 1000, -100])
 @pytest.mark.parametrize("form", ["archive", "legacy", "safetensors"])
 def test_a_file_that_is_cut_off_is_refused(tmp_path, form, part):
@@ -306,6 +368,16 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, form, part):
     path.write_bytes(path.read_bytes()[:part])
     with pytest.raises(ConfigError, match="cut off"):
         open_weights(path)
+
+
+def test_an_archive_that_somebody_compressed_holds_the_same_tensors(tmp_path):
+    torch.save({"a": torch.arange(1000.0), "b": torch.ones(3, 4)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert (tmp_path / "packed.pth").stat().st_size < (tmp_path / "plain.pth").stat().st_size
+    found = open_weights(tmp_path / "packed.pth")
+    assert torch.equal(found["a"].read(), torch.arange(1000.0)) and torch.equal(found["b"].read(), torch.ones(3, 4))
 
 
 @pytest.mark.parametrize("held", [{"epoch": 3}, {}, [1, 2], torch.ones(2)])
@@ -399,6 +471,54 @@ def test_a_checkpoint_of_another_stage_is_told_apart(tmp_path, lora, form, said)
     assert said in str(refusal.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"image_size": 448}, "image_size 448, the stage has 8.*--set stage2.image_size=448"),
+        ({"end_sym": "###"}, r"end_sym '###', the stage has '\\n'.*--set 'stage2.end_symbol=###'"),
+        (
+            {"prompt_template": "[INST] {} [/INST]"},
+            r"prompt_template '\[INST\].*--set 'stage2.prompt_template=\[INST\]",
+        ),
+        ({"lora_alpha": "16"}, "lora_alpha '16', the stage has 6.*--set stage2.lora.alpha=16"),
+        ({"lora_alpha": "6", "image_size": 8.0, "prompt_template": "", "end_sym": "\n"}, None),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_stage_must_be_so(tmp_path, told, said):
+    held = torch.load(brought.checkpoint(tmp_path / "stage.pth", lora=True))
+    held["config"]["model"] |= told
+    torch.save(held, tmp_path / "stage.pth")
+    if said is None:
+        import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", FORM, architecture(SIZES))
+        return
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", FORM, architecture(SIZES))
+
+
+def test_the_spaces_around_a_question_are_the_dialects(tmp_path):
+    """The original's evaluations have two where its training has one."""
+    held = torch.load(brought.checkpoint(tmp_path / "stage.pth", lora=True))
+    held["config"]["model"] |= {"prompt_template": "[INST] {} [/INST]"}
+    torch.save(held, tmp_path / "stage.pth")
+    form = replace(FORM, prompt_template="[INST] {}  [/INST]")
+    import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", form, architecture(SIZES))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), "projections.llama_proj.bias holds a value that is not finite"),
+        (lambda tensor: tensor.long(), "llama_proj.bias int64 instead of float64"),
+    ],
+)
+def test_a_checkpoint_of_other_than_finite_numbers_is_refused(tmp_path, change, said):
+    told = torch.load(brought.checkpoint(tmp_path / "stage.pth", lora=True))
+    told["model"]["llama_proj.bias"] = change(told["model"]["llama_proj.bias"])
+    torch.save(told, tmp_path / "stage.pth")
+    with pytest.raises(ConfigError, match=said):
+        import_checkpoint(tmp_path / "out", tmp_path / "stage.pth", FORM, architecture(SIZES))
+
+
 def test_a_checkpoint_on_another_language_model_is_told_apart(tmp_path):
     deeper = replace(SIZES, llm=replace(SIZES.llm, layers=3))
     file = brought.checkpoint(tmp_path / "stage.pth", lora=False)
@@ -426,14 +546,15 @@ def test_the_architecture_of_the_paper_has_the_papers_parameters():
 MEASURE = """
 import re, sys
 from pathlib import Path
-from tests.core.test_weight_import import grown, measured_import
+from tests.core import test_weight_import as work
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
-measured_import(Path(sys.argv[1]) / "warm", grown(Path(sys.argv[1]) / "warm-files", width=64, form=sys.argv[2]))
+measured, root, arguments = getattr(work, sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+measured(root / "warm", 64, *arguments)
 before = peak()
-measured_import(Path(sys.argv[1]) / "out", Path(sys.argv[1]) / "files")
+measured(root, work.WIDE, *arguments)
 print(peak() - before)
 """
 WIDE = 1024
@@ -462,7 +583,8 @@ def grown(folder: Path, width: int, form: str) -> Path:
     brought.eva(folder / "eva.pth"), brought.blip2(folder / "blip2.pth")
     brought.phi_fused(folder / "phi")
     (folder / "phi" / "model.safetensors").unlink()
-    (folder / "phi" / "config.json").write_text("{}")
+    told = {"n_embd": width, "n_layer": 2, "n_head": 4, "rotary_dim": width // 8}  # and n_inner is four times n_embd
+    (folder / "phi" / "config.json").write_text(json.dumps(told))
     if form == "pickle":
         torch.save(tensors, folder / "phi" / "pytorch_model.bin")
     else:
@@ -470,35 +592,80 @@ def grown(folder: Path, width: int, form: str) -> Path:
     return folder
 
 
-def measured_import(out: Path, files: Path) -> None:
-    width = int((files / "sizes.txt").read_text())
+def measured_import(folder: Path, width: int, form: str) -> None:
+    files = folder / "files"
+    if not files.exists():
+        grown(files, width, form)
     llm = replace(SIZES.llm, width=width, mlp_width=4 * width, heads=4)
     sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
-    out.mkdir()
+    (folder / "out").mkdir()
     sources = Sources(vision=files / "eva.pth", qformer=files / "blip2.pth", llm=files / "phi")
-    import_backbones(out, sources, architecture(sizes), torch.float16)
+    import_backbones(folder / "out", sources, architecture(sizes), torch.float16)
+
+
+def peak_of(measured: Callable[..., None], folder: Path, *arguments: str) -> int:
+    """How many bytes it takes beyond what a small one has taken, in a process of its own.
+
+    The pages of mapped files count as memory, too.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, measured.__name__, str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    return int(done.stdout)
 
 
 @pytest.mark.parametrize("form", ["pickle", "safetensors"])
 def test_importing_takes_little_more_memory_than_the_weights(tmp_path, form):
-    """Measured in a process of its own: the pages of mapped files count as memory, too."""
     files = grown(tmp_path / "files", WIDE, form)
     size = sum(path.stat().st_size for path in (files / "phi").iterdir())
     assert size > 90_000_000
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), form],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        check=True,
-    )
-    assert int(done.stdout) < 1.2 * size
+    assert peak_of(measured_import, tmp_path, form) < 1.2 * size
     assert load_file(tmp_path / "out" / "llm" / "model.safetensors")["model.layers.0.mlp.fc1.weight"].shape == (
         4096,
         1024,
     )
+
+
+def wide_checkpoint(width: int) -> tuple[CheckpointForm, Architecture]:
+    """One of 100 MB at `WIDE`, nearly all of it adapters."""
+    llm = replace(SIZES.llm, width=width, mlp_width=8, layers=8)
+    sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
+    return replace(FORM, lora=replace(LORA, rank=width // 2)), architecture(sizes)
+
+
+def new_checkpoint(file: Path, width: int) -> Path:
+    form, sizes = wide_checkpoint(width)
+    names = {name: name_in_checkpoint(name, wrapped=True, adapter=False) for name in trained_shapes(sizes, form.lora)}
+    torch.save({names[name]: torch.ones(shape) for name, shape in trained_shapes(sizes, form.lora).items()}, file)
+    return file
+
+
+def measured_checkpoint(folder: Path, width: int) -> None:
+    folder.mkdir(exist_ok=True)
+    file = folder / "stage.pth"
+    if not file.exists():
+        new_checkpoint(file, width)
+    form, sizes = wide_checkpoint(width)
+    import_checkpoint(folder / "checkpoint", file, form, sizes)
+
+
+def measured_export(folder: Path, width: int) -> None:
+    if not (folder / "checkpoint").exists():
+        measured_checkpoint(folder, width)
+    export_published(folder / "checkpoint", folder / "exported.pth")
+
+
+def test_a_checkpoint_is_imported_and_exported_in_little_more_memory_than_it_has(tmp_path):
+    size = new_checkpoint(tmp_path / "stage.pth", WIDE).stat().st_size
+    assert size > 90_000_000
+    assert peak_of(measured_checkpoint, tmp_path) < 0.7 * size
+    assert peak_of(measured_export, tmp_path) < 1.2 * size
+    assert read_pickle(tmp_path / "exported.pth")["model"].keys() > read_pickle(tmp_path / "stage.pth").keys()
 
 
 def test_a_checkpoint_of_tens_of_megabytes_is_mapped_and_not_read(tmp_path):

@@ -187,10 +187,39 @@ def test_a_model_goes_out_as_a_folder_and_comes_back_bit_for_bit(command, publis
     assert (digest(told, "backbones"), digest(told, "checkpoint")) == (backbones, checkpoint)
 
 
+def test_an_export_is_there_whole_or_not_at_all(command, tmp_path):
+    given = digest(command.checkpoint(brought.checkpoint(tmp_path / "s.pth", lora=True), "stage2"), "checkpoint")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for out, to, said in (
+        ("empty", "published", "empty is there already; name a file"),
+        ("file", "hf", "file is there already; name a folder"),
+        ("file/below.pth", "published", "File exists"),
+        ("no-suffix", "published", "its name must end in .pth"),
+        ("hf", "hf", "tinygptv weights import model FOLDER"),
+    ):
+        assert said in command("weights", "export", given, tmp_path / out, "--to", to, status=2)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == ["empty", "file", "home", "mine.py", "s.pth"]
+
+
+def test_what_may_not_be_read_is_one_message(command, tmp_path, monkeypatch):
+    """As root may read everything, the file's opening is what refuses."""
+    file, opened = brought.checkpoint(tmp_path / "s.pth", lora=True), Path.open
+
+    def refusing(path, *arguments, **named):
+        if path == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    assert f"Permission denied: '{file}'" in command.checkpoint(file, "stage2", status=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["weights", "export", "aaaaaaaa", "out", "--to", "published"], "checkpoint aaaaaaaa: 0 of that name"),
+        (["weights", "export", "aaaaaaaa", "out.pth", "--to", "published"], "checkpoint aaaaaaaa: 0 of that name"),
         (["weights", "export", "aaaaaaaa", ".", "--to", "hf"], "is there already"),
         (["weights", "import", "backbones", "--preset", "nano"], "come with the package"),
         (["weights", "import", "checkpoint", "none.pth", "--stage", "stage1"], "there is no file or folder"),
