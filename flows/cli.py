@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
         command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
     plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?}] for machines")
-    ask = commands.add_parser("ask", help="ask a registered model about a picture")
+    ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
     ask.add_argument("question", metavar="QUESTION")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.build import MANIFEST, SHORT
@@ -31,7 +31,7 @@ class Place:
 
 
 def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource: "Bits | None" = None) -> str:
-    """The model's answer.
+    """The model's answer, computed on the CPU in the precision in which it was trained.
 
     Args:
         model: `models:/NAME@ALIAS`, `NAME@ALIAS`, `NAME/NUMBER`, or the folder of a model or checkpoint. A
@@ -49,11 +49,7 @@ def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource:
         from tinygptv_core.answer import ask_each, load_served
 
         card = card_of(place.folder)
-        trained = load_served(place.folder, card, place.backbones, "cpu")
-    if low_resource is not None:
-        from tinygptv_core.quantize import quantize
-
-        quantize(trained.model, low_resource, "cpu")
+        trained = load_served(place.folder, card, place.backbones, "cpu", low_resource)
     return ask_each(trained, card, [(picture, question)])[0]
 
 
@@ -123,7 +119,7 @@ def _in_store(folder: Path) -> Place:
 
         digest = read_card(folder).backbones_digest
     elif (folder / "stage.json").exists():
-        digest = _noted_backbones(folder)
+        digest = _training_of(folder)["inputs"]["backbones"]
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
     return Place(folder=folder, backbones=(store / "backbones" / digest[:SHORT],))
@@ -143,25 +139,26 @@ def card_of(folder: Path) -> "ModelCard":
 def _bare_card(folder: Path) -> "ModelCard":
     from tinygptv_core.answer import ModelCard
 
+    training = _training_of(folder)
     return ModelCard(
         backbones="",
-        backbones_digest=_noted_backbones(folder),
+        backbones_digest=training["inputs"]["backbones"],
         checkpoint_digest=sha256_of_file(folder / MANIFEST),
         prompt="{}",
         max_new_tokens=CHECKPOINT_ANSWER_TOKENS,
-        precision="float32",
+        precision=training["config"]["stage"]["precision"],
     )
 
 
-def _noted_backbones(checkpoint: Path) -> str:
-    """The digest of the backbones that a checkpoint of the store was trained on."""
+def _training_of(checkpoint: Path) -> dict[str, Any]:
+    """What the store has noted of the training of a checkpoint of its own."""
     store = checkpoint.parent.parent
     if (checkpoint / MANIFEST).is_file():
         digest = sha256_of_file(checkpoint / MANIFEST)
         for path in sorted((store / "keys" / "train").glob("*.json")):
             record = json.loads(path.read_text())
             if digest in (record["digest"], *record["others"]):
-                return record["inputs"]["backbones"]
+                return record
     raise ConfigError(
         f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one that a "
         "run has trained, or a registered model: tinygptv ask NAME@ALIAS IMAGE QUESTION\n"

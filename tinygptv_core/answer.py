@@ -20,6 +20,7 @@ from tinygptv_core.generate import generate, greedy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.presets import SHIPPED
+from tinygptv_core.quantize import Bits, lowering
 from tinygptv_core.rank import Ranking, rank
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import load_trainable
@@ -80,15 +81,20 @@ def load_fresh(backbones: Path, stage: Stage, device: str) -> Trained:
     return _trained(model, parts.tokenizer, form_of(stage), stage.precision, device)
 
 
-def load_trained(backbones: Path, checkpoint: Path, precision: Precision, device: str) -> Trained:
+def load_trained(
+    backbones: Path, checkpoint: Path, precision: Precision, device: str, bits: Bits | None = None
+) -> Trained:
     """The model of a checkpoint.
+
+    Args:
+        bits: of the large weights (`quantize.py`), each of which is quantized as soon as it is read; None leaves them.
 
     Raises:
         ConfigError: there is no checkpoint in that folder, or it is damaged.
         ValueError: it was made with other backbones or adapters; says which tensors differ.
     """
     found = read_checkpoint(checkpoint)
-    parts = load_backbones(backbones, getattr(torch, precision))
+    parts = load_backbones(backbones, getattr(torch, precision), lowering(bits, device) if bits else None)
     model = TinyGPTV.from_backbones(parts, found.form.lora, seed=0)  # all that is drawn is loaded over
     load_trainable(model, found.tensors, new_lora=False)
     return _trained(model, parts.tokenizer, found.form, precision, device)
@@ -214,17 +220,20 @@ def read_card(folder: Path) -> ModelCard:
     return from_plain(ModelCard, told, "model.json")
 
 
-def load_served(folder: Path, card: ModelCard, places: Sequence[Path], device: str) -> Trained:
+def load_served(
+    folder: Path, card: ModelCard, places: Sequence[Path], device: str, bits: Bits | None = None
+) -> Trained:
     """The model in `folder`, on the backbones that its card names, wherever they lie.
 
     Args:
         places: folders in which the backbones may lie, besides the copy shipped with the package.
+        bits: as for `load_trained`.
 
     Raises:
         ConfigError: they are in none of the places; says what lay there instead.
     """
     backbones = find_backbones(card.backbones, card.backbones_digest, places)
-    return load_trained(backbones, folder, card.precision, device)
+    return load_trained(backbones, folder, card.precision, device, bits)
 
 
 def ask_each(trained: Trained, card: ModelCard, asked: Sequence[tuple[bytes, str]]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.trainable import is_lora
+from tinygptv_core.weights import Convert
 
 Bits = Literal[8, 4]
 
@@ -36,16 +37,33 @@ def quantize(model: TinyGPTV, bits: Bits, device: str) -> None:
     Raises:
         ConfigError: bitsandbytes is not installed.
     """
-    library = _bitsandbytes()
-    make = _in_8_bit if bits == 8 else _in_4_bit
+    lower = lowering(bits, device)
     model.requires_grad_(False)
     for name, linear in large_linears(model).items():
-        parent, _, own = name.rpartition(".")
+        model.set_submodule(name, lower(name, linear))
+    model.to(device).eval()
+
+
+def lowering(bits: Bits, device: str) -> Convert:
+    """What `load_backbones` takes to do the same while it reads, so that the model is never there as it was.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    library = _bitsandbytes()
+    make = _in_8_bit if bits == 8 else _in_4_bit
+
+    def lower(name: str, linear: nn.Linear) -> nn.Linear:
+        if not name.startswith(LARGE):
+            return linear
         low = make(library, linear)
         low.bias = linear.bias
         low.register_forward_pre_hook(partial(_as_autocast, linear.weight.dtype))
-        setattr(model.get_submodule(parent), own, low.to(device))  # to move it is what quantizes it
-    model.to(device).eval()
+        # To move it is what quantizes it. A compiler takes more memory for each new shape than the weights.
+        with torch.compiler.set_stance("force_eager"):
+            return low.to(device).requires_grad_(False)
+
+    return lower
 
 
 def large_linears(model: TinyGPTV) -> dict[str, nn.Linear]:
@@ -57,7 +75,7 @@ def large_linears(model: TinyGPTV) -> dict[str, nn.Linear]:
     }
 
 
-def _in_8_bit(library: Any, linear: nn.Linear) -> nn.Module:
+def _in_8_bit(library: Any, linear: nn.Linear) -> nn.Linear:
     made = library.Linear8bitLt(
         linear.in_features, linear.out_features, has_fp16_weights=False, threshold=OUTLIER, device="meta"
     )
@@ -65,7 +83,7 @@ def _in_8_bit(library: Any, linear: nn.Linear) -> nn.Module:
     return made
 
 
-def _in_4_bit(library: Any, linear: nn.Linear) -> nn.Module:
+def _in_4_bit(library: Any, linear: nn.Linear) -> nn.Linear:
     made = library.Linear4bit(linear.in_features, linear.out_features, quant_type="nf4", device="meta")
     made.weight = library.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=made)
     # Its way for CPUs with AVX512-BF16 refuses a number of rows that is no multiple of its block's.

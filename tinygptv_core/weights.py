@@ -4,7 +4,7 @@ Only safetensors are read, and every tensor is accounted for: one too few or too
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,9 @@ from tinygptv_core.weight_files import Reading, Stored, in_memory, open_weights,
 
 AnyConfig = Blip2VisionConfig | Blip2QFormerConfig | PhiConfig
 Config = TypeVar("Config", Blip2VisionConfig, Blip2QFormerConfig, PhiConfig)
+
+Convert = Callable[[str, nn.Linear], nn.Linear]
+"""(name, a Linear with its weights) -> what takes its place."""
 
 NORMS = (nn.LayerNorm, PostRMSNorm)
 LISTED_NAMES = 5
@@ -147,12 +150,14 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def load_backbones(folder: Path, dtype: torch.dtype) -> Backbones:
+def load_backbones(folder: Path, dtype: torch.dtype, convert: Convert | None = None) -> Backbones:
     """The backbones of a **backbones** artifact, on the CPU.
 
     Args:
         dtype: of the tower and the LLM. Norms and the Q-Former stay float32, so that with a 16 bit
             dtype the model has to run under autocast.
+        convert: applied to each Linear of the tower and the LLM as soon as it is read, so that no more than one is
+            there as it was; its name begins with `vision.tower.` or `llm.`.
 
     Raises:
         ConfigError: a file is missing.
@@ -160,9 +165,15 @@ def load_backbones(folder: Path, dtype: torch.dtype) -> Backbones:
     """
     architecture = read_architecture(folder)
     parts = without_weights(architecture)
-    fill(parts.vision.tower, _read_tensors(folder / "vision"), dtype, str(folder / "vision"))
+    fill(
+        parts.vision.tower,
+        _read_tensors(folder / "vision"),
+        dtype,
+        str(folder / "vision"),
+        _in("vision.tower", convert),
+    )
     fill(parts.qformer, _read_tensors(folder / "qformer"), torch.float32, str(folder / "qformer"))
-    fill(parts.llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"))
+    fill(parts.llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"), _in("llm", convert))
     parts.llm.rebuild_rotary()
     return Backbones(
         vision=parts.vision,
@@ -171,6 +182,10 @@ def load_backbones(folder: Path, dtype: torch.dtype) -> Backbones:
         tokenizer=read_tokenizer(folder / "tokenizer"),
         projection_widths=architecture.projection_widths,
     )
+
+
+def _in(part: str, convert: Convert | None) -> Convert | None:
+    return None if convert is None else lambda name, linear: convert(f"{part}.{name}", linear)
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -218,8 +233,10 @@ def norm_names(module: nn.Module) -> frozenset[str]:
     )
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> None:
-    """Give `module` these tensors as its own, in `dtype`, its norms in float32.
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str, convert: Convert | None = None
+) -> None:
+    """Give `module` these tensors as its own, one after the other, in `dtype`, its norms in float32.
 
     Norms between 16 bit layers take and give float32 on every device. CUDA's autocast has it so; the CPU's
     would round what they give.
@@ -229,11 +246,16 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, w
     """
     account({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where)
     norms = norm_names(module)
-    cast = {name: tensor.to(torch.float32 if name in norms else dtype) for name, tensor in tensors.items()}
-    trained = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    module.load_state_dict(cast, assign=True)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(trained[name])
+    for prefix in [name for name, _ in module.named_modules()]:
+        part = module.get_submodule(prefix)
+        for name, old in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            full = f"{prefix}.{name}" if prefix else name
+            if full in tensors:  # other buffers are computed
+                tensor = tensors[full].to(torch.float32 if full in norms else dtype)
+                kept = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+                setattr(part, name, kept)
+        if convert is not None and isinstance(part, nn.Linear):
+            module.set_submodule(prefix, convert(prefix, part))
     if dtype != torch.float32:
         for part in module.modules():
             if isinstance(part, nn.LayerNorm):

@@ -5,7 +5,7 @@ import torch
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.generate import Decoding, Sampling, _nucleus, _Penalty, generate, greedy
+from tinygptv_core.generate import Decoding, Sampling, _nucleus, _Penalty, beam_tokens, generate, greedy
 from tinygptv_core.model import TinyGPTV
 
 QUESTIONS = ([tiny.END, tiny.SLOT, 2, 3], [tiny.END, 4, tiny.SLOT, 5, 6, 2, 3], [tiny.SLOT, 6])
@@ -155,6 +155,13 @@ def test_beams_end_at_the_stop_text(model):
     never, stopped = (answer(model, questions([0]), replace(BEAMS, stop=stop))[0] for stop in ("never", "b"))
     assert "b" in never
     assert "b" not in stopped
+    tokens = [
+        beam_tokens(
+            model, questions([0]), tokenizer=tiny.tokenizer(), decoding=replace(BEAMS, stop=stop), image_BQD=None
+        )
+        for stop in ("never", "b")
+    ]
+    assert tokens[0].shape[1] == 8 > tokens[1].shape[1]  # the search itself ends there, not only the text
 
 
 def test_the_penalty_makes_what_was_said_less_likely_whatever_its_sign():

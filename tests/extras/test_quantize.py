@@ -1,18 +1,22 @@
 import sys
+import weakref
 from random import Random
 
 import pytest
 import torch
 
 from tinygptv_core import prompt
-from tinygptv_core.answer import Trained, load_fresh
+from tinygptv_core.answer import Trained, load_fresh, load_trained
+from tinygptv_core.checkpoint import Checkpoint, form_of, save_checkpoint
 from tinygptv_core.generate import generate, greedy
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import SHIPPED
-from tinygptv_core.quantize import large_linears, quantize
+from tinygptv_core.quantize import large_linears, lowering, quantize
 from tinygptv_core.scenes.scene import draw_scene
 from tinygptv_core.scenes.texts import text_question
 from tinygptv_core.stages import NANO_STAGE2, PHI_QUESTION
+from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.weights import load_backbones
 
 NUM_QUESTIONS = 60
 
@@ -72,6 +76,36 @@ def test_weights_take_8_or_4_bits_and_what_was_trained_stays():
         sizes[bits] = sum(low.get_submodule(name).weight.nbytes for name in linears)
         assert all(torch.equal(low.state_dict()[name], value) for name, value in kept.items())
     assert sizes == {8: weights, 4: weights / 2}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_model_that_is_quantized_while_it_is_read_is_the_same(tmp_path, bits):
+    stage = NANO_STAGE2
+    model = load_fresh(SHIPPED / "nano", stage, "cpu").model
+    save_checkpoint(tmp_path, Checkpoint(form=form_of(stage), tensors=trainable_parameters(model)))
+    after = load_trained(SHIPPED / "nano", tmp_path, "float32", "cpu")
+    quantize(after.model, bits, "cpu")
+    read = load_trained(SHIPPED / "nano", tmp_path, "float32", "cpu", bits)
+    one, other = after.model.state_dict(), read.model.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one if isinstance(one[name], torch.Tensor))
+    assert torch.equal(after.model.encode_images(pictures()), read.model.encode_images(pictures()))
+    assert answers(read) == answers(after)
+
+
+def test_no_two_weights_are_there_as_they_were_while_a_model_is_read():
+    """Each is given up before the next is read."""
+    lower, seen, most = lowering(4, "cpu"), [], 0
+
+    def watched(name, linear):
+        nonlocal most
+        seen.append(weakref.ref(linear))
+        most = max(most, sum(reference() is not None for reference in seen))
+        return lower(name, linear)
+
+    loaded = load_backbones(SHIPPED / "nano", torch.float32, watched)
+    kept = [reference() for reference in seen if reference() is not None]
+    assert kept == [loaded.llm.lm_head] and len(seen) == 33 and most <= 2
 
 
 def test_a_16_bit_model_computes_in_16_bit():

@@ -54,7 +54,11 @@ class Home:
             write_checkpoint(site.out, tensors, STAGE)
 
         request = Request(
-            name="tiny/train", step=TRAIN, config={"seed": seed}, inputs={"backbones": "backbones/import"}, work=work
+            name="tiny/train",
+            step=TRAIN,
+            config={"stage": replace(STAGE, seed=seed)},
+            inputs={"backbones": "backbones/import"},
+            work=work,
         )
         return sealed(self.store, request, {"backbones": self.backbones})
 
