@@ -150,7 +150,8 @@ class _Fetch:
         return Request(name=name, step=SEGMENT, config=self.wanted.config, inputs={"rows": rows}, work=work)
 
     def _known(self, rows: Artifact) -> bool:
-        return self.keeper.store.look(self._request(rows), {"rows": rows}).artifact is not None
+        """Whether the store has it, whole: its tars become those of the shards, and it is no input that is checked."""
+        return self.keeper.store.look_closely(self._request(rows), {"rows": rows}).artifact is not None
 
     def _renewed(self, rows: Artifact) -> Path:
         """Exists once a forced fetch has made this segment anew."""

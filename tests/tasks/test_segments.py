@@ -1,6 +1,7 @@
 """How many pictures are fetched, which, and what wanting more costs."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from tasks.segments import Wanted, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
 from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
-from tinygptv_core.artifact import Artifact
+from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.ordering import places
 from tinygptv_core.presets import NANO
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -119,6 +120,23 @@ def test_wanting_more_fetches_the_difference_and_a_dead_link_moves_no_other_row(
     web[0].dead = frozenset([str(first[2])])
     fetch(table, LIMITS, all_of_it, store=tmp_path / "another day", processes=1)
     assert keys(all_of_it.out) == [key for segment in in_order() for key in segment if key != first[2]]
+
+
+def test_a_damaged_segment_is_fetched_again_and_no_other_though_its_time_stamp_says_nothing(web, table, tmp_path):
+    before, after = site(tmp_path / "before"), site(tmp_path / "after")
+    fetch(table, LIMITS, before, store=tmp_path / "store", processes=1)
+    digest = digest_of(members_of(before.out))
+    tar = before.out / "00001.tar"  # one file with the second segment's
+    stamp = tar.stat().st_mtime_ns
+    tar.chmod(0o644)
+    with tar.open("r+b") as file:
+        file.seek(600)
+        file.write(bytes(100))
+    os.utime(tar, ns=(stamp, stamp))
+    web[0].asked.clear()
+    fetch(table, LIMITS, after, store=tmp_path / "store", processes=1)
+    assert digest_of(members_of(after.out)) == digest
+    assert set(web[0].asked) == set(map(str, in_order()[1]))
 
 
 def test_a_list_smaller_than_a_segment_is_fetched_whole_in_its_own_order(web, table, tmp_path):
