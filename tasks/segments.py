@@ -45,8 +45,8 @@ from tinygptv_core.presets import Fetch
 SEGMENT = Step(name="segment", kind="shards", version=1)
 
 NOT_WANTED = "not_wanted"
-SEGMENTS_AT_ONCE = 16
-"""For each process; more at once would take more disk for what is not packed yet."""
+SEGMENTS_AT_ONCE = 32
+"""More at once would take more disk for what is not packed yet. Which segments are fetched depends on it."""
 HOSTS_FILE = "hosts.json"
 TOLD_HOSTS = 1_000
 
@@ -106,7 +106,7 @@ def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Sit
     count, number, fetched = num_segments(total, wanted.settings), 0, list[Artifact]()
     fetch = _Fetch(wanted, table, options, site, keeper)
     while number < count and (missing := _missing(wanted, fetched, count, total)):
-        numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE * options.processes, count))
+        numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE, count))
         fetched += fetch.segments(numbers, count)
         number = numbers.stop
     _join(fetched, total, site)

@@ -108,6 +108,17 @@ def test_what_is_wanted_is_fetched_with_substitutes_for_dead_links_and_no_more(w
     }
 
 
+def test_which_rows_are_fetched_does_not_depend_on_how_many_processes_fetch(web, table, tmp_path):
+    """Of 64 segments of about one row 20 seem enough, of whose first 16 half the links are dead."""
+    web[0].dead = frozenset(map(str, in_order()[0][::2]))
+    limits, found = replace(LIMITS, segment_rows=1, per_host=1), []
+    for processes in (1, 2):
+        place = site(tmp_path / str(processes))
+        fetch(table, limits, place, wanted=12, processes=processes)
+        found.append(keys(place.out))
+    assert found[0] == found[1]
+
+
 def test_wanting_more_fetches_the_difference_and_a_dead_link_moves_no_other_row(web, table, tmp_path):
     first, second, *_ = in_order()
     few, more, all_of_it = (site(tmp_path / name) for name in ("few", "more", "all"))
