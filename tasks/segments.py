@@ -202,22 +202,20 @@ class _Fetch:
 
     def _spec(self, jobs: tuple[Job, ...]) -> DownloadSpec:
         settings, options = self.wanted.settings, self.options
-        # More processes than requests that a host may get at a time would each get one all the same.
-        processes = min(options.processes, settings.per_host)
         return DownloadSpec(
             jobs=jobs,
             image_size=settings.image_size,
             resize_mode=settings.resize_mode,
             timeout_seconds=settings.timeout_seconds,
             samples_per_shard=settings.samples_per_shard,
-            processes=processes,
+            processes=options.processes,
             threads=options.threads,
             rules=Rules(
                 allow_hosts=options.allow_hosts,
                 hosts=options.hosts,
                 total_seconds=settings.total_seconds,
                 max_bytes=settings.max_bytes,
-                per_host=settings.per_host // processes,
+                per_host=settings.per_host,
             ),
             # A server of our own is on this machine's loopback, where a cluster does not see it.
             ray_address=None if options.hosts else options.ray_address,
