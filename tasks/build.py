@@ -179,6 +179,14 @@ class Store:
             return Known(key=key, artifact=None, why=why)
         return Known(key=key, artifact=artifact, why=f"same request and inputs as in run {record['noted']['run']}")
 
+    def look_closely(self, request: Request, inputs: Inputs) -> Known:
+        """`look`, for who is about to read what is there: all of it is hashed, once, as a build's inputs are."""
+        known = self.look(request, inputs)
+        if known.artifact is None:
+            return known
+        self._doubt(known.artifact)
+        return self.look(request, inputs)
+
     def build(
         self,
         request: Request,
@@ -302,12 +310,16 @@ class Store:
         if artifact.path.is_file():
             damage = None if sha256_of_file(artifact.path) == artifact.digest else "it was changed during the run"
         else:
-            if artifact.digest not in self._hashed:
-                self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
-                self._hashed.add(artifact.digest)
+            self._doubt(artifact)
             damage = self._damage(artifact)
         if damage:
             raise DamagedError(f"{artifact.path}: {damage}. Run the same command again: what is damaged is built anew.")
+
+    def _doubt(self, artifact: Artifact) -> None:
+        """Have a sealed folder hashed when it is next looked at, if it was not hashed yet."""
+        if artifact.digest not in self._hashed:
+            self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
+            self._hashed.add(artifact.digest)
 
     def _stamps_path(self, artifact: Artifact) -> Path:
         return self.root / "stamps" / f"{artifact.kind}-{artifact.digest[:SHORT]}.json"

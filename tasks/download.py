@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from time import monotonic
@@ -29,7 +30,7 @@ from img2dataset.reader import Reader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import WebDatasetSampleWriter
 
-from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, unwritten
+from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, shared, unwritten
 from tasks.guard import Rules, install
 from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
 from tasks.pictures import PictureError, decoded, on_white
@@ -184,7 +185,7 @@ def _fetch_shard(task: Task) -> tuple[bool, Any]:
 def somewhere(spec: DownloadSpec, num_shards: int) -> Iterator[Run]:
     """Where `num_shards` shards are fetched: a Ray cluster, worker processes, or here where neither would be sooner."""
     if spec.ray_address is not None:
-        yield _on_ray(spec.ray_address)
+        yield _on_ray(spec.processes)
     elif min(num_shards, spec.processes) < 2:
         yield run_here  # a pool would take longer to start than to do this
     else:
@@ -193,20 +194,29 @@ def somewhere(spec: DownloadSpec, num_shards: int) -> Iterator[Run]:
             yield lambda tasks: pool.map(_fetch_shard, tasks)
 
 
-def _on_ray(address: str) -> Run:
-    """On the cores of a cluster, whose machines see the same folders and have the project installed."""
+def _cores(address: str) -> int:
+    """How many cores a Ray cluster has; connects to it."""
     import ray
 
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT})
     except (ConnectionError, ValueError) as error:
         sys.exit(f"no Ray cluster answers at {address}: {error}")
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _on_ray(processes: int) -> Run:
+    """On so many cores of a cluster, whose machines see the same folders and have the project installed."""
+    import ray
+
     fetch_shard = ray.remote(max_retries=3)(_fetch_shard)
 
     def run(tasks: Iterable[Task]) -> Iterator[tuple[bool, Any]]:
-        waiting = [fetch_shard.remote(task) for task in tasks]
-        while waiting:
-            (done,), waiting = ray.wait(waiting)
+        left = iter(tasks)
+        running = [fetch_shard.remote(task) for task in islice(left, processes)]
+        while running:
+            (done,), running = ray.wait(running)
+            running += [fetch_shard.remote(task) for task in islice(left, 1)]
             yield ray.get(done)
 
     return run
@@ -240,6 +250,7 @@ def second_pass(spec: DownloadSpec, job: Job) -> Iterator[Task]:
 
 def download(spec: DownloadSpec) -> None:
     """Fetch what the spec says, then once more what may have failed in passing; finished shards stay."""
+    spec = shared(spec, spec.processes if spec.ray_address is None else _cores(spec.ray_address))
     first = [task for job in spec.jobs for task in shards_of(spec, job.urls, job.first)]
     with somewhere(spec, len(first)) as run:
         fetch_shards(run, first)

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -71,6 +71,8 @@ class DownloadSpec:
     """What crosses to the process that runs img2dataset.
 
     Attributes:
+        processes: of this machine.
+        rules: for all processes together; `shared` gives each its part.
         ray_address: the cluster that fetches; None fetches with processes of this machine.
     """
 
@@ -83,6 +85,13 @@ class DownloadSpec:
     threads: int
     rules: Rules
     ray_address: str | None
+
+
+def shared(spec: DownloadSpec, processes: int) -> DownloadSpec:
+    """`spec` for at most so many processes, which have among them the requests that a host may get at a time."""
+    # More processes than such requests would each get one all the same.
+    processes = min(processes, spec.rules.per_host)
+    return replace(spec, processes=processes, rules=replace(spec.rules, per_host=spec.rules.per_host // processes))
 
 
 def unwritten(spec: DownloadSpec, job: Job) -> list[int]:

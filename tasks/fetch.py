@@ -1,4 +1,4 @@
-"""A table becomes shards: tars in key order, and a ledger that says what became of every row.
+"""A table becomes shards: tars in the order of its rows, and a ledger that says what became of every row.
 
 Here from the files of a source; `tasks/segments.py` has the pictures from URLs.
 """

@@ -55,7 +55,7 @@ def hash_pictures(shards: Path, sets: Mapping[str, Path], *, bordered: bool, sit
 
 def _hashes_in(sets: Mapping[str, Path], ledger: Path | None, tar: Path) -> dict[str, list[Any]]:
     samples = samples_in(tar)
-    shapes = _shapes(ledger, samples[0].key, samples[-1].key) if ledger else {}
+    shapes = shapes_of(ledger, [sample.key for sample in samples]) if ledger else {}
     found: dict[tuple[int | None, int], int | None] = {}
     with Opened(tar, sets) as opened:
         for sample in samples:
@@ -69,11 +69,11 @@ def _hashes_in(sets: Mapping[str, Path], ledger: Path | None, tar: Path) -> dict
         }
 
 
-def _shapes(ledger: Path, first: str, last: str) -> dict[str, tuple[int, int]]:
-    """Key -> width and height of the picture as fetched, for the keys from `first` to `last`."""
+def shapes_of(ledger: Path, keys: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Key -> width and height of the picture as fetched, for those of the keys that have a picture."""
     import pyarrow.parquet as pq
 
-    wanted = [("key", ">=", first), ("key", "<=", last), ("width", ">", 0)]
+    wanted = [("key", "in", keys), ("width", ">", 0)]
     table = pq.read_table(ledger, columns=["key", "width", "height"], filters=wanted).to_pydict()
     return {key: (w, h) for key, w, h in zip(table["key"], table["width"], table["height"], strict=True)}
 

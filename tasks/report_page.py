@@ -2,9 +2,9 @@
 
 import json
 import re
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tasks.page import environment, picture_url
@@ -153,13 +153,14 @@ def samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
     shown: dict[str, list[Shown]] = {}
     for name, folders in details.pictures.items():
         shards = ShardSet(folders)
+        places = {key: place for place, key in enumerate(shards.keys())}
         asked = [line for line in lines if line["eval"] == name]
         right = [line for line in asked if line["score"] >= RIGHT]
         wrong = [line for line in asked if line["score"] < RIGHT]
         for line in [*_spread(right), *_spread(wrong)]:
             found = (name, line["key"])
             earlier = {point: given[found] for point, given in answers.items() if found in given}
-            shown.setdefault(name, []).append(_shown(line, shards, earlier))
+            shown.setdefault(name, []).append(_shown(line, partial(_picture, shards, places), earlier))
     return shown
 
 
@@ -168,12 +169,12 @@ def _spread(lines: Sequence[dict]) -> Sequence[dict]:
     return lines[:: max(1, -(-len(lines) // SAMPLES_EACH))]
 
 
-def _shown(line: dict, shards: ShardSet, earlier: Mapping[str, str]) -> Shown:
+def _shown(line: dict, picture_of: Callable[[str], str], earlier: Mapping[str, str]) -> Shown:
     return Shown(
         line=line,
         right=line["score"] >= RIGHT,
-        picture=_picture(shards, line["key"]),
-        control_picture=_picture(shards, line["control_key"]) if line["control_key"] is not None else "",
+        picture=picture_of(line["key"]),
+        control_picture=picture_of(line["control_key"]) if line["control_key"] is not None else "",
         truth=[box for reference in line["references"] for box in boxes_in(reference)],
         boxes=boxes_in(line["answer"]),
         earlier=earlier,
@@ -190,14 +191,13 @@ def boxes_in(text: str) -> list[Box]:
     ]
 
 
-def _picture(shards: ShardSet, key: str) -> str:
+def _picture(shards: ShardSet, places: Mapping[str, int], key: str) -> str:
     """The picture of the sample `key` as a data URL, made smaller where it would weigh on the page.
 
     Raises:
         ValueError: the data set has no such sample.
     """
-    place = bisect_left(range(len(shards)), key, key=lambda i: shards[i].key)
-    if place == len(shards) or shards[place].key != key:
+    if key not in places:
         raise ValueError(f"an answer is about sample {key}, which is not among the {len(shards)} of its data set")
-    held = shards[place].picture
+    held = shards[places[key]].picture
     return picture_url(held) if held else ""

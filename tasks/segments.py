@@ -45,8 +45,8 @@ from tinygptv_core.presets import Fetch
 SEGMENT = Step(name="segment", kind="shards", version=1)
 
 NOT_WANTED = "not_wanted"
-SEGMENTS_AT_ONCE = 16
-"""For each process; more at once would take more disk for what is not packed yet."""
+SEGMENTS_AT_ONCE = 32
+"""More at once would take more disk for what is not packed yet. Which segments are fetched depends on it."""
 HOSTS_FILE = "hosts.json"
 TOLD_HOSTS = 1_000
 
@@ -106,7 +106,7 @@ def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Sit
     count, number, fetched = num_segments(total, wanted.settings), 0, list[Artifact]()
     fetch = _Fetch(wanted, table, options, site, keeper)
     while number < count and (missing := _missing(wanted, fetched, count, total)):
-        numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE * options.processes, count))
+        numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE, count))
         fetched += fetch.segments(numbers, count)
         number = numbers.stop
     _join(fetched, total, site)
@@ -150,7 +150,8 @@ class _Fetch:
         return Request(name=name, step=SEGMENT, config=self.wanted.config, inputs={"rows": rows}, work=work)
 
     def _known(self, rows: Artifact) -> bool:
-        return self.keeper.store.look(self._request(rows), {"rows": rows}).artifact is not None
+        """Whether the store has it, whole: its tars become those of the shards, and it is no input that is checked."""
+        return self.keeper.store.look_closely(self._request(rows), {"rows": rows}).artifact is not None
 
     def _renewed(self, rows: Artifact) -> Path:
         """Exists once a forced fetch has made this segment anew."""
@@ -201,22 +202,20 @@ class _Fetch:
 
     def _spec(self, jobs: tuple[Job, ...]) -> DownloadSpec:
         settings, options = self.wanted.settings, self.options
-        # More processes than requests that a host may get at a time would each get one all the same.
-        processes = min(options.processes, settings.per_host)
         return DownloadSpec(
             jobs=jobs,
             image_size=settings.image_size,
             resize_mode=settings.resize_mode,
             timeout_seconds=settings.timeout_seconds,
             samples_per_shard=settings.samples_per_shard,
-            processes=processes,
+            processes=options.processes,
             threads=options.threads,
             rules=Rules(
                 allow_hosts=options.allow_hosts,
                 hosts=options.hosts,
                 total_seconds=settings.total_seconds,
                 max_bytes=settings.max_bytes,
-                per_host=settings.per_host // processes,
+                per_host=settings.per_host,
             ),
             # A server of our own is on this machine's loopback, where a cluster does not see it.
             ray_address=None if options.hosts else options.ray_address,

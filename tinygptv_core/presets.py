@@ -125,7 +125,7 @@ class Fetch:
         segment_rows: a list is fetched by segments of at most so many rows, and of at least half as many.
         seed: of the order in which a list's rows are taken.
         wanted: so many pictures; None: as many as the stages draw.
-        per_host: the most requests to one host at a time, of all processes of a machine together.
+        per_host: the most requests to one host at a time, of all processes together, a Ray cluster's too.
         min_success: a fetch stops when a smaller share of the last rows gave a picture (0..1; 0: never).
     """
 

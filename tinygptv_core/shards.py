@@ -18,6 +18,8 @@ INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
 SHARED_COLUMNS = (*INDEX_COLUMNS, "image_shard")
 """Of a data set whose pictures lie in picture sets: beside the others, which of their tars each is in."""
 
+TEXTS_AT_ONCE = 1_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -89,6 +91,14 @@ class ShardSet:
         found = _read({part for part in wanted if part.num_bytes})
         parts = iter([found.get(part) for part in wanted])
         return [_sample(picture, text) for picture, text in zip(parts, parts, strict=True)]
+
+    def keys(self) -> Iterator[str]:
+        """The key of every sample, in order; reads no picture. Raises as `read` does."""
+        for begin in range(0, len(self), TEXTS_AT_ONCE):
+            places = self.records[["shard", "text", "text_bytes"]][begin : begin + TEXTS_AT_ONCE].tolist()
+            parts = [Part(self.shards[shard], start, num_bytes) for shard, start, num_bytes in places]
+            found = _read(set(parts))
+            yield from (_sample(None, found[part]).key for part in parts)
 
     def samples_per_shard(self) -> np.ndarray:
         """How many samples of the index each shard has; looks at a few records of each alone.

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from tasks.hashes import HASHES_FILE, hash_of, hash_pictures
+from tasks.hashes import HASHES_FILE, hash_of, hash_pictures, shapes_of
 from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, site, write_shards
 
@@ -54,6 +54,14 @@ def test_the_border_of_a_padded_picture_is_not_looked_at(tmp_path, size):
     plain, padded = encoded(image), encoded(square)
     assert bits_apart(hash_of(plain, None), hash_of(padded, size)) <= 4
     assert bits_apart(hash_of(plain, None), hash_of(padded, None)) > 10
+
+
+def test_of_the_ledger_no_more_is_taken_than_a_tars_own_samples(tmp_path):
+    """The keys of a segment's tar span the whole list, and most rows between them are other tars'."""
+    pictures = [encoded(picture(0, (96, 72 + number))) for number in range(4)]
+    shards = write_shards(tmp_path / "shards", [*pictures, None])
+    keys = ["000000000", "000000003", "000000004"]
+    assert shapes_of(shards / "ledger.parquet", keys) == {keys[0]: (96, 72), keys[1]: (96, 75)}
 
 
 def test_the_table_has_every_sample_and_does_not_depend_on_who_made_it(tmp_path):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,15 +63,18 @@ def jpeg(color: tuple[int, int, int], side: int = 8) -> bytes:
     return held.getvalue()
 
 
-def folders_of(base: Path, pictures: list[bytes]) -> DataFolders:
-    """A data set of one tar whose sample `i` has the key `i` in nine digits and the picture `pictures[i]`."""
+def folders_of(base: Path, pictures: list[bytes], *, order: Sequence[int] | None = None) -> DataFolders:
+    """A data set of one tar whose sample with the key `i` in nine digits has the picture `pictures[i]`.
+
+    The samples stand in `order`, or in that of their keys.
+    """
     shards, index = base / "shards", base / "index"
     shards.mkdir(parents=True)
     index.mkdir()
     with tarfile.open(shards / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for i, picture in enumerate(pictures):
+        for i in order or range(len(pictures)):
             text = {"key": f"{i:09}", "turns": [["user", "?"]], "split": None, "group": None, "url": None}
-            for name, held in ((f"{i:09}.jpg", picture), (f"{i:09}.json", json.dumps(text).encode())):
+            for name, held in ((f"{i:09}.jpg", pictures[i]), (f"{i:09}.json", json.dumps(text).encode())):
                 member = tarfile.TarInfo(name)
                 member.size = len(held)
                 tar.addfile(member, io.BytesIO(held))
@@ -225,6 +229,14 @@ def test_a_large_picture_is_made_smaller(tmp_path):
     )
     assert len(held.getvalue()) > 1_000_000
     assert len(render(report_of(0.25, 0.8), details)) < 250_000
+
+
+def test_the_pictures_are_found_in_whatever_order_the_samples_stand(tmp_path):
+    """Keys ascend within a segment of a fetched list, and begin anew with the next."""
+    pictures = [jpeg(RED), jpeg(BLUE), jpeg((30, 200, 30)), jpeg((0, 0, 0))]
+    details = details_at(tmp_path)
+    mixed = replace(details, pictures={"scenes_vqa": folders_of(tmp_path / "mixed", pictures, order=[2, 3, 0, 1])})
+    assert render(report_of(0.25, 0.8), mixed) == render(report_of(0.25, 0.8), details)
 
 
 def test_an_answer_about_a_sample_that_is_not_there_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """How many pictures are fetched, which, and what wanting more costs."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from tasks.segments import Wanted, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
 from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
-from tinygptv_core.artifact import Artifact
+from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.ordering import places
 from tinygptv_core.presets import NANO
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -107,6 +108,20 @@ def test_what_is_wanted_is_fetched_with_substitutes_for_dead_links_and_no_more(w
     }
 
 
+def test_which_rows_are_fetched_does_not_depend_on_how_many_processes_fetch(web, tmp_path):
+    """Of 64 segments of 160 rows, the first 16 of which gave a picture each, as many are taken at a time."""
+    segment_N = places(np.arange(160), LIMITS.seed) >> np.uint64(58)
+    first = [np.flatnonzero(segment_N == number) for number in range(16)]
+    web[0].dead = frozenset(str(row) for rows in first for row in rows[1:])
+    table = table_of(tmp_path / "many", "url", [f"{web[1]}/{number}" for number in range(160)])
+    limits, found = replace(LIMITS, segment_rows=3, per_host=1), []
+    for processes in (1, 2):
+        place = site(tmp_path / str(processes))
+        fetch(table, limits, place, wanted=44, processes=processes)
+        found.append(keys(place.out))
+    assert found[0] == found[1]
+
+
 def test_wanting_more_fetches_the_difference_and_a_dead_link_moves_no_other_row(web, table, tmp_path):
     first, second, *_ = in_order()
     few, more, all_of_it = (site(tmp_path / name) for name in ("few", "more", "all"))
@@ -119,6 +134,23 @@ def test_wanting_more_fetches_the_difference_and_a_dead_link_moves_no_other_row(
     web[0].dead = frozenset([str(first[2])])
     fetch(table, LIMITS, all_of_it, store=tmp_path / "another day", processes=1)
     assert keys(all_of_it.out) == [key for segment in in_order() for key in segment if key != first[2]]
+
+
+def test_a_damaged_segment_is_fetched_again_and_no_other_though_its_time_stamp_says_nothing(web, table, tmp_path):
+    before, after = site(tmp_path / "before"), site(tmp_path / "after")
+    fetch(table, LIMITS, before, store=tmp_path / "store", processes=1)
+    digest = digest_of(members_of(before.out))
+    tar = before.out / "00001.tar"  # one file with the second segment's
+    stamp = tar.stat().st_mtime_ns
+    tar.chmod(0o644)
+    with tar.open("r+b") as file:
+        file.seek(600)
+        file.write(bytes(100))
+    os.utime(tar, ns=(stamp, stamp))
+    web[0].asked.clear()
+    fetch(table, LIMITS, after, store=tmp_path / "store", processes=1)
+    assert digest_of(members_of(after.out)) == digest
+    assert set(web[0].asked) == set(map(str, in_order()[1]))
 
 
 def test_a_list_smaller_than_a_segment_is_fetched_whole_in_its_own_order(web, table, tmp_path):
