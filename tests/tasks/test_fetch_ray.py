@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cluster import ray_cluster
+from tasks.cluster import import_ray, ray_cluster
 from tasks.downloads import DownloadSpec, shared
 from tasks.guard import Rules
 from tasks.tables import read_counts
@@ -55,6 +55,7 @@ def connections(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, connections):
     """Of a cluster that has three cores."""
+    import_ray(None)  # with the settings that keep it on loopback, which Ray reads when it is imported
     import ray
 
     start = ray.init
