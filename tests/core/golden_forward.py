@@ -242,10 +242,6 @@ def asked_and_answered(calls: list[Any], num_rows: int) -> list[list[int]]:
     return [[*begin, *q, *a] for begin, q, a in zip(begins, questions, answers, strict=True)]
 
 
-def check_parts(model: Callable[[], TinyGPTV], expected: dict[str, Tensor], name: str) -> None:
-    assert_near(picture_parts(model(), expected["pixel_values"])[name], expected[name])
-
-
 def forward_checks(goldens: Goldens, case: str) -> Iterator[Check]:
     forward = Forward(goldens, case)
     files = (f"cases/{case}.json", f"cases/{case}.safetensors")

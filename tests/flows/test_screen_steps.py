@@ -5,32 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.choice import Choice, prepare
+from flows.choice import prepare
 from flows.pipeline import in_order
 from flows.screen import screen_steps
 from tasks.build import Request, Step
+from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import NANO, Scorer
-
-CHOICE = Choice(
-    preset="nano",
-    settings=(),
-    only=None,
-    start_from=None,
-    until=None,
-    list_file=None,
-    instruct=None,
-    images=None,
-    data=None,
-    removal_list=None,
-    allow_hosts=(),
-    home="",
-    ray_address=None,
-    init=None,
-    options=(),
-)
-
 
 PLACE = SimpleNamespace(removal_list=None)
 

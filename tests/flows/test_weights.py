@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flows.choice import Choice, prepare
+from flows.choice import prepare
 from flows.cli import main
 from flows.train import backbones_step
 from tasks import backbones_import
 from tasks.build import Store
 from tests.core import brought
 from tests.core.brought import SIZES
+from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, plain, sha256_of
 from tinygptv_core.presets import NANO, Backbones, Source, Sources
@@ -237,23 +238,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
     """Nothing before it is trained; it is evaluated, and the next stage starts from it."""
     arguments = ("weights", "import", "checkpoint", brought.checkpoint(tmp_path / "s.pth", lora=True), "--stage")
     given = digest(command(*arguments, "stage2", *command.preset), "checkpoint")
-    choice = Choice(
-        preset="nano",
-        settings=(),
-        only=None,
-        start_from=None,
-        until=None,
-        list_file=None,
-        removal_list=None,
-        instruct=None,
-        images=None,
-        data=None,
-        allow_hosts=(),
-        home=str(command.home),
-        ray_address=None,
-        init=f"stage2={given[:12]}",
-        options=(),
-    )
+    choice = replace(CHOICE, home=str(command.home), init=f"stage2={given[:12]}")
     walked = {request.name: request for request in prepare(choice, writes=False).selection.walked}
     assert not {"stage1/train", "stage1/evaluate", "stage2/train"} & walked.keys()
     for step, name in {

@@ -1,0 +1,21 @@
+"""What a person chooses who chooses nothing."""
+
+from flows.choice import Choice
+
+CHOICE = Choice(
+    preset="nano",
+    settings=(),
+    only=None,
+    start_from=None,
+    until=None,
+    list_file=None,
+    instruct=None,
+    images=None,
+    data=None,
+    removal_list=None,
+    allow_hosts=(),
+    home="",
+    ray_address=None,
+    init=None,
+    options=(),
+)
