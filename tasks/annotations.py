@@ -49,8 +49,13 @@ def _joined(recipe: Recipe, record: object, partners: Mapping[str, Mapping[objec
         return Unjoined(error)
 
 
+def is_list(recipe: Recipe, path: Path) -> bool:
+    """Whether the file is read as a list of records, whatever form that has."""
+    return recipe.layout.is_list and path.suffix != ".p"
+
+
 def _source(recipe: Recipe, path: Path) -> Iterator[object]:
-    if recipe.layout.is_list and path.suffix != ".p":
+    if is_list(recipe, path):
         yield from read_list(path)
     else:
         yield from _reading(path, lambda parsed: list(records_in(parsed, recipe.layout)))

@@ -5,8 +5,9 @@ The others are left to `rows_of`, so that there is one definition of what a reco
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from tasks.lists import Columns, Wanted
 from tasks.tables import SIZE, compute
 from tinygptv_core.recipe import MAX_CAPTION_WORDS, Recipe, caption_turns
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MAX_SIDE = 1 << 31
 MAX_DIGITS = 10
 _OTHER = 0
+_IN_URLS = bytes(letter if ord("!") <= letter <= ord("~") else _OTHER for letter in range(256))
 # What becomes of each byte of a caption. A backslash is spelled otherwise in JSON, so it is not plain.
 _CLEANED = bytes(
     _OTHER if not " " <= letter <= "~" or letter == "\\" else ord(" " if letter in '.!"()*#:;~' else letter.lower())
@@ -30,37 +32,44 @@ def is_captioned(recipe: Recipe) -> bool:
     return recipe.turns is caption_turns and recipe.how == "url" and is_one_sample
 
 
-def captioned(recipe: Recipe, first: int, records: Sequence[object]) -> tuple["pa.Table", "np.ndarray"]:
-    """A row for each of `records`, the first of which is the list's record `first`, and which rows are known here."""
+def wanted_of(recipe: Recipe) -> Wanted:
+    """The columns of a list that such a recipe reads."""
+    return Wanted(texts=(recipe.picture or "", "caption"), numbers=recipe.size or ())
+
+
+def captioned(recipe: Recipe, first: int, piece: Sequence[object]) -> tuple["pa.Table", "np.ndarray"]:
+    """A row for each record of `piece`, whose first is the list's record `first`; and which rows are known here."""
     import numpy as np
     import pyarrow as pa
 
     pc = compute()
-    assert recipe.picture
-    urls = _array([text and text.strip() for text in _texts(records, recipe.picture)])
-    captions = _array(_texts(records, "caption"))
+    wanted = wanted_of(recipe)
+    urls, captions = (_texts(piece, column) for column in wanted.texts)
     turns, is_known = turns_of(captions)
-    is_known &= np.array(captions.is_valid()) & np.array(pc.fill_null(pc.greater(pc.binary_length(urls), 0), False))
-    keys = pc.utf8_lpad(pc.cast(pa.array(np.arange(first, first + len(records))), pa.string()), 9, "0")
-    none, sides = pa.nulls(len(records), pa.string()), [_sides(records, column) for column in recipe.size or ("", "")]
+    is_known &= np.array(captions.is_valid()) & _are_plain(urls)
+    keys = pc.utf8_lpad(pc.cast(pa.array(np.arange(first, first + len(piece))), pa.string()), 9, "0")
+    none, sides = pa.nulls(len(piece), pa.string()), [_sides(piece, column) for column in wanted.numbers or ("", "")]
     names = ["key", "url", "file", "turns", "split", "group", *SIZE]
     return pa.table([keys, urls, none, turns, none, none, *sides], names=names), is_known
 
 
-def _texts(records: Sequence[Any], column: str) -> list[str] | list[str | None]:
-    """The text that each record has in `column`; None where it has none."""
-    try:
-        texts: list[str] = [record[column] for record in records]
-        if {*map(type, texts)} == {str}:
-            return texts
-    except (KeyError, TypeError):
-        pass
-    found = [record.get(column) if isinstance(record, dict) else None for record in records]
-    return [text if isinstance(text, str) else None for text in found]
+def _are_plain(urls: "pa.StringArray") -> "np.ndarray":
+    """Which of the URLs are there, and have nothing in them that is not ASCII, or that would be stripped."""
+    import numpy as np
+
+    offsets, text = bytes_of(urls)
+    return (np.diff(offsets) > 0) & ~has_byte(offsets, text.translate(_IN_URLS), _OTHER)
+
+
+def _texts(piece: Sequence[object], column: str) -> "pa.StringArray":
+    """The text that each record has in `column`; null where it has none, or one that UTF-8 cannot spell."""
+    if isinstance(piece, Columns):
+        return piece.table.column(column).combine_chunks()
+    return _array([text if isinstance(text, str) else None for text in _values(piece, column)])
 
 
 def _array(texts: Sequence[str | None]) -> "pa.StringArray":
-    """`texts` as a column; what cannot be written as UTF-8, half a surrogate pair, is none."""
+    """`texts` as a column; half a surrogate pair is none."""
     import pyarrow as pa
 
     try:
@@ -69,11 +78,17 @@ def _array(texts: Sequence[str | None]) -> "pa.StringArray":
         return pa.array([text if text and text.isascii() else None for text in texts], pa.string())
 
 
-def _sides(records: Sequence[Any], column: str) -> "pa.Array":
+def _sides(piece: Sequence[object], column: str) -> "pa.Array":
     import pyarrow as pa
 
-    sides = [side_of(record.get(column)) if isinstance(record, dict) else None for record in records] if column else []
-    return pa.array(sides or [None] * len(records), pa.int32())
+    return pa.array([side_of(value) for value in _values(piece, column)], pa.int32())
+
+
+def _values(piece: Sequence[object], column: str) -> Sequence[object]:
+    """What each record has in `column`, whatever it is."""
+    if isinstance(piece, Columns):
+        return piece.table.column(column).to_pylist() if column in piece.table.column_names else [None] * len(piece)
+    return [record.get(column) if isinstance(record, dict) else None for record in piece]
 
 
 def side_of(value: object) -> int | None:

@@ -6,6 +6,8 @@ user's to mend and raises ConfigError; a single line that cannot be read is give
 Records are cut out of JSON by orjson, many at a time, and by Python's decoder wherever orjson refuses: it says at
 which byte a list ends, and reads what orjson calls no JSON (NaN, half a surrogate pair). They differ in one thing:
 whole numbers beyond 64 bits, which become fractions.
+
+Who needs but a few columns of text has them from Arrow's parser (`read_pieces`), wherever that reads what orjson would.
 """
 
 import bz2
@@ -16,21 +18,26 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
 
 import orjson
 
 from tinygptv_core.plain import ConfigError
 
-CHUNK_CHARACTERS = 1 << 18
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHUNK_CHARACTERS = 1 << 22
 MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BREAK = "}\n{"
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
@@ -51,6 +58,10 @@ def read_list(path: Path) -> Iterator[object]:
     Raises:
         ConfigError: there is no such file, it cannot be read, has no known format, or is cut off (says at which byte).
     """
+    return READERS[_checked_form(path)](path)
+
+
+def _checked_form(path: Path) -> str:
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; a list is one file ({', '.join(READERS)})")
     if not path.exists():
@@ -58,7 +69,56 @@ def read_list(path: Path) -> Iterator[object]:
     form = form_of(path)
     if path.stat().st_size == 0:
         raise ConfigError(f"{path} is empty; a list holds at least one record")
-    return READERS[form](path)
+    return form
+
+
+class Columns(Sequence[object]):
+    """Some records of a list that follow each other, all of them objects, of which a table of some columns is at hand.
+
+    Attributes:
+        table: of the wanted columns; null where a record has none.
+    """
+
+    def __init__(self, table: "pa.Table", record: Callable[[int], object]) -> None:
+        self.table, self._record = table, record
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, place: int) -> object: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[object]: ...
+    def __getitem__(self, place: int | slice) -> object:
+        """A record, of which at least the wanted columns are there."""
+        if isinstance(place, slice):
+            return [self._record(one) for one in range(len(self))[place]]
+        return self._record(range(len(self))[place])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The columns that somebody needs: texts, and whole numbers."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+
+
+def read_pieces(path: Path, wanted: Wanted) -> Iterator[Sequence[object]]:
+    """The records of `read_list`, some at a time: as the columns `wanted` where those can be had at once.
+
+    Raises:
+        ConfigError: as for `read_list`.
+    """
+    form = _checked_form(path)
+    if form == ".json":
+        return _json_array(path, wanted)
+    if form in JSON_LINES:
+        return _json_lines(path, wanted)
+    if form == ".parquet":
+        return _parquet(path, wanted)
+    records = READERS[form](path)
+    return iter(lambda: list(islice(records, BATCH_ROWS)), [])
 
 
 def form_of(path: Path) -> str:
@@ -127,21 +187,22 @@ class _Window:
         self.text, self.at, self.ended = self.text[self.at :] + piece, 0, not piece
         self.is_tried = False
 
-    def several(self) -> list[object]:
+    def several(self, wanted: Wanted | None) -> Sequence[object]:
         """The items from here to the last place that looks like the end of one; none if it is no such place.
 
         A place within an item may look like that too, so this is tried once for each piece of the text.
         """
+        self.peek()
         between = None if self.is_tried else _BETWEEN.search(self.text, self.at)
         self.is_tried = True
         if between is None:
             return []
         end = self.text.rfind(between.group()) + 1
-        try:
-            items = orjson.loads(f"[{self.text[self.at : end]}]")
-        except orjson.JSONDecodeError:
-            return []
-        self.at = end
+        text = self.text[self.at : end]
+        items = _columns(text, between.group(), wanted) if wanted else None
+        if items is None:
+            items = _objects(text)
+        self.at = end if items else self.at
         return items
 
     def peek(self) -> str:
@@ -161,7 +222,42 @@ def _size_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _json_array(path: Path) -> Iterator[list[object]]:
+def _objects(text: str) -> list[object]:
+    """The items of an array that stand in `text`; none where it is not just some of them."""
+    try:
+        return orjson.loads(f"[{text}]")
+    except orjson.JSONDecodeError:
+        return []
+
+
+def _columns(text: str, between: str, wanted: Wanted) -> Columns | None:
+    """What stands in `text`, where it is objects and between each two of them just `between`; else None.
+
+    Each object gets a line of its own. A line break within a text, or within an array, is an error to the parser; so if
+    there are as many objects as lines, each line is one.
+    """
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    lines, breaks = text.replace(between, _BREAK), text.count(between)
+    is_like_objects = lines.startswith("{") and lines.endswith("}")  # Arrow's parser dies of a lone null
+    if lines.count("\n") != breaks or not is_like_objects:
+        return None
+    schema = pa.schema(
+        [*((name, pa.string()) for name in wanted.texts), *((name, pa.int64()) for name in wanted.numbers)]
+    )
+    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    try:
+        table = arrow_json.read_json(pa.BufferReader(lines.encode()), parse_options=options)
+    except pa.ArrowException:
+        return None
+    if len(table) != breaks + 1:
+        return None
+    split = cache(lambda: lines.split("\n"))
+    return Columns(table, lambda place: _record(split()[place]))
+
+
+def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
     """The items of the array, some at a time."""
     with opened(path, newline="") as file:
         window = _Window(file)
@@ -175,17 +271,17 @@ def _json_array(path: Path) -> Iterator[list[object]]:
             )
         window.at += 1
         if window.peek() != "]":
-            yield from _items(window, path)
+            yield from _items(window, path, wanted)
         window.at += 1
         if window.peek():
             raise ConfigError(f"{path}: the list ends before byte {window.byte(window.at)}, but more follows")
 
 
-def _items(window: _Window, path: Path) -> Iterator[list[object]]:
+def _items(window: _Window, path: Path, wanted: Wanted | None) -> Iterator[Sequence[object]]:
     """The same, up to the array's `]`, where the window then stands."""
     decoder, position = json.JSONDecoder(), 0
     while True:
-        items = window.several() or [_item(window, decoder, f"{path}: record {position}")]
+        items = window.several(wanted) or [_item(window, decoder, f"{path}: record {position}")]
         yield items
         position += len(items)
         mark = window.peek()
@@ -247,19 +343,37 @@ def _is_unfinished(rest: str, message: str) -> bool:
     return in_escape or any(end.startswith(rest) for end in _VALUE_ENDS)
 
 
-def _json_lines(path: Path) -> Iterator[object]:
-    done_bytes = 0
+def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
+    """The records of the lines, some at a time."""
+    number, done_bytes = 0, 0
     with opened(path, newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            done_bytes += _size_bytes(line)
-            if line.isspace():
-                continue
-            try:
-                yield _line(line)
-            except (ValueError, RecursionError) as error:
-                if not line.endswith("\n"):
-                    raise ConfigError(_cut_off(path, done_bytes, "inside its last line")) from None
-                yield Broken(detail=f"line {number} is not JSON: {error}")
+        while lines := file.readlines(CHUNK_CHARACTERS):
+            text = "".join(lines)
+            piece = _columns(text.removesuffix("\n"), _BREAK, wanted) if wanted else None
+            yield list(_each_line(path, lines, number, done_bytes)) if piece is None else piece
+            number, done_bytes = number + len(lines), done_bytes + _size_bytes(text)
+
+
+def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -> Iterator[object]:
+    """What each of `lines` holds, which come after `number` others of so many bytes."""
+    for place, line in enumerate(lines, start=1):
+        if line.isspace():
+            continue
+        try:
+            yield _line(line)
+        except (ValueError, RecursionError) as error:
+            if not line.endswith("\n"):
+                byte = done_bytes + _size_bytes("".join(lines))
+                raise ConfigError(_cut_off(path, byte, "inside its last line")) from None
+            yield Broken(detail=f"line {number + place} is not JSON: {error}")
+
+
+def _record(line: str) -> object:
+    """What a line that Arrow's parser took holds: that reads on where Python does not, at numbers of any length."""
+    try:
+        return _line(line)
+    except (ValueError, RecursionError) as error:
+        return Broken(detail=str(error))
 
 
 def _line(line: str) -> object:
@@ -293,24 +407,42 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[o
                 yield Broken(detail=f"line {reader.line_num} has other columns than the first")
 
 
-def _parquet(path: Path) -> Iterator[object]:
+def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                yield from batch.to_pylist()
+            names = _in_columns(file.schema_arrow, wanted) if wanted else None
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+                yield _batch_columns(batch) if names else batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise ConfigError(f"{path} ({size} bytes) cannot be read as parquet; it may be cut off: {error}") from None
 
 
+def _in_columns(schema: "pa.Schema", wanted: Wanted) -> list[str] | None:
+    """The names of the wanted columns, if the texts are there as texts."""
+    import pyarrow as pa
+
+    are_texts = all(name in schema.names and schema.field(name).type == pa.string() for name in wanted.texts)
+    return [*wanted.texts, *(name for name in wanted.numbers if name in schema.names)] if are_texts else None
+
+
+def _batch_columns(batch: "pa.RecordBatch") -> Columns:
+    import pyarrow as pa
+
+    batch.validate(full=True)  # whether a text is one is looked at here alone
+    table = pa.Table.from_batches([batch])
+    return Columns(table, lambda place: table.slice(place, 1).to_pylist()[0])
+
+
+JSON_LINES = (".jsonl", ".ndjson")
+
 READERS: Mapping[str, Callable[[Path], Iterator[object]]] = {
     ".json": lambda path: chain.from_iterable(_json_array(path)),
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    **dict.fromkeys(JSON_LINES, lambda path: chain.from_iterable(_json_lines(path))),
     ".csv": lambda path: _separated(path, ",", csv.QUOTE_MINIMAL),
     ".tsv": lambda path: _separated(path, "\t", csv.QUOTE_NONE),  # whose quotes are words like others
-    ".parquet": _parquet,
+    ".parquet": lambda path: chain.from_iterable(_parquet(path)),
 }

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.annotations import Unjoined, records
+from tasks.annotations import Unjoined, is_list, records
 from tasks.build import Site, Step
-from tasks.captions import captioned, is_captioned, side_of
-from tasks.lists import Broken, read_list
+from tasks.captions import captioned, is_captioned, side_of, wanted_of
+from tasks.lists import Broken, read_list, read_pieces
 from tasks.tables import (
     DROPPED_FILE,
     READ_ROWS,
@@ -72,9 +72,9 @@ def rows_of_lists(
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
     ):
         for list_file in list_files:
-            found, begin = records(recipe, list_file, joined), position
-            while batch := list(islice(found, READ_ROWS)):
-                table, drops = table_of(recipe, position, batch)
+            begin = position
+            for piece in _pieces(recipe, list_file, joined):
+                table, drops = table_of(recipe, position, piece)
                 kept.write_table(table)
                 for drop in drops:
                     where = f"{list_file.name}, record {int(drop.key) - begin}: " if len(list_files) > 1 else ""
@@ -91,21 +91,29 @@ def rows_of_lists(
     tally.write(site.out, position)
 
 
-def table_of(recipe: Recipe, first: int, found: Sequence[object]) -> tuple["pa.Table", list[Drop]]:
-    """`rows_of` each of the records `found`, the first with the key of `first`: as a table, and what is no row."""
+def _pieces(recipe: Recipe, list_file: Path, joined: Mapping[str, Path]) -> Iterator[Sequence[object]]:
+    """The records of one file, some at a time."""
+    if is_captioned(recipe) and is_list(recipe, list_file) and not recipe.layout.joins:
+        return read_pieces(list_file, wanted_of(recipe))
+    found = records(recipe, list_file, joined)
+    return iter(lambda: list(islice(found, READ_ROWS)), [])
+
+
+def table_of(recipe: Recipe, first: int, piece: Sequence[object]) -> tuple["pa.Table", list[Drop]]:
+    """`rows_of` each of the records of `piece`, the first with the key of `first`: a table, and what is no row."""
     import numpy as np
     import pyarrow as pa
 
     made: list[TableRow | Drop] = []
     if not is_captioned(recipe):
-        for record in found:
+        for record in piece:
             made.extend(rows_of(recipe, first + len(made), record))
         return _parted(made)
-    table, is_known = captioned(recipe, first, found)
+    table, is_known = captioned(recipe, first, piece)
     if is_known.all():
         return table, []
     for place in np.flatnonzero(~is_known).tolist():
-        made.extend(rows_of(recipe, first + place, found[place]))
+        made.extend(rows_of(recipe, first + place, piece[place]))
     others, drops = _parted(made)
     return pa.concat_tables([table.filter(pa.array(is_known)), others]).sort_by("key"), drops
 

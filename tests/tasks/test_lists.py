@@ -6,18 +6,21 @@ import gzip
 import io
 import json
 import lzma
+import re
 from dataclasses import replace
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks import lists
 from tasks.build import Site
+from tasks.captions import wanted_of
 from tasks.list_files import copy_lists, lists_named, state_of
-from tasks.lists import Broken, read_list
+from tasks.lists import Broken, Columns, Wanted, read_list, read_pieces
 from tasks.rows import rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tinygptv_core.plain import ConfigError
@@ -36,6 +39,22 @@ def zst(data):
         with pa.CompressedOutputStream(out, "zstd") as packed:
             packed.write(data)
         return out.getvalue().to_pybytes()
+
+
+def in_pieces(path):
+    """The records that `read_pieces` gives, after a look at its tables."""
+    found = []
+    for piece in read_pieces(path, Wanted(texts=("url", "caption"), numbers=("width",))):
+        found.extend(piece)
+        if isinstance(piece, Columns):
+            records = [(record.get("url"), record.get("caption")) for record in piece]
+            columns = [piece.table.column(name).to_pylist() for name in ("url", "caption")]
+            assert list(zip(*columns, strict=True)) == records
+    return found
+
+
+def has_tables(path):
+    return all(isinstance(piece, Columns) for piece in read_pieces(path, Wanted(texts=("url", "caption"))))
 
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zst}
@@ -68,6 +87,61 @@ def test_records_are_the_same_wherever_the_pieces_end(tmp_path, monkeypatch, lay
     for size in (1, 7, 40, 100, 10_000):
         monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
         assert list(read_list(tmp_path / "a.json")) == records
+        assert in_pieces(tmp_path / "a.json") == records
+
+
+@pytest.mark.parametrize("between", [",", ", ", ",\n", "\n,\n  "])
+def test_an_array_of_objects_is_read_in_columns_however_it_is_set(tmp_path, between):
+    (tmp_path / "a.json").write_text(f"[{between.join(map(json.dumps, RECORDS))}]")
+    pieces = list(read_pieces(tmp_path / "a.json", Wanted(texts=("url", "caption"))))
+    assert [type(piece) for piece in pieces] == [Columns, list]  # the last one is read by itself, to its very end
+    assert in_pieces(tmp_path / "a.json") == RECORDS
+
+
+def test_lines_and_parquet_are_read_in_columns(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
+    for path in tmp_path.iterdir():
+        assert has_tables(path)
+        assert in_pieces(path) == RECORDS
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"url": "a"}\n{"url": "b"}',  # no comma between them
+        '{"url": "a", "z": [{"c": 1}, {"c": 2}]}',
+        '{"url": "a", "url": "b"}',
+        '{"url": "a}, {b"}',
+        '{"url": 3, "caption": null}',
+        '{"url": "\\ud800"}',
+        '{"url": "a", "width": 2.5}',
+    ],
+)
+def test_what_columns_cannot_hold_is_read_as_it_was(tmp_path, odd):
+    path = tmp_path / "a.json"
+    path.write_text(f"[{json.dumps(RECORDS[0])}, {odd}, {json.dumps(RECORDS[1])}, {json.dumps(RECORDS[2])}]")
+    try:
+        expected = list(read_list(path))
+    except ConfigError as error:
+        with pytest.raises(ConfigError, match=re.escape(str(error))):
+            in_pieces(path)
+    else:
+        assert in_pieces(path) == expected
+        assert expected[1] == json.loads(odd)
+
+
+def test_a_line_that_holds_two_records_is_broken_though_another_is_blank(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"url": "a"} {"url": "b"}\n\n{"url": "c"}\n')
+    assert [type(record) for record in in_pieces(tmp_path / "a.jsonl")] == [Broken, dict]
+
+
+def test_parquet_whose_text_is_none_is_refused(tmp_path):
+    bad = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    pq.write_table(pa.table({"url": bad, "caption": bad}), tmp_path / "a.parquet")
+    for read in (in_pieces, lambda path: list(read_list(path))):
+        with pytest.raises(ConfigError, match="cannot be read as parquet"):
+            read(tmp_path / "a.parquet")
 
 
 def test_what_orjson_refuses_is_read_all_the_same(tmp_path):
@@ -124,6 +198,7 @@ def test_any_array_is_read_as_python_reads_it_or_refused(tmp_path, monkeypatch, 
             list(read_list(tmp_path / "a.json"))
     else:
         assert str(list(read_list(tmp_path / "a.json"))) == str(expected)
+        assert str(in_pieces(tmp_path / "a.json")) == str(expected)
 
 
 @FUZZ
@@ -138,7 +213,9 @@ def test_any_lines_are_records_or_broken_one_by_one(tmp_path, lines):
             list(read_list(tmp_path / "a.jsonl"))
         return
     if data:
-        assert len(list(read_list(tmp_path / "a.jsonl"))) == sum(not text.isspace() and text != "" for text in texts)
+        found = list(read_list(tmp_path / "a.jsonl"))
+        assert len(found) == sum(not text.isspace() and text != "" for text in texts)
+        assert in_pieces(tmp_path / "a.jsonl") == found
 
 
 @FUZZ
@@ -160,7 +237,7 @@ def test_any_rows_of_a_csv_come_back_or_are_broken(tmp_path, table, form):
         assert isinstance(record, Broken) if len(row) == 3 else record == {"url": row[0], "caption": row[1]}
 
 
-TEXTS = st.text(max_size=30) | st.text('aB .!\\"\t;~\x7f', max_size=30) | st.sampled_from(["w " * 60, "\ud800", ""])
+TEXTS = st.text(max_size=30) | st.text('aB .!\\"\t;~\x7f', max_size=30) | st.sampled_from(["w " * 60, "\ud800", "", "}, {", "}\n{"])
 ODD = st.none() | st.integers() | st.booleans() | st.lists(st.integers(), max_size=2) | TEXTS
 CAPTIONED = st.fixed_dictionaries({"url": ODD | st.just("http://a/b"), "caption": ODD}, optional={"width": ODD})
 
@@ -177,6 +254,24 @@ def test_many_records_become_what_each_becomes_alone(records, sized):
     kept = columns_of([row for row in alone if isinstance(row, TableRow)], TableRow, SIZE)
     assert table.to_pylist() == kept.to_pylist()
     assert len(table) + len(drops) == len(records)
+
+
+@FUZZ
+@given(
+    records=st.lists(CAPTIONED | ODD, min_size=1, max_size=12),
+    sized=st.booleans(),
+    form=st.sampled_from(["json", "jsonl"]),
+)
+def test_a_list_becomes_what_each_of_its_records_becomes(tmp_path, monkeypatch, records, sized, form):
+    recipe, path = replace(WEB, size=SIZE) if sized else WEB, tmp_path / f"a.{form}"
+    path.write_text(json.dumps(records) if form == "json" else "".join(json.dumps(item) + "\n" for item in records))
+    alone = [next(rows_of(recipe, number, record)) for number, record in enumerate(read_list(path))]
+    made, position = [], 0
+    for piece in read_pieces(path, wanted_of(recipe)):
+        table, drops = table_of(recipe, position, piece)
+        made += sorted([*(TableRow(**row) for row in table.to_pylist()), *drops], key=lambda row: row.key)
+        position += len(piece)
+    assert made == alone
 
 
 def test_several_lists_are_one_table_and_a_drop_says_where_it_was(tmp_path):
