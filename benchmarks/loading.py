@@ -83,7 +83,7 @@ def write_shard(folder: Path, case: Case, count: int) -> DataFolders:
             tar.write({"__key__": key, "jpg": _photo(number, case), "json": json.dumps(told).encode()})
     with tarfile.open(path) as tar:
         places = {member.name: (member.offset_data, member.size) for member in tar}
-    records = [(0, *places[f"{number:09d}.jpg"], *places[f"{number:09d}.json"]) for number in range(count)]
+    records = [(number, 0, *places[f"{number:09d}.jpg"], *places[f"{number:09d}.json"]) for number in range(count)]
     columns = np.dtype([(name, np.int64) for name in INDEX_COLUMNS])
     np.save(folder / "index" / "samples.npy", np.array(records, dtype=columns))
     (folder / "index" / "shards.json").write_text(json.dumps([path.name]))

@@ -28,7 +28,7 @@ from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import DataSettings, Preset, Scenes
 from tinygptv_core.recipe import PictureSet, Recipe
-from tinygptv_core.stages import samples_drawn
+from tinygptv_core.stages import samples_wanted
 
 SOURCE = "scenes/draw"
 LIST = "list"
@@ -230,7 +230,7 @@ def pictures_wanted(name: str, preset: Preset) -> int | None:
     asked = {evals.load(item).dataset for stage in preset.stages for item in stage.evals}
     if settings.wanted is None and name in asked:
         return None
-    return rounded(settings.wanted or samples_drawn(preset.stages, name) or 1, settings)
+    return rounded(settings.wanted or samples_wanted(preset.stages, name) or 1, settings)
 
 
 def _number(wanted: Wanted, form: Recipe) -> dict[str, int | None]:

@@ -26,11 +26,9 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
     asked, seen = evaluation_features(preset, place), training_features(preset, place)
     first = preset.stages[0]
     order += [*asked[first.name], evaluate_step(first, None, aids(asked[first.name]), place)]
-    before = None
-    for stage in preset.stages:
-        order += [*seen[stage.name], train_step(stage, before, aids(seen[stage.name]), place)]
+    for number, stage in enumerate(preset.stages):
+        order += [*seen[stage.name], train_step(stage, preset.stages[:number], aids(seen[stage.name]), place)]
         order += [*asked[stage.name], evaluate_step(stage, stage.name, aids(asked[stage.name]), place)]
-        before = stage.name
     order.append(register_step(preset, init, place))
     return in_order(order)
 

@@ -1,6 +1,6 @@
 """The steps that bring the backbones and train the stages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flows.data import picture_sets, pictures_name, recipe
 from flows.place import Place
@@ -12,7 +12,7 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import Backbones
 from tinygptv_core.run import DataFolders, RunSpec
-from tinygptv_core.stages import Stage
+from tinygptv_core.stages import Stage, samples_drawn
 
 BACKBONES = "backbones/import"
 
@@ -63,13 +63,16 @@ KINDS = {"shards": "fetch", "index": "screen"}
 PICTURES = "pictures."
 
 
-def train_step(stage: Stage, before: str | None, aids: Mapping[str, str], place: Place) -> Request:
-    """Train `stage` from the checkpoint of the stage `before` it; None starts from fresh projections.
+def train_step(stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], place: Place) -> Request:
+    """Train `stage` from the checkpoint of the last of the stages before it; the first from fresh projections.
 
     Args:
+        earlier: the stages before it. Where it reads a data set of theirs, it goes on where they ended.
         aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
     """
     prompts = {name: recipe(name).prompts for name in stage.mix}
+    drawn = {name: samples_drawn(earlier, name) for name in stage.mix}
+    seen = {name: count for name, count in drawn.items() if count}
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         init = inputs.get("init")
@@ -83,6 +86,7 @@ def train_step(stage: Stage, before: str | None, aids: Mapping[str, str], place:
             out=site.out,
             work=site.scratch,
             notes=site.notes,
+            seen=seen,
             features=inputs["features"].path if "features" in inputs else None,
         )
         with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run):
@@ -91,10 +95,10 @@ def train_step(stage: Stage, before: str | None, aids: Mapping[str, str], place:
     return Request(
         name=f"{stage.name}/train",
         step=TRAIN,
-        config={"stage": stage, "prompts": prompts},
+        config={"stage": stage, "prompts": prompts, **({"seen": seen} if seen else {})},
         inputs={
             "backbones": BACKBONES,
-            "init": f"{before}/train" if before else None,
+            "init": f"{earlier[-1].name}/train" if earlier else None,
             **data_inputs(stage.mix),
         },
         work=work,

@@ -48,7 +48,8 @@ def captioned(recipe: Recipe, first: int, piece: Sequence[object]) -> tuple["pa.
     turns, is_known = turns_of(captions)
     is_known &= np.array(captions.is_valid()) & _are_plain(urls)
     keys = pc.utf8_lpad(pc.cast(pa.array(np.arange(first, first + len(piece))), pa.string()), 9, "0")
-    none, sides = pa.nulls(len(piece), pa.string()), [_sides(piece, column) for column in wanted.numbers or ("", "")]
+    none, no_side = pa.nulls(len(piece), pa.string()), pa.nulls(len(piece), pa.int32())
+    sides = [_sides(piece, column) for column in wanted.numbers] or [no_side, no_side]
     names = ["key", "url", "file", "turns", "split", "group", *SIZE]
     return pa.table([keys, urls, none, turns, none, none, *sides], names=names), is_known
 

@@ -239,9 +239,10 @@ def _columns(text: str, between: str, wanted: Wanted) -> Columns | None:
     import pyarrow as pa
     from pyarrow import json as arrow_json
 
+    is_like_objects = text.startswith("{") and text.endswith("}")  # Arrow's parser dies of a lone null
     lines, breaks = text.replace(between, _BREAK), text.count(between)
-    is_like_objects = lines.startswith("{") and lines.endswith("}")  # Arrow's parser dies of a lone null
-    if lines.count("\n") != breaks or not is_like_objects:
+    is_broken = "\n" in (text if "\n" not in between else text.replace(between, ""))
+    if is_broken or not is_like_objects:
         return None
     schema = pa.schema(
         [*((name, pa.string()) for name in wanted.texts), *((name, pa.int64()) for name in wanted.numbers)]

@@ -17,7 +17,7 @@ from tasks.tables import DROPPED_FILE, LEDGER_FILE, Drop, FirstOf, LedgerRow, Ta
 from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.presets import Scorer, Screen
 
-SCREEN = Step(name="screen", kind="index", version=1)
+SCREEN = Step(name="screen", kind="index", version=2)
 
 Fault = tuple[str, str]
 """Why a sample does not stay: the reason, and its detail."""
@@ -75,7 +75,7 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
     faults, samples = _faults(settings, shards, against, over_tars(_looked_at, tars, sharing))
     tally = Tally()
     with TableWriter(site.out / DROPPED_FILE, Drop) as dropped:
-        for place, row in enumerate(_fetched(shards)):
+        for place, (_, row) in enumerate(_fetched(shards)):
             if place not in faults:
                 tally.kept += 1
                 continue
@@ -91,12 +91,12 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
     tally.write(site.out, len(samples) // len(names))
 
 
-COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes", "image_shard")
+COLUMNS = ("row", "shard", "image", "image_bytes", "text", "text_bytes", "image_shard")
 """Of the index; the last where pictures lie in picture sets."""
 
 
 def _save(samples: "array[int]", names: Sequence[str], faults: Mapping[int, Fault], path: Path) -> None:
-    """The index: of each kept sample its shard, and offset and size of its picture and of its text."""
+    """The index: of each kept sample its row in the ledger, its shard, and where its picture and its text lie."""
     import numpy as np
 
     columns = np.delete(np.array(samples, dtype=np.int64).reshape(-1, len(names)), list(faults), axis=0)
@@ -106,8 +106,9 @@ def _save(samples: "array[int]", names: Sequence[str], faults: Mapping[int, Faul
     np.save(path, kept)
 
 
-def _fetched(shards: Path) -> Iterator[LedgerRow]:
-    return (row for row in read_table(shards / LEDGER_FILE, LedgerRow) if row.fate == "ok")
+def _fetched(shards: Path) -> Iterator[tuple[int, LedgerRow]]:
+    """The rows of the ledger that came, each with its place among all rows."""
+    return ((at, row) for at, row in enumerate(read_table(shards / LEDGER_FILE, LedgerRow)) if row.fate == "ok")
 
 
 def _looked_at(tar: Path) -> list[tuple[Located, bool]]:
@@ -124,13 +125,13 @@ def _faults(
     """What is wrong with each sample that does not stay, by place; and where all lie, a number for each column."""
     own = read_hashes(against.hashes) if against.hashes else None
     known = [*(_by_hash(settings, against, own) if own else ()), *_by_score(settings.scorers, against.ratings)]
-    bytes_of = (row.sha256 for row in _fetched(shards) if row.sha256)
+    bytes_of = (row.sha256 for _, row in _fetched(shards) if row.sha256)
     first = FirstOf(bytes_of if settings.unique_bytes else ())
     faults, samples = dict[int, Fault](), array("q")
     located = ((shard, *sample) for shard, in_tar in enumerate(found) for sample in in_tar)
-    for place, (row, (shard, sample, opens)) in enumerate(zip(_fetched(shards), located, strict=True)):
+    for place, ((at, row), (shard, sample, opens)) in enumerate(zip(_fetched(shards), located, strict=True)):
         assert row.key == sample.key, f"the ledger has {row.key} where the tars have {sample.key}"
-        samples.extend((shard, *sample.image, *sample.text))
+        samples.extend((at, shard, *sample.image, *sample.text))
         samples.extend(() if sample.image_shard is None else (sample.image_shard,))
         fault = _unfit(settings, row, opens, against.removed_sha256)
         fault = fault or next((hits[place] for hits in known if place in hits), None) or _repeated(row, first)

@@ -27,7 +27,7 @@ from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 
 LOGGER = logging.getLogger(__name__)
 
-TRAIN = Step(name="train", kind="checkpoint", version=1)
+TRAIN = Step(name="train", kind="checkpoint", version=2)
 
 Progress = Callable[[int, int, str], None]
 """(finished steps, all steps, words about it)."""

@@ -7,9 +7,11 @@ Everything random comes from `_random`, whose bits are the same with every versi
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.features import Features
 from tinygptv_core.image import squash
+from tinygptv_core.ordering import places
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
@@ -26,95 +29,89 @@ from tinygptv_core.run import RunSpec
 from tinygptv_core.shards import Sample, ShardSet
 from tinygptv_core.stages import Stage
 
-WINDOW_SAMPLES = 10_000
-"""Samples are shuffled within windows of so many, so that reading stays near in its shards."""
+WINDOW_ROWS = 10_000
+"""Samples are shuffled within windows of so many rows of the ledger, so that reading stays near in its shards."""
 
-NUMBERS_AT_ONCE = 1_000_000
-"""Random numbers that are drawn at once, where all that are drawn need not be kept."""
+ROWS_AT_ONCE = 100
+"""Random rows that are drawn at once."""
 
 HELD_OUT_SHARE = 10
 """At most one sample in so many is held out of a small data set."""
 
 
-def _bits(*seed: object) -> np.random.Philox:
-    digest = hashlib.sha256(json.dumps(seed).encode()).digest()
-    return np.random.Philox(key=int.from_bytes(digest[:16]))
-
-
 def _random(count: int, *seed: object) -> np.ndarray:
     """`count` random 64 bit numbers for this seed; those for a smaller count are the first of them."""
-    return _bits(*seed).random_raw(count)
-
-
-def _permutation(count: int, *seed: object) -> np.ndarray:
-    return np.argsort(_random(count, *seed), kind="stable")
-
-
-def _chosen(most: int, count: int, *seed: object) -> np.ndarray:
-    """The first `most` of `_permutation(count, *seed)`, which itself is never held in memory."""
-    bits = _bits(*seed)
-    numbers, places = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
-    for start in range(0, count if most else 0, NUMBERS_AT_ONCE):
-        drawn = bits.random_raw(min(NUMBERS_AT_ONCE, count - start))
-        lower = np.flatnonzero(drawn < numbers[-1]) if len(numbers) == most else np.arange(len(drawn))
-        numbers, places = np.append(numbers, drawn[lower]), np.append(places, lower + start)
-        first = np.argsort(numbers, kind="stable")[:most]
-        numbers, places = numbers[first], places[first]
-    return places
+    digest = hashlib.sha256(json.dumps(seed).encode()).digest()
+    return np.random.Philox(key=int.from_bytes(digest[:16])).random_raw(count)
 
 
 class Shuffled:
     """One data set for one stage: its held-out samples, and an endless order of the others.
 
-    What it keeps in memory grows with the shards, not with the samples.
+    A sample's place in the order follows from its row in the ledger, where every link has one, dead or alive: a sample
+    that comes or goes moves no two others past each other. What is kept in memory grows with the windows, not with the
+    samples.
 
     Args:
-        samples_S: how many samples of the index each shard has (`ShardSet.samples_per_shard`).
+        row_N: the samples' rows, ascending (`ShardSet.rows`).
         held_out: how many samples to keep out, but at most one in `HELD_OUT_SHARE` (one, of two or more).
     """
 
-    def __init__(self, samples_S: np.ndarray, *, name: str, seed: int, held_out: int):
-        samples = int(samples_S.sum())
+    def __init__(self, row_N: Sequence[int], *, name: str, seed: int, held_out: int):
+        samples = len(row_N)
         if not samples:
             raise ConfigError(f"the data set {name} has no samples left; see the reasons in its dropped.parquet")
-        self._name, self._seed = name, seed
+        self._row_N, self._name, self._seed = row_N, name, seed
         most = max(samples // HELD_OUT_SHARE, int(samples > 1))
-        chosen = _chosen(min(held_out, most), samples, seed, name, "held out")
-        self.held_out = tuple(int(position) for position in chosen)
-        self._left_out = np.sort(chosen)
-        self._ends = np.cumsum(samples_S)
-        left_out_S = np.diff(np.searchsorted(self._left_out, self._ends), prepend=0)
-        self._kept = samples_S - left_out_S
+        self.held_out = tuple(islice(self._drawn(), min(held_out, most)))
+        self._left_out = np.sort(np.array(self.held_out, dtype=np.int64))
+        self._ends = self._window_ends()
+        left_out_W = np.diff(np.searchsorted(self._left_out, self._ends), prepend=0)
+        self._kept = np.diff(self._ends, prepend=0) - left_out_W
         self.epoch_samples = int(self._kept.sum())
-        self._shards = lru_cache(maxsize=2)(self._new_shards)
+        self._windows = lru_cache(maxsize=2)(self._new_windows)
         self._window = lru_cache(maxsize=2)(self._new_window)
 
-    def _new_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards as this epoch has them one after another, and where in the epoch each ends."""
-        shards = np.flatnonzero(self._kept)
-        order = shards[_permutation(len(shards), self._seed, self._name, epoch, "shards")]
+    def _drawn(self) -> Iterator[int]:
+        """Positions in a random order, each once: rows are drawn until one has a sample that was not drawn yet."""
+        shift = np.uint64(64 - int(self._row_N[-1]).bit_length())
+        seen: set[int] = set()
+        for draw in count():
+            numbers = _random(ROWS_AT_ONCE, self._seed, self._name, "held out", draw)
+            for row in (numbers >> shift).tolist() if shift < 64 else [0]:
+                position = bisect_left(self._row_N, row)
+                if position < len(self._row_N) and self._row_N[position] == row and position not in seen:
+                    seen.add(position)
+                    yield position
+
+    def _window_ends(self) -> np.ndarray:
+        """How many samples there are up to the end of each window of rows."""
+        ends = [0]
+        for end in range(WINDOW_ROWS, int(self._row_N[-1]) + WINDOW_ROWS + 1, WINDOW_ROWS):
+            ends.append(bisect_left(self._row_N, end, lo=ends[-1]))
+        return np.array(ends[1:], dtype=np.int64)
+
+    def _new_windows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The windows as this epoch has them one after another, and where in the epoch each ends."""
+        windows = np.flatnonzero(self._kept)
+        order = windows[np.argsort(places(windows, self._seed, self._name, epoch, "windows"))]
         return order, np.cumsum(self._kept[order])
 
-    def _new_window(self, epoch: int, start: int) -> np.ndarray:
-        """The epoch's samples from the `start`-th on, as many as a window has, shuffled."""
-        shards, ends = self._shards(epoch)
-        end = min(start + WINDOW_SAMPLES, self.epoch_samples)
-        first, last = np.searchsorted(ends, [start, end - 1], side="right")
-        in_order = np.concatenate([self._samples_of(shard) for shard in shards[first : last + 1]])
-        skipped = start - int(ends[first] - self._kept[shards[first]])
-        part = in_order[skipped : skipped + end - start]
-        return part[_permutation(len(part), self._seed, self._name, epoch, "window", start)]
-
-    def _samples_of(self, shard: int) -> np.ndarray:
-        """The positions of a shard's samples but the held-out ones."""
-        start, end = self._ends[shard - 1] if shard else 0, self._ends[shard]
+    def _new_window(self, epoch: int, window: int) -> np.ndarray:
+        """The positions of a window's samples but the held-out ones, shuffled."""
+        end = int(self._ends[window])
+        start = int(self._ends[window - 1]) if window else 0
         first, last = np.searchsorted(self._left_out, [start, end])
-        return np.delete(np.arange(start, end), self._left_out[first:last] - start)
+        positions = np.delete(np.arange(start, end), self._left_out[first:last] - start)
+        row_N = np.asarray(self._row_N[start:end], dtype=np.int64)[positions - start]
+        return positions[np.argsort(places(row_N, self._seed, self._name, epoch, "samples"))]
 
     def _position(self, place: int) -> int:
         epoch, within = divmod(place, self.epoch_samples)
-        inside = within % WINDOW_SAMPLES
-        return int(self._window(epoch, within - inside)[inside])
+        windows, ends = self._windows(epoch)
+        nth = int(np.searchsorted(ends, within, side="right"))
+        window = int(windows[nth])
+        return int(self._window(epoch, window)[within - (int(ends[nth]) - int(self._kept[window]))])
 
     def take(self, start: int, count: int) -> tuple[int, ...]:
         """`count` positions from the `start`-th of the endless order, going on from epoch to epoch."""
@@ -139,13 +136,17 @@ def drawn_places(weights: Sequence[float], uniform_N: np.ndarray) -> np.ndarray:
 
 
 class Order:
-    """The samples of every step of a stage."""
+    """The samples of every step of a stage.
 
-    def __init__(self, stage: Stage, data: Mapping[str, ShardSet]):
-        self._stage = stage
+    Args:
+        seen: how many samples of each data set earlier stages have drawn; the order goes on from there.
+    """
+
+    def __init__(self, stage: Stage, data: Mapping[str, ShardSet], seen: Mapping[str, int]):
+        self._stage, self._seen = stage, seen
         self._names = sorted(stage.mix)  # not the mix's own order, which is no part of the stage's identity
         self._shuffled = {
-            name: Shuffled(data[name].samples_per_shard(), name=name, seed=stage.seed, held_out=stage.held_out_samples)
+            name: Shuffled(data[name].rows, name=name, seed=stage.seed, held_out=stage.held_out_samples)
             for name in self._names
         }
 
@@ -164,7 +165,8 @@ class Order:
         name = self.dataset_at(step)
         earlier = int(np.count_nonzero(self._choices[:step] == self._choices[step]))
         batch = self._stage.mix[name].batch
-        return Draw(dataset=name, positions=self._shuffled[name].take(earlier * batch, batch))
+        start = self._seen.get(name, 0) + earlier * batch
+        return Draw(dataset=name, positions=self._shuffled[name].take(start, batch))
 
     def held_out(self) -> tuple[Draw, ...]:
         """One fixed batch of held-out samples for each data set that has some."""
@@ -202,7 +204,7 @@ class Steps(Dataset[Batch]):
         self._spec, self._tokenizer, self._rank, self._world_size = spec, tokenizer, rank, world_size
         self._data = {name: ShardSet(spec.data[name]) for name in spec.stage.mix}
         self._features = Features(spec.features) if spec.features else None
-        self.order = Order(spec.stage, self._data)
+        self.order = Order(spec.stage, self._data, spec.seen)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A process that reads ahead opens the indexes itself instead of being sent them.

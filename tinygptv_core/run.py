@@ -68,6 +68,7 @@ class RunSpec:
         out: where the finished checkpoint goes.
         work: optimizer, random state and position, to go on from.
         notes: metrics.jsonl and messages.
+        seen: data set -> how many of its samples earlier stages have drawn: its order goes on from there.
         features: the kept vision tokens of some of the data sets (`features.py`); None looks at every picture anew.
     """
 
@@ -80,6 +81,7 @@ class RunSpec:
     out: Path
     work: Path
     notes: Path
+    seen: Mapping[str, int] = field(default_factory=dict)
     features: Path | None = None
 
 

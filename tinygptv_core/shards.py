@@ -2,10 +2,9 @@
 
 import json
 import os
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
 
-INDEX_COLUMNS = ("shard", "image", "image_bytes", "text", "text_bytes")
+INDEX_COLUMNS = ("row", "shard", "image", "image_bytes", "text", "text_bytes")
 SHARED_COLUMNS = (*INDEX_COLUMNS, "image_shard")
 """Of a data set whose pictures lie in picture sets: beside the others, which of their tars each is in."""
 
@@ -52,7 +51,7 @@ class ShardSet:
 
     Raises:
         ConfigError: a file of the index or of the shards is missing, or nothing here reads such URLs.
-        ValueError: the index does not have its columns, or names a shard that there is not.
+        ValueError: the index does not have its columns.
     """
 
     def __init__(self, folders: DataFolders):
@@ -84,7 +83,7 @@ class ShardSet:
         """
         wanted: list[Part] = []
         for position in positions:
-            shard, image, image_bytes, text, text_bytes, *shared = self.records[position].item()
+            _, shard, image, image_bytes, text, text_bytes, *shared = self.records[position].item()
             tar = self.shards[shard]
             picture_tar = self._pictures[shared[0]] if self._pictures and image_bytes else tar
             wanted += [Part(picture_tar, image, image_bytes), Part(tar, text, text_bytes)]
@@ -100,18 +99,10 @@ class ShardSet:
             found = _read(set(parts))
             yield from (_sample(None, found[part]).key for part in parts)
 
-    def samples_per_shard(self) -> np.ndarray:
-        """How many samples of the index each shard has; looks at a few records of each alone.
-
-        Raises:
-            ValueError: the index names a shard that there is not.
-        """
-        shard_N, starts = self.records["shard"], [0]
-        for shard in range(len(self.shards)):
-            starts.append(bisect_left(shard_N, shard + 1, lo=starts[-1]))
-        if starts[-1] != len(self):
-            raise ValueError(f"the index names shards after the last, {self.shards[-1:]}")
-        return np.array([end - start for start, end in pairwise(starts)], dtype=np.int64)
+    @property
+    def rows(self) -> Any:
+        """row_N: which row of the ledger each sample is, ascending. It stays on the disk."""
+        return self.records["row"]
 
 
 def _sample(picture: bytes | None, said: bytes | None) -> Sample:

@@ -139,7 +139,7 @@ def asking_template(dialect: Dialect, prompt_template: str | None, eval_template
 
 
 def samples_drawn(stages: Sequence[Stage], dataset: str) -> int:
-    """How many samples of `dataset` the stages draw and hold out, all together, on average over the mix's chances.
+    """How many samples of `dataset` the stages draw, all together, on average over the mix's chances.
 
     A stage's share of batches is weight / sum of weights (`loader.py`, `Order`).
     """
@@ -147,8 +147,13 @@ def samples_drawn(stages: Sequence[Stage], dataset: str) -> int:
     for stage in stages:
         if (share := stage.mix.get(dataset)) is not None:
             batches = stage.schedule.steps * share.weight / sum(item.weight for item in stage.mix.values())
-            drawn += math.ceil(batches) * share.batch + stage.held_out_samples
+            drawn += math.ceil(batches) * share.batch
     return drawn
+
+
+def samples_wanted(stages: Sequence[Stage], dataset: str) -> int:
+    """How many samples of `dataset` it takes for none to be drawn twice, those held out among them."""
+    return samples_drawn(stages, dataset) + sum(stage.held_out_samples for stage in stages if dataset in stage.mix)
 
 
 PUBLISHED_QUESTION = "###Human: {}###Assistant: "

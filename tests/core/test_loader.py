@@ -32,7 +32,7 @@ def steps_of(spec, rank=0, world_size=1):
 
 def order_of(spec, **changes):
     data = {name: ShardSet(folders) for name, folders in spec.data.items()}
-    return Order(replace(spec.stage, **changes), data)
+    return Order(replace(spec.stage, **changes), data, spec.seen)
 
 
 def all_draws(order, steps=8):
@@ -67,12 +67,19 @@ def test_neither_more_steps_nor_another_order_of_the_mix_change_what_a_step_sees
     assert all_draws(longer) == all_draws(order_of(spec))
 
 
+def test_a_stage_goes_on_where_earlier_ones_ended(spec):
+    """Two steps of five samples each were drawn before: it begins with what the third would have drawn."""
+    mix = {"shapes": Share(weight=1, batch=5)}
+    whole = all_draws(order_of(spec, mix=mix))
+    assert all_draws(order_of(replace(spec, seen={"shapes": 10, "words": 3}), mix=mix))[:6] == whole[2:]
+
+
 def test_another_seed_sees_other_samples(spec):
     assert all_draws(order_of(spec, seed=12)) != all_draws(order_of(spec))
 
 
 def test_an_epoch_has_every_sample_once_and_the_next_one_in_another_order():
-    shuffled = Shuffled(np.array([4, 4, 4]), name="d", seed=1, held_out=0)
+    shuffled = Shuffled(range(12), name="d", seed=1, held_out=0)
     first, second = shuffled.take(0, 12), shuffled.take(12, 12)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
@@ -80,45 +87,57 @@ def test_an_epoch_has_every_sample_once_and_the_next_one_in_another_order():
 
 
 def test_a_batch_larger_than_its_data_set_repeats_it():
-    shuffled = Shuffled(np.array([2, 0, 1]), name="d", seed=1, held_out=0)
+    shuffled = Shuffled([0, 4, 7], name="d", seed=1, held_out=0)
     assert Counter(shuffled.take(0, 9)) == {0: 3, 1: 3, 2: 3}
 
 
 def test_windows_keep_reading_near(monkeypatch):
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 4)
-    order = Shuffled(np.array([4, 4, 4]), name="d", seed=1, held_out=0).take(0, 12)
-    shards = [position // 4 for position in order]
-    assert [len(set(shards[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 4)
+    order = Shuffled(range(12), name="d", seed=1, held_out=0).take(0, 12)
+    windows = [position // 4 for position in order]
+    assert [len(set(windows[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
+    assert windows != sorted(windows) and list(order[:4]) != sorted(order[:4])
 
 
-def test_a_window_may_end_within_a_shard(monkeypatch):
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 5)
-    shuffled = Shuffled(np.array([4, 0, 3, 6]), name="d", seed=1, held_out=1)
-    epochs = [shuffled.take(epoch * 12, 12) for epoch in range(3)]
-    assert [sorted({*epoch, *shuffled.held_out}) for epoch in epochs] == [list(range(13))] * 3
-    assert shuffled.take(10, 4) == epochs[0][10:] + epochs[1][:2]
+@pytest.mark.parametrize("dead", [{3}, {0, 11, 12}, set(range(4, 8)), set(range(20)) - {6, 9}])
+def test_a_dead_link_moves_no_two_others_past_each_other(monkeypatch, dead):
+    """Whichever links are alive on a day, the samples that are there come in the same order, in every epoch."""
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 4)
+    alive = [row for row in range(20) if row not in dead]
+    whole, rest = (Shuffled(rows, name="d", seed=1, held_out=0) for rows in (range(20), alive))
+    for epoch in range(3):
+        there = [alive[position] for position in rest.take(epoch * len(alive), len(alive))]
+        assert there == [row for row in whole.take(epoch * 20, 20) if row not in dead]
+
+
+def test_further_rows_move_no_two_others_past_each_other(monkeypatch):
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 4)
+    few, more = (Shuffled(range(count), name="d", seed=1, held_out=0).take(0, count) for count in (14, 23))
+    assert list(few) == [row for row in more if row < 14]
+
+
+def test_a_dead_link_puts_the_next_one_in_its_place_among_the_held_out():
+    whole = Shuffled(range(1_000), name="d", seed=1, held_out=9).held_out
+    alive = [row for row in range(1_000) if row != whole[4]]
+    rest = Shuffled(alive, name="d", seed=1, held_out=9).held_out
+    assert [alive[position] for position in rest[:8]] == [row for row in whole if row != whole[4]]
 
 
 def test_the_order_is_what_it_was(monkeypatch):
     """Whoever goes on with an older run, or looks for its key, relies on it."""
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_SAMPLES", 5)
-    shuffled = Shuffled(np.array([8, 3, 0, 11]), name="d", seed=1, held_out=2)
-    assert shuffled.held_out == (21, 16)
+    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 5)
+    rows = [row for row in range(26) if row not in (5, 6, 7, 25)]
+    shuffled = Shuffled(rows, name="d", seed=1, held_out=2)
+    assert shuffled.held_out == (21, 0)
     first, rest = shuffled.take(0, 20), shuffled.take(20, 5)
-    assert first == (13, 14, 12, 11, 15, 17, 19, 20, 0, 18, 2, 1, 4, 3, 5, 8, 10, 9, 6, 7)
-    assert rest == (0, 4, 3, 1, 2)
-
-
-def test_what_is_held_out_does_not_depend_on_how_many_numbers_are_drawn_at_once(monkeypatch):
-    whole = Shuffled(np.array([1_000]), name="d", seed=1, held_out=9).held_out
-    monkeypatch.setattr("tinygptv_core.loader.NUMBERS_AT_ONCE", 7)
-    assert Shuffled(np.array([1_000]), name="d", seed=1, held_out=9).held_out == whole
+    assert first == (18, 19, 17, 20, 13, 16, 14, 15, 12, 6, 5, 7, 8, 10, 9, 11, 3, 4, 1, 2)
+    assert rest == (8, 7, 11, 10, 9)
 
 
 def test_a_hundred_million_samples_take_no_memory_of_their_own():
-    """105 million samples in 10,500 shards, of which one array of positions would take 840 MB."""
+    """105 million samples, of which one array of positions would take 840 MB."""
     tracemalloc.start()
-    shuffled = Shuffled(np.full(10_500, 10_000), name="laion", seed=1, held_out=64)
+    shuffled = Shuffled(range(105_000_000), name="laion", seed=1, held_out=64)
     assert len(set(shuffled.take(77_000_000, 64))) == 64
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -127,15 +146,15 @@ def test_a_hundred_million_samples_take_no_memory_of_their_own():
 
 @pytest.mark.parametrize(("samples", "asked", "kept_out"), [(100, 5, 5), (100, 64, 10), (5, 64, 1), (1, 64, 0)])
 def test_held_out_samples_are_few_and_never_trained_on(samples, asked, kept_out):
-    shuffled = Shuffled(np.array([samples]), name="d", seed=1, held_out=asked)
+    shuffled = Shuffled(range(samples), name="d", seed=1, held_out=asked)
     trained = set(shuffled.take(0, 2 * samples))
-    assert len(shuffled.held_out) == kept_out
+    assert len(set(shuffled.held_out)) == kept_out
     assert trained == set(range(samples)) - set(shuffled.held_out)
 
 
 def test_an_empty_data_set_is_named():
     with pytest.raises(ConfigError, match="the data set nothing has no samples left"):
-        Shuffled(np.zeros(3, dtype=int), name="nothing", seed=1, held_out=2)
+        Shuffled([], name="nothing", seed=1, held_out=2)
 
 
 def test_a_missing_index_is_named(tmp_path):
@@ -223,16 +242,6 @@ def test_a_missing_shard_is_named(tmp_path):
     (folders.shards / "00001.tar").unlink()
     with pytest.raises(ConfigError, match=r"shards/00001\.tar is missing"):
         ShardSet(folders).read([0, 1])
-
-
-def test_samples_are_counted_by_shard(tmp_path):
-    folders = write_dataset(tmp_path, shape_samples(5), per_shard=2)
-    index = np.load(folders.index / "samples.npy")
-    np.save(folders.index / "samples.npy", np.delete(index, [2, 3]))
-    assert ShardSet(folders).samples_per_shard().tolist() == [2, 0, 1]
-    (folders.index / "shards.json").write_text('["00000.tar", "00001.tar"]')
-    with pytest.raises(ValueError, match=r"names shards after the last, .*00001\.tar"):
-        ShardSet(folders).samples_per_shard()
 
 
 def test_shards_may_lie_elsewhere(tmp_path, spec):

@@ -22,7 +22,7 @@ from tinygptv_core.weights import Architecture, new_backbones, save_backbones
 END = "<|endoftext|>"
 WIDTH = 16
 COLUMNS = np.dtype(
-    [("shard", "i4"), ("image", "i8"), ("image_bytes", "i8"), ("text", "i8"), ("text_bytes", "i8")], align=False
+    [("row", "i8"), ("shard", "i4"), ("image", "i8"), ("image_bytes", "i8"), ("text", "i8"), ("text_bytes", "i8")]
 )
 STAGE = Stage(
     name="tiny",
@@ -108,7 +108,7 @@ def write_dataset(folder: Path, samples: Sequence[Mapping[str, Any]], per_shard:
                     member = tarfile.TarInfo(f"{sample['key']}.{ending}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
-        records += _records(path, len(names) - 1)
+        records += [(start + place, *record) for place, record in enumerate(_records(path, len(names) - 1))]
     (index / "shards.json").write_text(json.dumps(names))
     np.save(index / "samples.npy", np.array(records, dtype=COLUMNS))
     return DataFolders(shards=shards, index=index)

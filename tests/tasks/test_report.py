@@ -18,6 +18,7 @@ from tasks.page import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
 from tasks.report_page import Box, Metric, boxes_in, gain, metrics_of, render
 from tinygptv_core.run import DataFolders
+from tinygptv_core.shards import INDEX_COLUMNS
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 
@@ -80,8 +81,8 @@ def folders_of(base: Path, pictures: list[bytes], *, order: Sequence[int] | None
                 tar.addfile(member, io.BytesIO(held))
     with tarfile.open(shards / "00000.tar") as tar:
         places = [(member.offset_data, member.size) for member in tar]
-    columns = [("shard", "i4"), ("image", "i8"), ("image_bytes", "i8"), ("text", "i8"), ("text_bytes", "i8")]
-    samples = [(0, *places[2 * i], *places[2 * i + 1]) for i in range(len(pictures))]
+    columns = [(name, "i4" if name == "shard" else "i8") for name in INDEX_COLUMNS]
+    samples = [(i, 0, *places[2 * i], *places[2 * i + 1]) for i in range(len(pictures))]
     np.save(index / "samples.npy", np.array(samples, dtype=columns))
     (index / "shards.json").write_text(json.dumps(["00000.tar"]))
     return DataFolders(shards=shards, index=index)

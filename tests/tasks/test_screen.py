@@ -71,6 +71,7 @@ def test_each_rule_drops_its_sample_and_text_is_never_dropped(tmp_path):
     ]
     assert read_counts(place.out)["kept"] == 4
     index = np.load(place.out / "samples.npy")
+    assert index["row"].tolist() == [0, 5, 7, 8]
     assert index["shard"].tolist() == [0, 2, 3, 4]
     assert index["image_bytes"].tolist() == [len(png()), len(png()), 0, 0]
     assert index["image"].tolist()[2:] == [0, 0]

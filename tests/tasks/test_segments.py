@@ -20,7 +20,7 @@ from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.ordering import places
 from tinygptv_core.presets import NANO
 from tinygptv_core.recipe import Recipe, caption_turns
-from tinygptv_core.stages import samples_drawn
+from tinygptv_core.stages import samples_drawn, samples_wanted
 
 ROWS = 40
 LIMITS = replace(SETTINGS, segment_rows=10, samples_per_shard=10)  # four segments of about ten rows
@@ -170,8 +170,9 @@ def test_a_forced_fetch_asks_again(web, table, tmp_path):
 
 def test_what_stages_draw_is_steps_by_batch_by_share_and_what_they_hold_out():
     """Two stages, 110 and 120 steps of 32, 14 parts in 129 of it; each holds 32 out."""
-    assert samples_drawn(NANO.stages, "scenes_alt") == 12 * 32 + 32 + 14 * 32 + 32
-    assert samples_drawn(NANO.stages, "scenes_test") == 0
+    assert samples_drawn(NANO.stages, "scenes_alt") == 12 * 32 + 14 * 32
+    assert samples_wanted(NANO.stages, "scenes_alt") == 12 * 32 + 32 + 14 * 32 + 32
+    assert samples_wanted(NANO.stages, "scenes_test") == 0
     assert rounded(12 * 32, LIMITS) == 390
 
 
