@@ -28,8 +28,8 @@ run: $(ALL)  ## the whole pipeline: data, four stages, evaluation, registration
 	@.venv/bin/tinygptv run
 
 test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everything
-	.venv-core/bin/python -m pytest tests/core
-	.venv/bin/python -m pytest --ignore=tests/core
+	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
+	.venv/bin/python -m pytest --numprocesses 2 --ignore=tests/core
 
 kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
