@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import DynamicCache
 
 from tinygptv_core.architectures import architecture
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.generate import new_cache
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.quantize import large_linears
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
@@ -183,11 +183,11 @@ def _loss(model: TinyGPTV, batch: Batch, K: int) -> Tensor:
     image_BQD = model.images(batch, None)
     embeds_BSD, mask_BS = model.embed(batch, image_BQD)
     del image_BQD
-    hidden_BSD = model.llm.model(
-        inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False
-    ).last_hidden_state
     rows_K = torch.zeros(K, dtype=torch.int64)
-    logits_KV = model.llm.lm_head(hidden_BSD[rows_K, rows_K])
+    hidden_KD = model.llm.model(
+        inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False, wanted=(rows_K, rows_K)
+    ).last_hidden_state
+    logits_KV = model.llm.lm_head(hidden_KD)
     return functional.cross_entropy(logits_KV.float(), rows_K, reduction="sum")
 
 
@@ -203,11 +203,16 @@ def inference(sizes: Sizes, load: Load, dtype: torch.dtype, bits: int) -> Memory
         batch = batch_of(load)
         with LiveBytes(_tensors(model, batch)) as live, _autocast(dtype):
             embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None))
-            cache = DynamicCache(config=model.llm.config)
+            cache = new_cache()
+            last = torch.zeros(load.samples, dtype=torch.int64)
             out = model.llm.model(
-                inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), past_key_values=cache, use_cache=True
+                inputs_embeds=embeds_BSD,
+                attention_mask=mask_BS.long(),
+                past_key_values=cache,
+                use_cache=True,
+                wanted=(last, last),
             )
-            model.llm.lm_head(out.last_hidden_state[:, -1])
+            model.llm.lm_head(out.last_hidden_state)
         large = large_linears(model).values()
         packed = sum(packed_bytes(item, bits) - item.weight.nbytes for item in large) if bits < 16 else 0
         # To compute with a packed weight it may have to be unpacked: the largest counts.

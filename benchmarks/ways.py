@@ -16,6 +16,7 @@ from tinygptv_core.batch import Batch
 from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.generate import generate, greedy, token_steps
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.prepack import prepack
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_question, encode_training, question
 from tinygptv_core.stages import NANO_STAGE4, PUBLISHED_QUESTION
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
@@ -100,6 +101,7 @@ def our_training(draw: Callable[[int, int], Samples], width: Width, at_once: int
         cached: what the tower and the Q-Former make of the pictures is known before.
     """
     (model, tokenizer), samples = width.model(), draw(at_once, width.side)
+    prepack(model)
     queries_BQE = model.encode_images(samples.images_B3HW) if cached else None
 
     def loss() -> Tensor:
@@ -147,6 +149,7 @@ def our_answers(num_pictures: int, width: Width, at_once: int, *, cached: bool) 
     """Ours to the same questions, each picture looked at once, or before (`cached`)."""
     model, tokenizer = _answering(width)
     images_P3HW, picture_B = noise(num_pictures, width.side), _picture_of(at_once, num_pictures)
+    prepack(model)
     known_PQE = model.encode_images(images_P3HW) if cached else None
     decoding = greedy(NEW_TOKENS, stop=NEVER_SAID)
 

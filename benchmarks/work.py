@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygptv_core.architectures import architecture
 from tinygptv_core.model import TinyGPTV
@@ -16,6 +16,7 @@ from tinygptv_core.scenes import texts
 from tinygptv_core.scenes.scene import Scene, draw_scene
 from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import NANO_STAGE2, NANO_STAGE4, Lora, Stage
+from tinygptv_core.trainable import lora_parameters
 from tinygptv_core.weights import Backbones, load_backbones, new_backbones, read_tokenizer
 
 # Shape letters of this file: B batch, H = W side in pixels.
@@ -59,9 +60,17 @@ class Width:
     side: int
 
     def model(self) -> tuple[TinyGPTV, Tokenizer]:
-        """A model of one's own, the same each time. Nothing in it drops out, so that two ways can be compared."""
+        """A model of one's own, the same each time. Nothing in it drops out, so that two ways can be compared.
+
+        Its adapters do something already: fresh ones leave the gradients of one half of their weights at 0.
+        """
         parts = self.backbones()
-        return TinyGPTV.from_backbones(parts, self.lora, seed=1), parts.tokenizer
+        model = TinyGPTV.from_backbones(parts, self.lora, seed=1)
+        generator = torch.Generator().manual_seed(2)
+        for name, parameter in lora_parameters(model.llm).items():
+            if ".lora_B." in name:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+        return model, parts.tokenizer
 
 
 def _nano() -> Backbones:

@@ -20,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--goldens {folder}: there is no manifest.json; tests/goldens shows what is wanted")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several processes share the work (pytest-xdist): a file goes to one of them, and so do all whole pipelines.
 

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.prepack import prepack
 from tinygptv_core.run import RunOptions
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
@@ -76,6 +77,7 @@ class DDPEngine:
         self._stage, self._options, self._rank, self._world_size = stage, options, rank, world_size
         self._device = torch.device(options.device)
         self._model = model.to(self._device).train()
+        prepack(self._model)
         self._parameters = trainable_parameters(model)
         self._wrapped = _distributed(self._model, self._device) if world_size > 1 else self._model
         groups = parameter_groups(model, stage.weight_decay)

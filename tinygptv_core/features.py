@@ -22,6 +22,7 @@ from torch import Tensor
 from tinygptv_core.image import squashed
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.prepack import prepack
 from tinygptv_core.shards import ShardSet
 from tinygptv_core.weights import load_backbones
 
@@ -125,6 +126,7 @@ def write_features(
         raise ConfigError(f"there is no picture in {', '.join(data)}, so that there are no vision tokens to keep")
     parts = load_backbones(backbones, getattr(torch, look.precision))
     model = TinyGPTV.from_backbones(parts, None, seed=0).to(compute.device).eval()
+    prepack(model)
     order = list(places.values())
     chunks = [order[start : start + PICTURES_AT_ONCE] for start in range(0, len(order), PICTURES_AT_ONCE)]
 

@@ -5,23 +5,31 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
-    DynamicCache,
+    Cache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import DynamicLayer
 
 from tinygptv_core.batch import Batch
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.phi import Places
 
 # Shape letters of this file: B batch (or beams), S positions with the picture in place, T tokens of an answer so far,
 # Q image queries, D width of the LLM, V vocabulary.
+
+
+ROOM = 64
+"""Positions for which the cache makes room at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +143,7 @@ def token_steps(
     """
     embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
     penalty, choose = _Penalty(decoding), _chooser(batch, decoding.sampling)
-    cache = DynamicCache(config=model.llm.config)
+    cache = new_cache()
     tokens_BT = batch.ids_BT.new_empty(len(batch.keys), 0)
     while True:
         scores_BV = penalty(tokens_BT, _next_scores(model, embeds_BSD, mask_BS, cache))
@@ -146,7 +154,30 @@ def token_steps(
         mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(next_B), 1)], dim=1)
 
 
-def _next_scores(model: TinyGPTV, embeds_BSD: Tensor, mask_BS: Tensor, cache: DynamicCache) -> Tensor:
+def new_cache() -> Cache:
+    """For the keys and values of what was read."""
+    return Cache(layer_class_to_replicate=_RoomyLayer)
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of a layer, with room for more: transformers' own copies all of them for every token."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The keys and values so far, (B, N, S, H), with these, (B, N, new S, H), at their end."""
+        seen = self.get_seq_length()
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._room = [key_states[:, :, :0], value_states[:, :, :0]]
+        end = seen + key_states.shape[-2]
+        for place, (room, new) in enumerate(zip(self._room, (key_states, value_states), strict=True)):
+            if end > room.shape[-2]:
+                self._room[place] = functional.pad(room[:, :, :seen], (0, 0, 0, end + ROOM - seen))
+            self._room[place][:, :, seen:end] = new
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
+
+
+def _next_scores(model: TinyGPTV, embeds_BSD: Tensor, mask_BS: Tensor, cache: Cache) -> Tensor:
     """scores_BV of the next token. `embeds_BSD` are the positions that `cache` has not seen, the last of `mask_BS`."""
     position_BS = (mask_BS.long().cumsum(1) - 1).clamp(min=0)[:, -embeds_BSD.shape[1] :]
     out = model.llm.model(
@@ -155,8 +186,15 @@ def _next_scores(model: TinyGPTV, embeds_BSD: Tensor, mask_BS: Tensor, cache: Dy
         position_ids=position_BS,
         past_key_values=cache,
         use_cache=True,
+        wanted=_last(embeds_BSD),
     )
-    return model.llm.lm_head(out.last_hidden_state[:, -1])
+    return model.llm.lm_head(out.last_hidden_state)
+
+
+def _last(embeds_BSD: Tensor) -> Places:
+    """The last position of each row."""
+    row_B = torch.arange(len(embeds_BSD), device=embeds_BSD.device)
+    return row_B, torch.full_like(row_B, embeds_BSD.shape[1] - 1)
 
 
 class _Penalty(LogitsProcessor):

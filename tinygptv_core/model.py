@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.packing import pack
-from tinygptv_core.phi import FusedAttention, TinyPhi
+from tinygptv_core.phi import FusedAttention, Places, TinyPhi
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.splice import splice_image, splice_labels, splice_mask
 from tinygptv_core.stages import Lora
@@ -27,6 +27,10 @@ from tinygptv_core.weights import Architecture, Backbones, without_weights
 
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(embeds_BSD, mask_BS, predicts_BS) -> hidden_KD of the positions that predict a target."""
+
+
+PICTURES_AT_ONCE = 8
+"""Of the tower, on a CPU."""
 
 
 class TinyGPTV(nn.Module):
@@ -68,7 +72,9 @@ class TinyGPTV(nn.Module):
     @torch.no_grad()
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
         """queries_BQE: what no stage changes, a pure function of the picture and its size. Without gradients."""
-        return self.qformer(self.vision(images_B3HW))
+        # A core's cache holds what a layer makes of a few pictures.
+        at_once = PICTURES_AT_ONCE if images_B3HW.device.type == "cpu" else max(1, len(images_B3HW))
+        return torch.cat([self.qformer(self.vision(some)) for some in images_B3HW.split(at_once)])
 
     def project(self, queries_BQE: Tensor) -> Tensor:
         """image_BQD: the queries in the LLM's width."""
@@ -148,8 +154,10 @@ class TinyGPTV(nn.Module):
     def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, predicts_BS: Tensor) -> Tensor:
         """hidden_KD of the positions that predict a target."""
         # Positions count from the left even where the mask has holes: the reference trains so.
-        out = self.llm.model(inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False)
-        return out.last_hidden_state[predicts_BS]
+        out = self.llm.model(
+            inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False, wanted=_true(predicts_BS)
+        )
+        return out.last_hidden_state
 
     def _read_packed(self, embeds_BSD: Tensor, mask_BS: Tensor, predicts_BS: Tensor) -> Tensor:
         """The same of the positions that are attended to alone, in one row."""
@@ -163,8 +171,15 @@ class TinyGPTV(nn.Module):
             position_ids=packing.position_P[None],
             use_cache=False,
             sample_lengths=packing.lengths,
+            wanted=_true(packing.take(predicts_BS)[None]),
         )
-        return out.last_hidden_state[0][packing.take(predicts_BS)]
+        return out.last_hidden_state
+
+
+def _true(is_there_BS: Tensor) -> Places:
+    """Where it is true."""
+    row_K, position_K = is_there_BS.nonzero(as_tuple=True)
+    return row_K, position_K
 
 
 def _new_projections(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

@@ -23,9 +23,14 @@ from transformers.models.phi.modeling_phi import (
 
 from tinygptv_core.packing import attend_apart
 
-# Shape letters of this file: B batch, S positions, D model width, N heads, H width of a head, R rotated part of H.
+# Shape letters of this file: B batch, S positions, K those that are wanted, D model width, N heads, H width of a head,
+# R rotated part of H.
 
 POST_NORM_EPS = 1e-6
+
+
+Places = tuple[Tensor, Tensor]
+"""(row_K, position_K): some positions of a batch."""
 
 
 class PostRMSNorm(nn.Module):
@@ -72,9 +77,10 @@ class FusedAttention(PhiAttention):
         attention_mask: Tensor | None,
         past_key_values: Cache | None = None,
         sample_lengths: Sequence[int] | None = None,
+        wanted: Places | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `PhiAttention.forward`: (attended_BSD, weights or None).
+        """As `PhiAttention.forward`: (attended_BSD, weights or None); of the `wanted` positions alone, attended_KD.
 
         With `sample_lengths` the one row is packed: it holds samples of these lengths (`packing.py`).
         """
@@ -97,7 +103,8 @@ class FusedAttention(PhiAttention):
             )
         else:
             attended_BSNH, weights = attend_apart(*parts, sample_lengths, dropout=dropout, scaling=self.scaling), None
-        return self.dense(attended_BSNH.reshape(B, S, -1)), weights
+        attended_BSD = attended_BSNH.reshape(B, S, -1)
+        return self.dense(attended_BSD if wanted is None else attended_BSD[wanted]), weights
 
     def _implementation(self) -> str:
         return self.config._attn_implementation or "eager"
@@ -118,18 +125,25 @@ class FusedLayer(PhiDecoderLayer):
     def __init__(self, config: PhiConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.self_attn = FusedAttention(config, layer_idx)
+        self.is_last = layer_idx == config.num_hidden_layers - 1
         self.post_layernorm = PostRMSNorm(config.hidden_size, POST_NORM_EPS)
         if config.hidden_act == "gelu_new":
             # The same function in one kernel instead of eight, which also keep eight results for the gradient.
             self.mlp.activation_fn = ACT2FN["gelu_pytorch_tanh"]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] -- what attention takes is its own affair
-        self, hidden_states: Tensor, **kwargs: Any
+        self, hidden_states: Tensor, wanted: Places | None = None, **kwargs: Any
     ) -> Tensor:
-        """As `PhiDecoderLayer.forward`: hidden_BSD -> hidden_BSD. The MLP reads the input's norm, not attention."""
-        normed_BSD = self.input_layernorm(hidden_states)
-        attended_BSD = self.post_layernorm(self.self_attn(hidden_states=normed_BSD, **kwargs)[0])
-        return self.resid_dropout(attended_BSD) + self.resid_dropout(self.mlp(normed_BSD)) + hidden_states
+        """As `PhiDecoderLayer.forward`: hidden_BSD -> hidden_BSD. The MLP reads the input's norm, not attention.
+
+        The last layer gives the `wanted` positions alone, hidden_KD: of the others only keys and values are read.
+        """
+        wanted = wanted if self.is_last else None
+        normed = self.input_layernorm(hidden_states)
+        attended = self.post_layernorm(self.self_attn(hidden_states=normed, wanted=wanted, **kwargs)[0])
+        if wanted is not None:
+            normed, hidden_states = normed[wanted], hidden_states[wanted]
+        return self.resid_dropout(attended) + self.resid_dropout(self.mlp(normed)) + hidden_states
 
 
 class TinyPhi(PhiForCausalLM):
