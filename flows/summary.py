@@ -15,7 +15,16 @@ from flows.place import Place
 from tasks.build import Built
 from tasks.card import STEPS, CardSources, write_cards
 from tasks.registry import CHECKPOINT_TAG, registered
-from tasks.report import DataReport, ModelReport, Report, ReportDetails, StageReport, StepReport, write_report
+from tasks.report import (
+    DataReport,
+    InitReport,
+    ModelReport,
+    Report,
+    ReportDetails,
+    StageReport,
+    StepReport,
+    write_report,
+)
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.run import DataFolders
@@ -33,6 +42,7 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, P
         "steps": [_step(item) for item in built.values()],
         "data": {name: _data(built, name) for name in preset.data if f"{name}/screen" in built},
         "fresh": {"scores": _scores(built, FRESH)} if f"{FRESH}/evaluate" in built else None,
+        "init": _init(built, preset.stages[0].name),
         "stages": {name: _stage(built, name, told[name]) for name in trained},
         "scores": _scores(built, preset.stages[-1].name),
         "model": _model(prepared, built),
@@ -60,6 +70,13 @@ def _data(built: Mapping[str, Built], name: str) -> DataReport:
 def _told(place: Place, trained: Built) -> dict[str, Any]:
     """What the processes that trained a stage told about it."""
     return json.loads((place.store.notes(trained.key) / "summary.json").read_text())
+
+
+def _init(built: Mapping[str, Built], first: str) -> InitReport | None:
+    """The preset's first stage where its checkpoint was given: it was evaluated, but not trained."""
+    if f"{first}/train" in built or f"{first}/evaluate" not in built:
+        return None
+    return {"stage": first, "scores": _scores(built, first)}
 
 
 def _stage(built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> StageReport:

@@ -68,6 +68,13 @@ class FreshReport(TypedDict):
     scores: Scores
 
 
+class InitReport(TypedDict):
+    """The checkpoint that a run began with (`--init`): the stage that it is of, and its scores."""
+
+    stage: str
+    scores: Scores
+
+
 class ModelReport(TypedDict):
     """The registered version, and the digest of the checkpoint that it was made of."""
 
@@ -78,7 +85,7 @@ class ModelReport(TypedDict):
 
 
 class Report(TypedDict):
-    """report.json. `scores` is the final model's; `fresh` and `model` are None where a run did not get to them."""
+    """report.json. `scores` is the final model's; `fresh`, `init` and `model` are None where a run has none."""
 
     run: str
     preset: str
@@ -86,6 +93,7 @@ class Report(TypedDict):
     steps: list[StepReport]
     data: dict[str, DataReport]
     fresh: FreshReport | None
+    init: InitReport | None
     stages: dict[str, StageReport]
     scores: Scores
     model: ModelReport | None

@@ -95,6 +95,7 @@ def render(report: Report, details: ReportDetails) -> str:
 def metrics_of(report: Report) -> list[Metric]:
     """Every metric of the run. The last stage's scores are the final model's."""
     by_point: dict[str, Scores] = {"fresh": report["fresh"]["scores"]} if report["fresh"] else {}
+    by_point |= {report["init"]["stage"]: report["init"]["scores"]} if report["init"] else {}
     by_point |= {name: stage["scores"] for name, stage in report["stages"].items()}
     names = dict.fromkeys((e, m) for scores in by_point.values() for e, found in scores.items() for m in found)
     return [

@@ -20,13 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--goldens {folder}: there is no manifest.json; tests/goldens shows what is wanted")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes share the work (pytest-xdist): a file goes to one of them, and so do all whole pipelines.
-
-    These take longest and share a run, so they begin; what they wait for leaves room for the others.
-    """
-    for item in items:
-        group = "pipeline" if PIPELINES in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Two processes share the files (`make test`). Whole pipelines take longest, so they begin."""
     items.sort(key=lambda item: PIPELINES not in item.path.parents)

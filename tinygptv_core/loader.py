@@ -23,7 +23,7 @@ from tinygptv_core.features import Features
 from tinygptv_core.image import squash
 from tinygptv_core.ordering import places
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training
+from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training, with_slot_at_end
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import RunSpec
 from tinygptv_core.shards import Sample, ShardSet
@@ -226,6 +226,8 @@ class Steps(Dataset[Batch]):
         samples = self._samples(draw, rows)
         try:
             encoded = [self._encoded(draw, sample, step, row) for sample, row in zip(samples, rows, strict=True)]
+            if any(sample.picture for sample in samples):
+                encoded = [with_slot_at_end(one) if one.slot is None else one for one in encoded]
             return collate(
                 encoded if own else [replace(encoded[0], labels=(IGNORED,) * len(encoded[0].ids))],
                 **self._pictures(draw, samples),
@@ -256,19 +258,25 @@ class Steps(Dataset[Batch]):
             raise ValueError(f"sample {sample.key}: {error}") from error
 
     def _pictures(self, draw: Draw, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The samples' pictures as `collate` takes them: as kept vision tokens, where there are some."""
-        pictures = [(sample.key, sample.picture) for sample in samples if sample.picture is not None]
+        """The samples' pictures as `collate` takes them: as kept vision tokens, where there are some.
+
+        A sample of text alone among others has a black one, or tokens of 0.
+        """
+        pictures = {row: sample.picture for row, sample in enumerate(samples) if sample.picture is not None}
         if not pictures:
             return {"images_B3HW": None}
         if self._features and draw.dataset in self._features.datasets:
-            return {"images_B3HW": None, "queries_BQE": self._features.of([data for _, data in pictures])}
+            queries = self._features.of(list(pictures.values()))
+            queries_BQE = queries.new_zeros(len(samples), *queries.shape[1:])
+            queries_BQE[list(pictures)] = queries
+            return {"images_B3HW": None, "queries_BQE": queries_BQE}
         size = self._spec.stage.image_size
-        bytes_BHW3 = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
-        for (key, data), bytes_HW3 in zip(pictures, bytes_BHW3, strict=True):
+        bytes_BHW3 = np.zeros((len(samples), size, size, 3), dtype=np.uint8)
+        for row, data in pictures.items():
             try:
-                squash(data, bytes_HW3)
+                squash(data, bytes_BHW3[row])
             except ValueError as error:
-                raise _damaged(draw, f"sample {key}: {error}") from error
+                raise _damaged(draw, f"sample {samples[row].key}: {error}") from error
         return {"images_B3HW": torch.from_numpy(bytes_BHW3.transpose(0, 3, 1, 2))}
 
 

@@ -15,7 +15,7 @@ begins without BOS.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -50,6 +50,11 @@ class Encoded:
     labels: tuple[int, ...]
     slot: int | None
     unseen: tuple[int, ...] = ()
+
+
+def with_slot_at_end(sample: Encoded) -> Encoded:
+    """`sample`, of text alone, with a slot behind it, where no target sees the picture: for a batch with pictures."""
+    return replace(sample, ids=(*sample.ids, PLACEHOLDER_ID), labels=(*sample.labels, IGNORED), slot=len(sample.ids))
 
 
 def question(text: str, prompt: str, template: str, has_image: bool) -> str:

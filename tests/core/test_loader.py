@@ -9,14 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.tiny_run import PROMPTS, STAGE, picture, shape_samples, tiny_spec, tiny_tokenizer, write_dataset
+from tests.core.tiny_run import (
+    PROMPTS,
+    STAGE,
+    picture,
+    shape_samples,
+    tiny_spec,
+    tiny_tokenizer,
+    word_samples,
+    write_dataset,
+)
 from tinygptv_core.batch import IGNORED
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.loader import Order, Shuffled, Steps, batches, drawn_places, drawn_turns, prompt_for
 from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
 from tinygptv_core.stages import Share
+from tinygptv_core.train import starting_model
 
 TOKENIZER = tiny_tokenizer()
 
@@ -46,6 +57,32 @@ def test_a_sample_is_read_as_it_was_written(spec):
     assert (sample.key, sample.picture) == ("000000021", picture(21))
     assert sample.turns == (Turn("user", "thing 21"), Turn("assistant", "it is 21"))
     assert ShardSet(spec.data["words"])[3].picture is None
+
+
+def mixed_spec(spec, folder, tmp_path):
+    """A data set of pictures with questions, between which stand texts alone."""
+    samples = [one for pair in zip(shape_samples(8), word_samples(8), strict=True) for one in pair]
+    samples = [{**sample, "key": f"{number:09d}"} for number, sample in enumerate(samples)]
+    stage = replace(spec.stage, mix={"shapes": Share(weight=1, batch=6)}, held_out_samples=1)
+    return replace(spec, stage=stage, data={"shapes": write_dataset(tmp_path / folder, samples, per_shard=5)})
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_texts_alone_among_pictures_are_learned_as_by_themselves(spec, tmp_path, packed):
+    mixed = mixed_spec(spec, "mixed", tmp_path)
+    batch, model = steps_of(mixed)[0], starting_model(mixed)[0].eval()
+    pictured = batch.images_B3HW.flatten(1).any(dim=1).tolist()
+    assert 0 < sum(pictured) < len(pictured) == 6
+    total, targets = torch.zeros(()), 0
+    for row, has_picture in zip(micro_batches(batch, 1), pictured, strict=True):
+        if not has_picture:
+            text = {name: getattr(row, name)[:, : int(row.slot_B)] for name in ("ids_BT", "labels_BT", "mask_BT")}
+            row = replace(row, images_B3HW=None, slot_B=None, **text)
+        loss_sum, count = model(row, packed=packed)
+        total, targets = total + loss_sum, targets + int(count)
+    whole_sum, whole_targets = model(batch, packed=packed)
+    torch.testing.assert_close(whole_sum, total, atol=1e-4, rtol=0)
+    assert int(whole_targets) == targets
 
 
 def test_a_shard_that_ends_within_a_sample_is_told(tmp_path):

@@ -40,3 +40,4 @@ def test_a_run_begins_with_a_published_checkpoint_and_ends_with_a_registered_mod
     assert not {"scenes_web/rows", "scenes_detail/rows", "stage3/train", "fresh/evaluate"} & steps.keys()
     assert report["model"]["version"] == "1" and report["model"]["checkpoint_digest"] == steps["stage4/train"]
     assert report["stages"].keys() == {"stage4"}
+    assert report["fresh"] is None and report["init"]["stage"] == "stage3" and report["init"]["scores"]

@@ -41,6 +41,7 @@ def report_of(*accuracies: float) -> Report:
         ],
         "data": {"list": {"rows": 10, "kept": 7, "dropped": {"http 404": 2, "duplicate": 1}}},
         "fresh": {"scores": scores[0]},
+        "init": None,
         "stages": {
             f"stage{i}": {
                 "steps": 150,
