@@ -67,11 +67,13 @@ def train_step(stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], 
     """Train `stage` from the checkpoint of the last of the stages before it; the first from fresh projections.
 
     Args:
-        earlier: the stages before it. Where it reads a data set of theirs, it goes on where they ended.
+        earlier: the stages before it. In a data set that they read in the same order it goes on about where they ended:
+            how often chance has drawn one is known on average.
         aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
     """
     prompts = {name: recipe(name).prompts for name in stage.mix}
-    drawn = {name: samples_drawn(earlier, name) for name in stage.mix}
+    alike = [one for one in earlier if one.seed == stage.seed]
+    drawn = {name: samples_drawn(alike, name) for name in stage.mix}
     seen = {name: count for name, count in drawn.items() if count}
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:

@@ -9,7 +9,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Stage
 
-EVALUATE = Step(name="evaluate", kind="scores", version=1)
+EVALUATE = Step(name="evaluate", kind="scores", version=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ def evaluate_checkpoint(
     from tinygptv_core.answer import load_fresh, load_trained
     from tinygptv_core.evaluate import evaluate, write_results
     from tinygptv_core.features import Features
+    from tinygptv_core.prepack import prepack
     from tinygptv_core.shards import ShardSet
 
     before = torch.get_num_threads()
@@ -64,6 +65,7 @@ def evaluate_checkpoint(
             trained = load_trained(spec.backbones, spec.checkpoint, spec.stage.precision, options.device)
         if trained.form.name != spec.stage.name:
             raise ConfigError(f"{spec.checkpoint} is a checkpoint of {trained.form.name}, not of {spec.stage.name}")
+        prepack(trained.model)
         data = {name: ShardSet(folders) for name, folders in spec.data.items()}
         features = Features(spec.features) if spec.features else None
         write_results(evaluate(trained, spec.evals, data, progress, features), site.out)

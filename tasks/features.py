@@ -9,7 +9,7 @@ from tasks.build import Site, Step
 from tasks.evaluate import ComputeOptions
 from tinygptv_core.run import DataFolders
 
-FEATURES = Step(name="features", kind="features", version=1)
+FEATURES = Step(name="features", kind="features", version=2)
 
 
 @dataclass(frozen=True, kw_only=True)

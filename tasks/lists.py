@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
@@ -38,6 +37,10 @@ MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BREAK = "}\n{"
+_NO_NUMBER = re.compile("Inf(?!inity|[a-z])")  # which only Arrow's parser calls one
+_LONG_CHARACTERS = 400  # a line must be longer to hold more than one of these
+_MOST_OPEN = 200
+_MANY_DIGITS = re.compile("[0-9]{400}")
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
@@ -108,7 +111,7 @@ def read_pieces(path: Path, wanted: Wanted) -> Iterator[Sequence[object]]:
     """The records of `read_list`, some at a time: as the columns `wanted` where those can be had at once.
 
     Raises:
-        ConfigError: as for `read_list`.
+        ConfigError: as for `read_list`; of a Parquet file only the wanted columns are looked at.
     """
     form = _checked_form(path)
     if form == ".json":
@@ -240,7 +243,7 @@ def _columns(text: str, between: str, wanted: Wanted) -> Columns | None:
     from pyarrow import json as arrow_json
 
     is_like_objects = text.startswith("{") and text.endswith("}")  # Arrow's parser dies of a lone null
-    lines, breaks = text.replace(between, _BREAK), text.count(between)
+    lines = text.replace(between, _BREAK)
     is_broken = "\n" in (text if "\n" not in between else text.replace(between, ""))
     if is_broken or not is_like_objects:
         return None
@@ -248,14 +251,21 @@ def _columns(text: str, between: str, wanted: Wanted) -> Columns | None:
         [*((name, pa.string()) for name in wanted.texts), *((name, pa.int64()) for name in wanted.numbers)]
     )
     options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    each = lines.split("\n")
     try:
         table = arrow_json.read_json(pa.BufferReader(lines.encode()), parse_options=options)
     except pa.ArrowException:
         return None
-    if len(table) != breaks + 1:
+    if len(table) != len(each) or _NO_NUMBER.search(lines) or any(map(_is_odd, each)):
         return None
-    split = cache(lambda: lines.split("\n"))
-    return Columns(table, lambda place: _record(split()[place]))
+    return Columns(table, lambda place: _line(each[place]))
+
+
+def _is_odd(line: str) -> bool:
+    """Whether Python may not read what Arrow's parser does: it has bounds on digits and on depth."""
+    if len(line) < _LONG_CHARACTERS:
+        return False
+    return line.count("[") + line.count("{") > _MOST_OPEN or _MANY_DIGITS.search(line) is not None
 
 
 def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
@@ -369,14 +379,6 @@ def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -
             yield Broken(detail=f"line {number + place} is not JSON: {error}")
 
 
-def _record(line: str) -> object:
-    """What a line that Arrow's parser took holds: that reads on where Python does not, at numbers of any length."""
-    try:
-        return _line(line)
-    except (ValueError, RecursionError) as error:
-        return Broken(detail=str(error))
-
-
 def _line(line: str) -> object:
     try:
         return orjson.loads(line)
@@ -426,8 +428,9 @@ def _in_columns(schema: "pa.Schema", wanted: Wanted) -> list[str] | None:
     """The names of the wanted columns, if the texts are there as texts."""
     import pyarrow as pa
 
-    are_texts = all(name in schema.names and schema.field(name).type == pa.string() for name in wanted.texts)
-    return [*wanted.texts, *(name for name in wanted.numbers if name in schema.names)] if are_texts else None
+    once = [name for name in schema.names if schema.names.count(name) == 1]
+    are_texts = all(name in once and schema.field(name).type == pa.string() for name in wanted.texts)
+    return [*wanted.texts, *(name for name in wanted.numbers if name in once)] if are_texts else None
 
 
 def _batch_columns(batch: "pa.RecordBatch") -> Columns:

@@ -1,9 +1,10 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PIPELINES = Path(__file__).parent / "pipeline"
+WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
+"""They share a run (`tests/pipeline/conftest.py`), which takes longest."""
+
 CHECKS = ("answers", "forward", "manifest", "texts", "training")
 pytest.register_assert_rewrite(*(f"tests.core.golden_{name}" for name in CHECKS))
 
@@ -22,17 +23,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the files (`make test`). Whole pipelines take longest, so they begin."""
-    items.sort(key=lambda item: PIPELINES not in item.path.parents)
+    """Two processes share the files (`make test`). What takes longest begins."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_RUN))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file goes to one of the processes, and so do all whole pipelines, which share a run."""
+    """With `--dist loadfile` a file goes to one of the processes, and so do those that share a run."""
+    if config.getoption("dist") != "loadfile":
+        return None
+
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/pipeline" if nodeid.startswith("tests/pipeline/") else super()._split_scope(nodeid)
+            return WHOLE_RUN[0] if nodeid.startswith(WHOLE_RUN) else super()._split_scope(nodeid)
 
     return Files(config, log)

@@ -19,7 +19,6 @@ from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, Precision, 
 from tinygptv_core.generate import generate, greedy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
-from tinygptv_core.prepack import prepack
 from tinygptv_core.presets import SHIPPED
 from tinygptv_core.quantize import Bits, lowering
 from tinygptv_core.rank import Ranking, rank
@@ -79,7 +78,7 @@ def load_fresh(backbones: Path, stage: Stage, device: str) -> Trained:
     """The model that `stage` starts from when no stage was before it: with fresh projections."""
     parts = load_backbones(backbones, getattr(torch, stage.precision))
     model = TinyGPTV.from_backbones(parts, stage.lora, stage.seed)
-    return _trained(model, parts.tokenizer, form_of(stage), stage.precision, device, bits=None)
+    return _trained(model, parts.tokenizer, form_of(stage), stage.precision, device)
 
 
 def load_trained(
@@ -98,21 +97,13 @@ def load_trained(
     parts = load_backbones(backbones, getattr(torch, precision), lowering(bits, device) if bits else None)
     model = TinyGPTV.from_backbones(parts, found.form.lora, seed=0)  # all that is drawn is loaded over
     load_trainable(model, found.tensors, new_lora=False)
-    return _trained(model, parts.tokenizer, found.form, precision, device, bits)
+    return _trained(model, parts.tokenizer, found.form, precision, device)
 
 
 def _trained(
-    model: TinyGPTV,
-    tokenizer: prompt.Tokenizer,
-    form: CheckpointForm,
-    precision: Precision,
-    device: str,
-    bits: Bits | None,
+    model: TinyGPTV, tokenizer: prompt.Tokenizer, form: CheckpointForm, precision: Precision, device: str
 ) -> Trained:
-    model.to(device).eval()
-    if bits is None:
-        prepack(model)
-    return Trained(model=model, tokenizer=tokenizer, form=form, precision=precision)
+    return Trained(model=model.to(device).eval(), tokenizer=tokenizer, form=form, precision=precision)
 
 
 def see(trained: Trained, pictures: Sequence[bytes], features: Features | None = None) -> Tensor:

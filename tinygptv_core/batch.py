@@ -22,7 +22,8 @@ class Batch:
         labels_BT: the target at each position (not shifted), `IGNORED` where there is none. int64.
         mask_BT: True where there is a token to be attended to (the placeholder is one), False at padding and at
             what no position attends to.
-        slot_B: where the placeholder stands, 0 <= slot < T; None for text alone. int64.
+        slot_B: where the placeholder stands, 0 <= slot < T; None for text alone. int64. Text alone among pictures has
+            one behind its last token, for a black picture (or queries of 0) that no target sees.
         keys: the samples' keys, in order.
         queries_BQE: what tower and Q-Former make of the pictures, where that is kept (`features.py`).
     """

@@ -160,7 +160,10 @@ def new_cache() -> Cache:
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values of a layer, with room for more: transformers' own copies all of them for every token."""
+    """Keys and values of a layer, with room for more: transformers' own copies all of them for every token.
+
+    Rows stay where they are: it is no cache for beams.
+    """
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The keys and values so far, (B, N, S, H), with these, (B, N, new S, H), at their end."""

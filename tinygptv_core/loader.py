@@ -29,6 +29,9 @@ from tinygptv_core.run import RunSpec
 from tinygptv_core.shards import Sample, ShardSet
 from tinygptv_core.stages import Stage
 
+ORDER_VERSION = 2
+"""Of what `Order` gives: a run that was begun with another cannot go on."""
+
 WINDOW_ROWS = 10_000
 """Samples are shuffled within windows of so many rows of the ledger, so that reading stays near in its shards."""
 
@@ -54,7 +57,8 @@ class Shuffled:
 
     Args:
         row_N: the samples' rows, ascending (`ShardSet.rows`).
-        held_out: how many samples to keep out, but at most one in `HELD_OUT_SHARE` (one, of two or more).
+        held_out: how many samples to keep out, but at most one in `HELD_OUT_SHARE` (one, of two or more). A data set
+            that grows past a power of two rows has others held out.
     """
 
     def __init__(self, row_N: Sequence[int], *, name: str, seed: int, held_out: int):

@@ -29,8 +29,8 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(embeds_BSD, mask_BS, predicts_BS) -> hidden_KD of the positions that predict a target."""
 
 
-PICTURES_AT_ONCE = 8
-"""Of the tower, on a CPU."""
+TOWER_PICTURES = 8
+"""At once, on a CPU."""
 
 
 class TinyGPTV(nn.Module):
@@ -73,7 +73,7 @@ class TinyGPTV(nn.Module):
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
         """queries_BQE: what no stage changes, a pure function of the picture and its size. Without gradients."""
         # A core's cache holds what a layer makes of a few pictures.
-        at_once = PICTURES_AT_ONCE if images_B3HW.device.type == "cpu" else max(1, len(images_B3HW))
+        at_once = TOWER_PICTURES if images_B3HW.device.type == "cpu" else max(1, len(images_B3HW))
         return torch.cat([self.qformer(self.vision(some)) for some in images_B3HW.split(at_once)])
 
     def project(self, queries_BQE: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from tinygptv_core.vision import VisionTower
 class PrepackedLinear(nn.Linear):
     """A frozen Linear: the same function to rounding, for twice the memory, three times if gradients flow through it.
 
+    It takes float32 alone, no autocast bears on it, and it can be neither copied nor quantized.
+
     Args:
         linear: in float32, on the CPU; its parameters are taken as they are, and must not change.
     """
@@ -41,6 +43,7 @@ class PrepackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
         if torch.is_grad_enabled() and input.requires_grad:
+            assert not self.is_gelu
             return torch.as_tensor(_Product.apply(input, self))
         return self.product(input)
 
@@ -77,7 +80,8 @@ def _product(input: Tensor, packed: Tensor, bias: Tensor | None, then: str) -> T
 def prepack(model: nn.Module) -> None:
     """Prepack the frozen Linears of `model` if all of them are in float32 on a CPU; otherwise nothing changes.
 
-    Its parameters keep their names and values. Call it when both are what they will be.
+    Its parameters keep their names and values. Call it when both are what they will be, and where a model computes for
+    long: to bring the weights into order takes as long as to read them, and their memory once more.
     """
     modules = model.named_modules()
     linears = {name: one for name, one in modules if type(one) is nn.Linear and not one.weight.requires_grad}

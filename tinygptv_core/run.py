@@ -68,7 +68,7 @@ class RunSpec:
         out: where the finished checkpoint goes.
         work: optimizer, random state and position, to go on from.
         notes: metrics.jsonl and messages.
-        seen: data set -> how many of its samples earlier stages have drawn: its order goes on from there.
+        seen: data set -> about how many of its samples earlier stages have drawn: its order goes on from there.
         features: the kept vision tokens of some of the data sets (`features.py`); None looks at every picture anew.
     """
 
@@ -81,7 +81,7 @@ class RunSpec:
     out: Path
     work: Path
     notes: Path
-    seen: Mapping[str, int] = field(default_factory=dict)
+    seen: Mapping[str, int]
     features: Path | None = None
 
 

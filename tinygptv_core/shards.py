@@ -50,8 +50,8 @@ class ShardSet:
     The index stays on the disk, and of a tar only what is asked for is read.
 
     Raises:
-        ConfigError: a file of the index or of the shards is missing, or nothing here reads such URLs.
-        ValueError: the index does not have its columns.
+        ConfigError: a file of the index or of the shards is missing, the index does not have its columns, or nothing
+            here reads such URLs.
     """
 
     def __init__(self, folders: DataFolders):
@@ -61,7 +61,8 @@ class ShardSet:
         except FileNotFoundError as error:
             raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
         if self.records.dtype.names not in (INDEX_COLUMNS, SHARED_COLUMNS):
-            raise ValueError(f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}")
+            found = f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}"
+            raise ConfigError(f"{found}: another version made it.\n  to have it anew  tinygptv data NAME")
         self.shards = tuple(f"{folders.shards}/{name}" for name in names)
         self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
         for folder in filter(_is_url, map(str, (folders.shards, *folders.pictures.values()))):

@@ -21,7 +21,7 @@ import torch.distributed as distributed
 
 from tinygptv_core.checkpoint import Position, State, load_state, read_checkpoint, save_state, write_checkpoint
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine, StepResult
-from tinygptv_core.loader import Steps, batches
+from tinygptv_core.loader import ORDER_VERSION, Steps, batches
 from tinygptv_core.metrics import Metrics, replace_text, words
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, sha256_of
@@ -114,7 +114,8 @@ class _Run:
     @property
     def identity(self) -> str:
         """What a state belongs to. The paths are not in it: folders can be moved."""
-        return sha256_of({"stage": self.spec.stage, "prompts": self.spec.prompts})
+        asked = {"stage": self.spec.stage, "prompts": self.spec.prompts, "seen": self.spec.seen}
+        return sha256_of({**asked, "order": ORDER_VERSION})
 
 
 def _start(run: _Run) -> Position:

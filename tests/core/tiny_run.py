@@ -154,6 +154,7 @@ def tiny_spec(folder: Path, *, dropout: float = 0.0, stage: Stage = STAGE, optio
     """A run of `stage` in `folder`, with its backbones and 23 + 12 samples in shards of 4."""
     lora = replace(stage.lora, dropout=dropout) if stage.lora else None
     return RunSpec(
+        seen={},
         stage=replace(stage, lora=lora),
         prompts=PROMPTS,
         data={
