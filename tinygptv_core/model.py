@@ -29,10 +29,6 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(embeds_BSD, mask_BS, predicts_BS) -> hidden_KD of the positions that predict a target."""
 
 
-TOWER_PICTURES = 8
-"""At once, on a CPU."""
-
-
 class TinyGPTV(nn.Module):
     """TinyGPT-V at any size. Source: arXiv:2312.16862."""
 
@@ -72,9 +68,7 @@ class TinyGPTV(nn.Module):
     @torch.no_grad()
     def encode_images(self, images_B3HW: Tensor) -> Tensor:
         """queries_BQE: what no stage changes, a pure function of the picture and its size. Without gradients."""
-        # A core's cache holds what a layer makes of a few pictures.
-        at_once = TOWER_PICTURES if images_B3HW.device.type == "cpu" else max(1, len(images_B3HW))
-        return torch.cat([self.qformer(self.vision(some)) for some in images_B3HW.split(at_once)])
+        return self.qformer(self.vision(images_B3HW))
 
     def project(self, queries_BQE: Tensor) -> Tensor:
         """image_BQD: the queries in the LLM's width."""
