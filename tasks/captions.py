@@ -7,7 +7,7 @@ The others are left to `rows_of`, so that there is one definition of what a reco
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tasks.lists import Columns, Wanted
+from tasks.list_columns import Columns, Wanted
 from tasks.tables import SIZE, compute
 from tinygptv_core.recipe import MAX_CAPTION_WORDS, Recipe, caption_turns
 

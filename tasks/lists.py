@@ -7,7 +7,7 @@ Records are cut out of JSON by orjson, many at a time, and by Python's decoder w
 which byte a list ends, and reads what orjson calls no JSON (NaN, half a surrogate pair). They differ in one thing:
 whole numbers beyond 64 bits, which become fractions.
 
-Who needs but a few columns of text has them from Arrow's parser (`read_pieces`), wherever that reads what orjson would.
+Who needs but a few columns of text has these (`read_pieces`, `list_columns.py`).
 """
 
 import bz2
@@ -23,24 +23,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
+from typing import Any, Literal, TextIO
 
 import orjson
 
+from tasks.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
 from tinygptv_core.plain import ConfigError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 CHUNK_CHARACTERS = 1 << 22
 MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
-_BREAK = "}\n{"
-_NO_NUMBER = re.compile("Inf(?!inity|[a-z])")  # which only Arrow's parser calls one
-_LONG_CHARACTERS = 400  # a line must be longer to hold more than one of these
-_MOST_OPEN = 200
-_MANY_DIGITS = re.compile("[0-9]{400}")
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
@@ -73,38 +66,6 @@ def _checked_form(path: Path) -> str:
     if path.stat().st_size == 0:
         raise ConfigError(f"{path} is empty; a list holds at least one record")
     return form
-
-
-class Columns(Sequence[object]):
-    """Some records of a list that follow each other, all of them objects, of which a table of some columns is at hand.
-
-    Attributes:
-        table: of the wanted columns; null where a record has none.
-    """
-
-    def __init__(self, table: "pa.Table", record: Callable[[int], object]) -> None:
-        self.table, self._record = table, record
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @overload
-    def __getitem__(self, place: int) -> object: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[object]: ...
-    def __getitem__(self, place: int | slice) -> object:
-        """A record, of which at least the wanted columns are there."""
-        if isinstance(place, slice):
-            return [self._record(one) for one in range(len(self))[place]]
-        return self._record(range(len(self))[place])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """The columns that somebody needs: texts, and whole numbers."""
-
-    texts: tuple[str, ...]
-    numbers: tuple[str, ...] = ()
 
 
 def read_pieces(path: Path, wanted: Wanted) -> Iterator[Sequence[object]]:
@@ -202,7 +163,7 @@ class _Window:
             return []
         end = self.text.rfind(between.group()) + 1
         text = self.text[self.at : end]
-        items = _columns(text, between.group(), wanted) if wanted else None
+        items = text_columns(text, between.group(), wanted) if wanted else None
         if items is None:
             items = _objects(text)
         self.at = end if items else self.at
@@ -231,41 +192,6 @@ def _objects(text: str) -> list[object]:
         return orjson.loads(f"[{text}]")
     except orjson.JSONDecodeError:
         return []
-
-
-def _columns(text: str, between: str, wanted: Wanted) -> Columns | None:
-    """What stands in `text`, where it is objects and between each two of them just `between`; else None.
-
-    Each object gets a line of its own. A line break within a text, or within an array, is an error to the parser; so if
-    there are as many objects as lines, each line is one.
-    """
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
-    is_like_objects = text.startswith("{") and text.endswith("}")  # Arrow's parser dies of a lone null
-    lines = text.replace(between, _BREAK)
-    is_broken = "\n" in (text if "\n" not in between else text.replace(between, ""))
-    if is_broken or not is_like_objects:
-        return None
-    schema = pa.schema(
-        [*((name, pa.string()) for name in wanted.texts), *((name, pa.int64()) for name in wanted.numbers)]
-    )
-    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    each = lines.split("\n")
-    try:
-        table = arrow_json.read_json(pa.BufferReader(lines.encode()), parse_options=options)
-    except pa.ArrowException:
-        return None
-    if len(table) != len(each) or _NO_NUMBER.search(lines) or any(map(_is_odd, each)):
-        return None
-    return Columns(table, lambda place: _line(each[place]))
-
-
-def _is_odd(line: str) -> bool:
-    """Whether Python may not read what Arrow's parser does: it has bounds on digits and on depth."""
-    if len(line) < _LONG_CHARACTERS:
-        return False
-    return line.count("[") + line.count("{") > _MOST_OPEN or _MANY_DIGITS.search(line) is not None
 
 
 def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
@@ -360,7 +286,7 @@ def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
     with opened(path, newline="\n") as file:
         while lines := file.readlines(CHUNK_CHARACTERS):
             text = "".join(lines)
-            piece = _columns(text.removesuffix("\n"), _BREAK, wanted) if wanted else None
+            piece = text_columns(text.removesuffix("\n"), BREAK, wanted) if wanted else None
             yield list(_each_line(path, lines, number, done_bytes)) if piece is None else piece
             number, done_bytes = number + len(lines), done_bytes + _size_bytes(text)
 
@@ -371,19 +297,12 @@ def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -
         if line.isspace():
             continue
         try:
-            yield _line(line)
+            yield parsed(line)
         except (ValueError, RecursionError) as error:
             if not line.endswith("\n"):
                 byte = done_bytes + _size_bytes("".join(lines))
                 raise ConfigError(_cut_off(path, byte, "inside its last line")) from None
             yield Broken(detail=f"line {number + place} is not JSON: {error}")
-
-
-def _line(line: str) -> object:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return json.loads(line)
 
 
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
@@ -416,29 +335,12 @@ def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[obje
 
     try:
         with pq.ParquetFile(path) as file:
-            names = _in_columns(file.schema_arrow, wanted) if wanted else None
+            names = names_in(file.schema_arrow, wanted) if wanted else None
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield _batch_columns(batch) if names else batch.to_pylist()
+                yield batch_columns(batch) if names else batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise ConfigError(f"{path} ({size} bytes) cannot be read as parquet; it may be cut off: {error}") from None
-
-
-def _in_columns(schema: "pa.Schema", wanted: Wanted) -> list[str] | None:
-    """The names of the wanted columns, if the texts are there as texts."""
-    import pyarrow as pa
-
-    once = [name for name in schema.names if schema.names.count(name) == 1]
-    are_texts = all(name in once and schema.field(name).type == pa.string() for name in wanted.texts)
-    return [*wanted.texts, *(name for name in wanted.numbers if name in once)] if are_texts else None
-
-
-def _batch_columns(batch: "pa.RecordBatch") -> Columns:
-    import pyarrow as pa
-
-    batch.validate(full=True)  # whether a text is one is looked at here alone
-    table = pa.Table.from_batches([batch])
-    return Columns(table, lambda place: table.slice(place, 1).to_pylist()[0])
 
 
 JSON_LINES = (".jsonl", ".ndjson")

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from tasks import lists
 from tasks.build import Site
 from tasks.captions import wanted_of
+from tasks.list_columns import Columns, Wanted
 from tasks.list_files import copy_lists, lists_named, state_of
-from tasks.lists import Broken, Columns, Wanted, read_list, read_pieces
+from tasks.lists import Broken, read_list, read_pieces
 from tasks.rows import rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tinygptv_core.plain import ConfigError
