@@ -3,7 +3,7 @@
 Prefect would start one by itself, but imports all of its server before it does; here it starts beside what the
 command imports. It listens on loopback, keeps its database in the home and ends with the command, killed or not.
 
-python -m flows.server PORT PARENT
+python -m flows.server SOCKET PARENT
 """
 
 import atexit
@@ -50,11 +50,14 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
     settle_prefect(home)
     if is_settled:
         return lambda: None
-    port, log = _free_port(), home / "prefect" / "server.log"
-    with log.open("w") as messages:
+    log = home / "prefect" / "server.log"
+    # The server is handed a socket that is bound already: a port that is only known to be free may be taken first.
+    with log.open("w") as messages, socket.create_server((HOST, 0)) as listening:
+        port = listening.getsockname()[1]
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            [sys.executable, "-m", "flows.server", str(listening.fileno()), str(os.getpid())],
             env={**os.environ, **SERVER_SETTINGS},
+            pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=messages,
             stderr=subprocess.STDOUT,
@@ -71,12 +74,6 @@ def _is_chosen() -> bool:
     return any(name in os.environ for name in CHOSEN) or any(
         path.is_file() and words in path.read_text(errors="replace").lower() for path, words in files
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return free.getsockname()[1]
 
 
 def _wait(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
@@ -110,15 +107,16 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve on `PORT` until the process `PARENT`, which started this one, ends."""
-    port, parent = map(int, arguments)
+    """Serve on the open `SOCKET`, by its number, until the process `PARENT`, which started this one, ends."""
+    number, parent = map(int, arguments)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before it could be watched
         return
     import uvicorn
 
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error")
+    server = uvicorn.Server(uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error"))
+    server.run([socket.socket(fileno=number)])
 
 
 if __name__ == "__main__":

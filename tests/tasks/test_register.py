@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from tasks.ask import ask
 from tasks.register import metrics_of, register_version
 from tasks.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
 from tests.core.tiny_run import picture
+from tests.ports import kept_port
 from tests.tasks.registered import SCORES, new_home
 from tinygptv_core.plain import ConfigError
 
@@ -184,9 +184,7 @@ def test_wrong_input_is_refused_with_what_was_found(served, rows, message):
 @contextmanager
 def mlflow_server(root):
     """An MLflow server on loopback that keeps everything below `root`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = kept_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{root}/server.db", "--artifacts-destination", str(root / "served")]
     with (root / "server.log").open("w") as log:
