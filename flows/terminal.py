@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tasks.build import Built
 from tasks.report import Report
+from tinygptv_core.metrics import clock
 
 LINE_SECONDS = 5.0
 """Between two lines of progress where there is no terminal to draw a bar on."""
@@ -84,7 +85,7 @@ def _lines(name: str) -> Callable[[int, int, str], None]:
         if now - last_told < LINE_SECONDS:
             return
         last_told = now
-        left = f", {(now - began) / (done - first) * (total - done):.0f} s left" if done > first else ""
+        left = f", {clock((now - began) / (done - first) * (total - done))} left" if done > first else ""
         say(f"        {name}: {done} of {total}{left}{f', {text}' if text else ''}")
 
     return tell

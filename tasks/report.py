@@ -50,8 +50,29 @@ class DataReport(TypedDict):
     dropped: dict[str, int]
 
 
+class BandReport(TypedDict):
+    """Where the loss after a stage is expected, who says so, and where this one's lies."""
+
+    low: float
+    high: float
+    source: str
+    verdict: Literal["below", "within", "above"]
+
+
+class PredictionReport(TypedDict):
+    """What the plan at the beginning of the run said a stage would take, and by what; None where it was not known."""
+
+    seconds: float | None
+    memory_bytes: float | None
+    by: str
+
+
 class StageReport(TypedDict):
-    """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after."""
+    """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after.
+
+    `expected` is None where no band is known, `predicted` where the stage was not to be built. `warnings` are those of
+    its metrics.jsonl.
+    """
 
     steps: int
     loss_first: float
@@ -60,6 +81,9 @@ class StageReport(TypedDict):
     peak_memory_bytes: int
     samples_per_second: float
     scores: Scores
+    expected: BandReport | None
+    predicted: PredictionReport | None
+    warnings: list[str]
 
 
 class FreshReport(TypedDict):

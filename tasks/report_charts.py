@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from statistics import fmean
 from typing import Any
 
 from matplotlib import rc_context
@@ -17,8 +18,18 @@ from tasks.report import IntervalReport, ScoreReport
 WIDTH_INCHES, HEIGHT_INCHES = 4.4, 2.7
 
 # The charts are drawn in stand-in colours that nothing else has; each becomes a colour of the page's style.
-INK, MUTED, LINE, OWN, CONTROL = "#010101", "#020202", "#030303", "#040404", "#050505"
-STYLE = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", OWN: "var(--own)", CONTROL: "var(--control)"}
+INK, MUTED, LINE, OWN, CONTROL, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+COLORS = tuple(f"#1{number}0000" for number in range(8))
+"""Of things that stand beside each other, `--c0` to `--c7` in the style."""
+STYLE = {
+    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", OWN: "var(--own)", CONTROL: "var(--control)",
+    BAD: "var(--bad)", **{color: f"var(--c{number})" for number, color in enumerate(COLORS)},
+}  # fmt: skip
+DASHES = ("-", "--", ":")
+"""When the colours are used up they come again, dashed."""
+MOST_POINTS = 300
+"""Of a curve; beyond that each is the mean of several."""
+SMALL_INCHES = (3.1, 2.0)
 SETTINGS = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -41,29 +52,63 @@ SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A stage's loss. `before` and `after` are on the held-out batch; the rest is as logged while training."""
+    """A stage's loss. `before` and `after` are on the held-out batch; the rest is as logged while training.
 
-    steps: Sequence[int]
+    `warned` are the logged steps at which something was warned of.
+    """
+
+    steps: Sequence[float]
     losses: Sequence[float]
     before: float
     after: float
     last_step: int
+    warned: Sequence[int] = ()
 
 
 def loss_chart(name: str, curve: Curve) -> str:
     """The loss of stage `name` over its steps: a line while training, two points on the held-out batch."""
     with rc_context(_settings(f"loss {name}")):
         figure, axes = _panel(name)
-        axes.plot(curve.steps, curve.losses, color=CONTROL, linewidth=1.2)
+        axes.plot(*thinned(curve.steps, curve.losses), color=CONTROL, linewidth=1.2)
         axes.plot([0, curve.last_step], [curve.before, curve.after], color=OWN, linewidth=1, linestyle=":", marker="o")
         for step, loss, side in ((0, curve.before, "left"), (curve.last_step, curve.after, "right")):
             axes.annotate(
                 f"{loss:.3f}", (step, loss), (0, 7), textcoords="offset points", ha=side, color=OWN, fontweight="bold"
             )
-        axes.set_ylim(0, 1.15 * max([curve.before, curve.after, *curve.losses]))
+        top = 1.15 * max([curve.before, curve.after, *curve.losses])
+        axes.plot(curve.warned, [0.97 * top] * len(curve.warned), color=BAD, linestyle="", marker="v")
+        axes.set_ylim(0, top)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("step")
         return _svg(figure, f"{name}: held-out loss {curve.before:.3f} before, {curve.after:.3f} after")
+
+
+def small_chart(title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
+    """Curves over the steps of a stage: name -> (steps, values). Which is which says the page, by `mark_of`."""
+    with rc_context(_settings(f"{title} {sorted(curves)}")):
+        figure, axes = _panel(title, SMALL_INCHES)
+        for number, (steps, values) in enumerate(curves.values()):
+            color, dashes = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
+            axes.plot(*thinned(steps, values), color=color, linestyle=dashes, linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        return _svg(figure, f"{title}, over the steps")
+
+
+def mark_of(number: int) -> str:
+    """The style of the mark that stands for the curve of this number in a `small_chart`."""
+    dashes = ("solid", "dashed", "dotted")[number // len(COLORS) % len(DASHES)]
+    return f"border-top: 3px {dashes} var(--c{number % len(COLORS)})"
+
+
+def thinned(steps: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """At most `MOST_POINTS` points of a curve, each the mean of as many that follow each other."""
+    each = -(-len(steps) // MOST_POINTS)
+    if each <= 1:
+        return steps, values
+    groups = [slice(start, start + each) for start in range(0, len(steps), each)]
+    return [fmean(steps[group]) for group in groups], [fmean(values[group]) for group in groups]
 
 
 def score_chart(name: str, points: Mapping[str, ScoreReport]) -> str:
@@ -101,8 +146,8 @@ def _settings(salt: str) -> dict[Any, Any]:
     return {**SETTINGS, "svg.hashsalt": salt}
 
 
-def _panel(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+def _panel(title: str, inches: tuple[float, float] = (WIDTH_INCHES, HEIGHT_INCHES)) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=inches, layout="constrained")
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)

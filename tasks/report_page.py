@@ -8,14 +8,23 @@ from functools import partial
 from pathlib import Path
 
 from tasks.page import environment, picture_url
-from tasks.report import Report, ReportDetails, ScoreReport, Scores
-from tasks.report_charts import Curve, loss_chart, score_chart
+from tasks.report import Report, ReportDetails, ScoreReport, Scores, StageReport
+from tasks.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
+from tinygptv_core.metrics import Line
 from tinygptv_core.shards import ShardSet
 
 SAMPLES_EACH = 4
 """Of each evaluation, the most right answers and the most wrong ones that are shown."""
 RIGHT = 0.5
 """The score from which an answer is shown among the right ones."""
+PARTS = ("data", "forward", "backward", "communication", "optimizer", "other")
+"""Where the time of a step goes, in the order of a step."""
+SINGLE_CURVES = {
+    "rate": "rate",
+    "gradients' norm": "gradient_norm",
+    "samples a second": "samples_per_second",
+}
+"""Title of a chart -> its name in a line of metrics.jsonl."""
 BOX = re.compile(r"\{<(\d+)><(\d+)><(\d+)><(\d+)>\}")
 
 
@@ -39,6 +48,21 @@ class Gain:
 
     difference: float
     clear: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a stage went.
+
+    Attributes:
+        charts: of what was logged, as SVG.
+        datasets: those of the chart of their losses, in its order; none where there is no such chart.
+        step_seconds: part of a step -> its mean time; nothing where that is not known.
+    """
+
+    charts: Sequence[str]
+    datasets: Sequence[str]
+    step_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +99,7 @@ class Shown:
 def render(report: Report, details: ReportDetails) -> str:
     """The page as HTML. Whatever comes from data (captions, URLs, answers) is escaped by the template."""
     metrics = metrics_of(report)
+    lines = {name: _lines_of(details.metrics.get(name)) for name in report["stages"]}
     return (
         environment()
         .get_template("report.html.jinja")
@@ -86,7 +111,10 @@ def render(report: Report, details: ReportDetails) -> str:
             points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
             gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
             score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
-            loss_charts=list(_loss_charts(report, details.metrics)),
+            loss_charts=[_loss_chart(name, stage, lines[name]) for name, stage in report["stages"].items()],
+            courses={name: course_of(lines[name]) for name in report["stages"]},
+            mark_of=mark_of,
+            parts=PARTS,
             samples=samples_of(details),
         )
     )
@@ -122,18 +150,47 @@ def _title(metric: Metric) -> str:
     return f"{metric.evaluation}: {metric.metric}"
 
 
-def _loss_charts(report: Report, metrics: Mapping[str, Path]) -> Iterator[str]:
-    for name, stage in report["stages"].items():
-        path = metrics.get(name)
-        lines = _lines(path) if path and path.exists() else []
-        curve = Curve(
-            steps=[line["step"] for line in lines],
-            losses=[line["loss"] for line in lines],
-            before=stage["loss_first"],
-            after=stage["loss_last"],
-            last_step=stage["steps"],
-        )
-        yield loss_chart(name, curve)
+def _loss_chart(name: str, stage: StageReport, lines: Sequence[Line]) -> str:
+    curve = Curve(
+        steps=[line["step"] for line in lines],
+        losses=[line.get("loss_mean", line["loss"]) for line in lines],
+        before=stage["loss_first"],
+        after=stage["loss_last"],
+        last_step=stage["steps"],
+        warned=[line["step"] for line in lines if line.get("warnings")],
+    )
+    return loss_chart(name, curve)
+
+
+def course_of(lines: Sequence[Line]) -> Course:
+    """How a stage went, from its metrics."""
+    datasets = sorted({name for line in lines for name in line.get("losses", {})})
+    losses = {name: _curve(lines, lambda line, name=name: line.get("losses", {}).get(name)) for name in datasets}
+    charts = [small_chart("loss by data set", losses)] if len(datasets) > 1 else []
+    for title, name in SINGLE_CURVES.items():
+        steps, values = _curve(lines, lambda line, name=name: line.get(name))
+        charts += [small_chart(title, {title: (steps, values)})] if values else []
+    return Course(charts=charts, datasets=datasets if len(datasets) > 1 else [], step_seconds=_split(lines))
+
+
+def _curve(lines: Sequence[Line], value_of: Callable[[Line], float | None]) -> tuple[list[int], list[float]]:
+    """(steps, values) of the lines that have a value."""
+    found = [(line["step"], value) for line in lines if (value := value_of(line)) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _split(lines: Sequence[Line]) -> dict[str, float]:
+    """Where the time of a step went, the mean over all steps; nothing where it was not told."""
+    told = [line for line in lines if line.get("step_seconds")]
+    steps = [line["step"] - before for line, before in zip(told, [0, *(line["step"] for line in told)], strict=False)]
+    return {
+        part: sum(line["step_seconds"].get(part, 0.0) * n for line, n in zip(told, steps, strict=True)) / sum(steps)
+        for part in (PARTS if told else ())
+    }
+
+
+def _lines_of(path: Path | None) -> list[dict]:
+    return _lines(path) if path and path.exists() else []
 
 
 def _lines(path: Path) -> list[dict]:

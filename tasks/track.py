@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tasks.register import experiment_id, import_mlflow
 from tasks.registry import SQLITE, database
-from tinygptv_core.metrics import Line, Tail
+from tinygptv_core.metrics import Tail, numbers
 from tinygptv_core.plain import leaves
 
 T = TypeVar("T")
@@ -28,10 +28,9 @@ FOLLOW_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 PATIENCE_SECONDS = 30.0
 """How long the end of a stage waits for what a slow server still has to take."""
-LINES_AT_ONCE = 200
+METRICS_AT_ONCE = 1_000
 PARAMETERS_AT_ONCE = 100
 PARAMETER_CHARACTERS = 500
-LOGGED = ("loss", "rate", "gradient_norm", "samples_per_second", "memory_bytes")
 SUMMED_UP = ("loss_first", "loss_last", "seconds", "peak_memory_bytes")
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -163,20 +162,21 @@ class _Log:
     def __init__(self, server: _Server, run_id: str, notes: Path):
         self._server, self._run_id, self._notes = server, run_id, notes
         self._tail = Tail(notes / "metrics.jsonl")
-        self._waiting: list[Line] = []
+        self._waiting: list[Any] = []
 
     def bring_up_to_date(self) -> None:
-        """Log the lines that are new; those that the server does not take wait for the next time."""
-        self._waiting += self._tail.read()
-        while self._waiting and self._log(_metrics(self._waiting[:LINES_AT_ONCE], LOGGED)):
-            del self._waiting[:LINES_AT_ONCE]
+        """Log the lines that are new; what the server does not take waits for the next time."""
+        for line in self._tail.read():
+            self._waiting += _metrics(numbers(line), line["step"])
+        while self._waiting and self._log(self._waiting[:METRICS_AT_ONCE]):
+            del self._waiting[:METRICS_AT_ONCE]
 
     def sum_up(self) -> None:
         """Log the summary, if there is one."""
         if not (self._notes / "summary.json").exists():
             return
         summary = json.loads((self._notes / "summary.json").read_text())
-        self._log(_metrics([{**summary, "step": summary["steps"]}], SUMMED_UP))
+        self._log(_metrics({name: summary[name] for name in SUMMED_UP}, summary["steps"]))
 
     def _log(self, metrics: Sequence[Any]) -> bool:
         def ask(client: Any) -> bool:
@@ -215,17 +215,12 @@ def _check_answers(uri: str) -> None:
         socket.create_connection((address.hostname or "", port), timeout=ANSWER_SECONDS).close()
 
 
-def _metrics(lines: Sequence[Line], names: Sequence[str]) -> list[Any]:
-    """MLflow's metrics of these lines; what a line has no number for is left out."""
+def _metrics(values: Mapping[str, float | None], step: int) -> list[Any]:
+    """MLflow's metrics of a step; what there is no number for is left out."""
     from mlflow.entities import Metric
 
     now_milliseconds = int(time.time() * 1000)
-    return [
-        Metric(name, line[name], now_milliseconds, line["step"])
-        for line in lines
-        for name in names
-        if line[name] is not None
-    ]
+    return [Metric(name, value, now_milliseconds, step) for name, value in values.items() if value is not None]
 
 
 def _short(value: object) -> str:

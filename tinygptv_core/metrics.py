@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 Line = Mapping[str, Any]
-"""{"step", "loss", "rate", "gradient_norm", "samples_per_second", "memory_bytes", "seconds"}, as in docs/map.md."""
+"""What is known at a logged step, with the names that docs/map.md has. An earlier version's may have fewer."""
+
+GROUPS = {"losses": "loss", "step_seconds": "seconds"}
+"""What of a line is several numbers -> what stands before the name of each."""
+UNTOLD = ("step", "seconds")
+"""Where a line stands, and no number about it."""
 
 
 class Metrics:
@@ -57,11 +62,29 @@ class Tail:
         return lines
 
 
-def words(line: Line, total: int) -> str:
-    """What a person wants to know of a line, the time that is left among it; `total` is all steps."""
-    left_seconds = int(line["seconds"] / line["step"] * (total - line["step"]))
-    left = f"{left_seconds // 60}:{left_seconds % 60:02d}"
-    return f"loss {line['loss']:.3f}, {line['samples_per_second']:.0f} samples/s, {left} left"
+def numbers(line: Line) -> dict[str, float]:
+    """All that a line measures under one name each, as `loss/scenes_vqa` and `seconds/data`."""
+    plain = {name: value for name, value in line.items() if name not in UNTOLD and isinstance(value, (int, float))}
+    grouped = {f"{GROUPS[name]}/{of}": value for name in GROUPS for of, value in line.get(name, {}).items()}
+    return plain | grouped
+
+
+def words(line: Line) -> str:
+    """What a person wants to know of a line, but for the time that is left."""
+    told = f"loss {line.get('loss_mean', line['loss']):.3f}, {line['samples_per_second']:.0f} samples/s"
+    return f"{told}, {line['mfu']:.0%} of peak" if line.get("mfu") is not None else told
+
+
+def left(line: Line, total: int) -> str:
+    """How long the rest of `total` steps takes, by all steps so far: `1:15`, `2:03:20`."""
+    return clock(line["seconds"] / line["step"] * (total - line["step"]))
+
+
+def clock(seconds: float) -> str:
+    """75 -> "1:15", 7400 -> "2:03:20"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def replace_text(path: Path, text: str) -> None:

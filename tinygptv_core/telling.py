@@ -1,0 +1,162 @@
+"""What is told of a run while it trains: gathered at every step, written at the logged ones.
+
+Only at a logged step does the host wait for the device, and do the processes tell each other anything.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from tinygptv_core.batch import Batch
+from tinygptv_core.checkpoint import Position
+from tinygptv_core.engine import Engine, StepResult
+from tinygptv_core.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
+from tinygptv_core.memory import peak_memory_bytes
+from tinygptv_core.metrics import Line, Metrics
+from tinygptv_core.run import RunSpec
+from tinygptv_core.sizes import Sizes
+from tinygptv_core.watch import Watch
+
+T = TypeVar("T")
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class _Since:
+    """What the steps since the last logged one did; losses stay on the device."""
+
+    datasets: list[str] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    samples: int = 0
+    work: Work = NO_WORK
+    data_seconds: float = 0.0
+
+
+class Telling:
+    """Writes `metrics.jsonl` in `spec.notes`.
+
+    Every process has one and calls the same methods at the same steps; the first one writes.
+
+    Args:
+        sizes: of the model, by which the needed operations are counted.
+        start: where the run goes on; of what a killed run left, lines beyond are dropped.
+    """
+
+    def __init__(self, spec: RunSpec, engine: Engine, sizes: Sizes, *, rank: int, world_size: int, start: Position):
+        self._spec, self._engine, self._sizes = spec, engine, sizes
+        self._rank, self._world_size = rank, world_size
+        self._metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None
+        self._watch, self._logged, self._since = Watch(), start, _Since()
+        self._read: dict[str, Any] = {}
+        device = torch.cuda.get_device_name() if spec.options.device == "cuda" else "CPU"
+        self._peak = peak_flops(device)
+
+    def waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; how long each let the run wait is counted."""
+        before = time.monotonic()
+        for batch in batches:
+            self._since.data_seconds += time.monotonic() - before
+            yield batch
+            before = time.monotonic()
+
+    def is_due(self, finished: int) -> bool:
+        """Whether the step that makes it `finished` steps is logged."""
+        return finished % self._spec.options.log_every_steps == 0 or finished == self._spec.stage.schedule.steps
+
+    def add(self, finished: int, dataset: str, batch: Batch, result: StepResult) -> None:
+        """Take in one step. At a logged one wait until the device has done it.
+
+        Args:
+            finished: steps with this one.
+            batch: this process's part, on the CPU.
+        """
+        since = self._since
+        since.datasets.append(dataset)
+        since.losses.append(result.loss)
+        since.samples += self._spec.stage.mix[dataset].batch
+        since.work += work_of(batch, self._sizes.qformer.queries)
+        if self.is_due(finished):
+            self._read = result.read()
+
+    def line(self, here: Position, rate: float) -> Line | None:
+        """Write the line of a logged step, and return it; None at other steps and in other processes.
+
+        Args:
+            rate: of the step.
+        """
+        if not self.is_due(here.step):
+            return None
+        since, self._since = self._since, _Since()
+        parts = _gathered((since.work, peak_memory_bytes(self._spec.options.device)), self._world_size)
+        if self._metrics is None:
+            return None
+        steps, seconds = len(since.losses), here.seconds - self._logged.seconds
+        losses = torch.stack(since.losses).tolist()
+        line = {
+            "step": here.step,
+            **self._read,
+            "loss_mean": fmean(losses),
+            "losses": _means(since.datasets, losses),
+            "rate": rate,
+            **self._speed(since.samples, sum((work for work, _ in parts), NO_WORK), seconds),
+            "memory_bytes": max(memory for _, memory in parts),
+            "seconds": here.seconds,
+            "step_seconds": self._split(since.data_seconds, seconds, steps),
+            "warnings": self._warnings(since.datasets, losses, here.step),
+        }
+        self._metrics.write(line)
+        self._logged = here
+        return line
+
+    def _speed(self, samples: int, work: Work, seconds: float) -> dict[str, float | None]:
+        """Of all processes together. MFU is None where nobody knows what the devices can do."""
+        lora, size = self._spec.stage.lora, self._spec.stage.image_size
+        flops = needed_flops(self._sizes, work, image_size=size, lora_rank=lora.rank if lora else 0).total / seconds
+        return {
+            "samples_per_second": samples / seconds,
+            "tokens_per_second": work.positions / seconds,
+            "targets_per_second": work.targets / seconds,
+            "flops_per_second": flops,
+            "mfu": flops / (self._peak * self._world_size) if self._peak else None,
+        }
+
+    def _split(self, data_seconds: float, seconds: float, steps: int) -> dict[str, float]:
+        """Where this process's time went, the mean of a step; what has no name of its own is `other`."""
+        parts = {"data": data_seconds, **self._engine.seconds()}
+        parts["other"] = max(0.0, seconds - sum(parts.values()))
+        return {name: value / steps for name, value in parts.items()}
+
+    def _warnings(self, datasets: list[str], losses: list[float], last: int) -> list[str]:
+        found: list[str] = []
+        for step, (dataset, loss) in enumerate(zip(datasets, losses, strict=True), start=last - len(losses) + 1):
+            found += self._watch.see_loss(step, dataset, loss)
+        found += self._watch.see_norm(last, self._read["gradient_norm"])
+        for text in found:
+            LOGGER.warning("%s: %s", self._spec.stage.name, text)
+        return found
+
+
+def _means(names: list[str], values: list[float]) -> dict[str, float]:
+    """The mean of each name's values, by name."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for name, value in zip(names, values, strict=True):
+        found[name].append(value)
+    return {name: fmean(found[name]) for name in sorted(found)}
+
+
+def _gathered(value: T, world_size: int) -> list[T]:
+    """Every process's value, in order of rank."""
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    distributed.all_gather_object(values, value)
+    return values
