@@ -80,6 +80,25 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingEstimate:
+    """What it would take to train a stage, before it begins.
+
+    Attributes:
+        seconds: of its steps, evaluation and the start of processes apart; None where nothing was measured.
+        memory_bytes: the most that a process would hold; by arithmetic the least.
+        disk_bytes: of its states and its checkpoint.
+        by: what was measured, or that nothing was.
+        note: what else is worth knowing of it, in words.
+    """
+
+    seconds: float | None
+    memory_bytes: float
+    disk_bytes: int
+    by: Literal["last run", "probe", "arithmetic"]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One artifact that is wanted.
 
@@ -102,7 +121,7 @@ class Request:
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
     aids: Mapping[str, str] = field(default_factory=dict)
     lacks: str | None = None
-    estimate: "Callable[[Inputs], Estimate | None]" = field(repr=False, default=lambda inputs: None)
+    estimate: "Callable[[Inputs], Estimate | TrainingEstimate | None]" = field(repr=False, default=lambda inputs: None)
 
 
 @dataclass(frozen=True, kw_only=True)

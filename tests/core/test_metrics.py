@@ -1,6 +1,6 @@
 import json
 
-from tinygptv_core.metrics import Metrics, Tail, words
+from tinygptv_core.metrics import Metrics, Tail, left, numbers, words
 
 
 def line(step: int) -> dict[str, float]:
@@ -39,5 +39,21 @@ def test_a_line_that_is_still_being_written_waits(tmp_path):
     assert [item["step"] for item in tail.read()] == [1]
 
 
-def test_words_say_how_long_it_will_take():
-    assert words(line(10), total=60) == "loss 2.000, 64 samples/s, 1:15 left"
+def test_words_say_how_it_goes():
+    assert words(line(10)) == "loss 2.000, 64 samples/s"
+    assert words({**line(10), "loss_mean": 2.25, "mfu": 0.412}) == "loss 2.250, 64 samples/s, 41% of peak"
+
+
+def test_what_is_left_takes_as_long_as_the_steps_before_it():
+    assert left(line(10), total=60) == "1:15"
+    assert left(line(10), total=4_930) == "2:03:00"
+
+
+def test_every_number_of_a_line_has_a_name_of_its_own():
+    told = {
+        **line(5), "gradient_norm": None, "losses": {"a": 1.0, "b": 3.0}, "step_seconds": {"data": 0.25}, "warnings": []
+    }  # fmt: skip
+    assert numbers(told) == {
+        "loss": 2.0, "samples_per_second": 64.4, "loss/a": 1.0, "loss/b": 3.0, "seconds/data": 0.25
+    }  # fmt: skip
+    assert numbers({"step": 1, "loss": 2.0}) == {"loss": 2.0}
