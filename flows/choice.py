@@ -13,6 +13,7 @@ from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_files, check_present, given, plan, select
 from flows.terminal import Terminal
+from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
@@ -106,7 +107,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
     if writes:
         check_files(selection)
-    planned = plan(place.store, selection)
+    planned = with_cache_advice(preset, plan(place.store, selection))
     check_present(selection, planned, _typed(choice))
     if any(item.step == "register" and item.action == "build" for item in planned):
         names(place.tracking_uri)  # a registry that does not answer is found now, not after the training

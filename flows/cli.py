@@ -6,15 +6,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flows import weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
+from flows.foreseen import for_machines, what_it_takes
 from flows.place import import_ahead
-from flows.plan import Planned, lacking_files
+from flows.plan import lacking_files, probed
 from flows.server import start_prefect_server
+from flows.terminal import say
 from flows.train import backbones_step
-from tasks.build import Estimate, Store
+from tasks.build import Store
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
 
@@ -24,6 +25,7 @@ EXAMPLES = """\
 examples:
   tinygptv run                                       the whole nano pipeline, on this machine
   tinygptv plan --set stage3.schedule.peak=2e-5      what that change would build, and why
+  tinygptv plan --probe                              ... after 20 steps of each stage, how long it will take
   tinygptv run --from stage3                         stage 3 anew, and what follows from it
   tinygptv run --list my.json --allow-host 10.0.0.5  stages 1 and 2 on your own list of URLs
   tinygptv run --instruct my.json --images pictures/ the instruction stages on your own talks
@@ -52,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, plan):
         command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
         command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
-    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?}] for machines")
+    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?, ...}] for machines")
+    plan.add_argument(
+        "--probe", action="store_true",
+        help="try each stage that is to be built for 20 steps, where its data are there, to say how long it will take",
+    )  # fmt: skip
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -207,39 +213,20 @@ def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
 def _plan(options: argparse.Namespace) -> int:
     prepared = prepare(_choice(options), writes=False)
     planned = prepared.planned
+    if options.probe:
+        planned = probed(prepared.selection, planned, say)
     if options.json:
-        print(json.dumps([_for_machines(item) for item in planned], indent=1))
+        print(json.dumps([for_machines(item) for item in planned], indent=1))
         return DONE
     for item in planned:
         print(f"{item.action:6s} {item.step:28s} {item.why.partition(chr(10))[0]}")
-        if item.estimate:
-            print(f"       {item.step:28s} {_in_words(item.estimate)}")
+        for told in what_it_takes(item):
+            print(f"       {item.step:28s} {told}")
     builds = sum(item.action == "build" for item in planned)
     print(f"{builds} to build, {len(planned) - builds} to reuse")
     if lacking := lacking_files(prepared.selection):
         print(f"\n{lacking}")
     return DONE
-
-
-def _for_machines(item: Planned) -> dict[str, Any]:
-    """A step of a plan; `fetch` says what is to be fetched for it, where that is known."""
-    told: dict[str, Any] = {"step": item.step, "action": item.action, "why": item.why}
-    if item.estimate:
-        taken = item.estimate
-        numbers = {
-            "rows": taken.rows,
-            "is_bound": taken.is_bound,
-            "gigabytes": taken.bytes / 1e9,
-            "hours": taken.seconds / 3600,
-        }
-        told["fetch"] = {**numbers, "is_measured": taken.is_measured}
-    return told
-
-
-def _in_words(taken: Estimate) -> str:
-    source = "by what was fetched of it before" if taken.is_measured else "by what such lists take; nothing is measured"
-    size, hours = f"{taken.bytes / 1e9:,.2f} GB", f"{taken.seconds / 3600:,.2f} hours"
-    return f"to fetch: {'at most ' * taken.is_bound}{taken.rows:,} rows, {size} on disk, {hours} ({source})"
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -27,7 +27,8 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
     first = preset.stages[0]
     order += [*asked[first.name], evaluate_step(first, None, aids(asked[first.name]), place)]
     for number, stage in enumerate(preset.stages):
-        order += [*seen[stage.name], train_step(stage, preset.stages[:number], aids(seen[stage.name]), place)]
+        earlier, found = preset.stages[:number], seen[stage.name]
+        order += [*found, train_step(stage, earlier, aids(found), preset.backbones, place)]
         order += [*asked[stage.name], evaluate_step(stage, stage.name, aids(asked[stage.name]), place)]
     order.append(register_step(preset, init, place))
     return in_order(order)

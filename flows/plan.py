@@ -1,12 +1,13 @@
 """What would be built, what reused, and why. Builds nothing and imports nothing heavy."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tasks.build import FORCED, Estimate, Inputs, Request, Store
+from tasks.build import FORCED, Estimate, Inputs, Request, Store, TrainingEstimate
 from tasks.sources import NO_FOLDER
+from tasks.vision_cache import CacheAdvice
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown
 
@@ -15,13 +16,17 @@ TO_BE_BUILT = "its input {} is still to be built; may yet be reused, if that giv
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One step of a plan. `artifact` is what would be reused, `estimate` what building it would take, if known."""
+    """One step of a plan. `artifact` is what would be reused, `estimate` what building it would take, if known.
+
+    `cache` is whether to keep the vision tokens of the pictures that the step is the first to look at.
+    """
 
     step: str
     action: Literal["build", "reuse"]
     why: str
     artifact: Artifact | None
-    estimate: Estimate | None = None
+    estimate: Estimate | TrainingEstimate | None = None
+    cache: tuple[CacheAdvice, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,25 @@ def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
     return tuple(planned.values())
 
 
-def _estimate(request: Request, before: dict[str, Planned]) -> Estimate | None:
+def probed(selection: Selection, planned: Sequence[Planned], tell: Callable[[str], None]) -> tuple[Planned, ...]:
+    """`planned` with what trying the steps for a moment says of them, for those whose inputs are there.
+
+    Args:
+        tell: told of each step that is tried.
+    """
+    there = {item.step: item.artifact for item in planned}
+    found: list[Planned] = []
+    for request, item in zip(selection.walked, planned, strict=True):
+        measured = None
+        if item.action == "build" and request.probe is not None:
+            tell(f"trying {item.step} for a moment")
+            aids = {name: there[made] for name, made in request.aids.items() if there[made] is not None}
+            measured = request.probe({**resolve(request, there), **aids})
+        found.append(replace(item, estimate=measured) if measured else item)
+    return tuple(found)
+
+
+def _estimate(request: Request, before: dict[str, Planned]) -> Estimate | TrainingEstimate | None:
     there = {name: item.artifact for name, item in before.items()}
     return request.estimate(resolve(request, there))
 

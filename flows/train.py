@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from flows.data import picture_sets, pictures_name, recipe
 from flows.place import Place
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
-from tasks.build import Request, Site, Store
+from tasks.build import Inputs, Request, Site, Store, TrainingEstimate
+from tasks.probe import probe
 from tasks.track import tracking_stage
 from tasks.train import TRAIN
+from tasks.training_estimates import estimate_training
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain
-from tinygptv_core.presets import Backbones
+from tinygptv_core.presets import SHIPPED, Backbones
 from tinygptv_core.run import DataFolders, RunSpec
+from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage, samples_drawn
 
 BACKBONES = "backbones/import"
@@ -63,36 +67,53 @@ KINDS = {"shards": "fetch", "index": "screen"}
 PICTURES = "pictures."
 
 
-def train_step(stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], place: Place) -> Request:
+def train_step(
+    stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], backbones: Backbones, place: Place
+) -> Request:
     """Train `stage` from the checkpoint of the last of the stages before it; the first from fresh projections.
 
     Args:
         earlier: the stages before it. In a data set that they read in the same order it goes on about where they ended:
             how often chance has drawn one is known on average.
         aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
+        backbones: of the preset; before they are there, their sizes say what training would take.
     """
     prompts = {name: recipe(name).prompts for name in stage.mix}
     alike = [one for one in earlier if one.seed == stage.seed]
     drawn = {name: samples_drawn(alike, name) for name in stage.mix}
     seen = {name: count for name, count in drawn.items() if count}
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def spec_of(inputs: Mapping[str, Artifact], folders: Site) -> RunSpec:
         init = inputs.get("init")
-        spec = RunSpec(
+        return RunSpec(
             stage=stage,
             prompts=prompts,
             data=data_folders(inputs),
             backbones=inputs["backbones"].path,
             init=init.path if init else None,
             options=place.options,
-            out=site.out,
-            work=site.scratch,
-            notes=site.notes,
+            out=folders.out,
+            work=folders.scratch,
+            notes=folders.notes,
             seen=seen,
             features=inputs["features"].path if "features" in inputs else None,
         )
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run):
-            place.workers.train(spec, place.progress(f"{stage.name}/train"))
+            place.workers.train(spec_of(inputs, site), place.progress(f"{stage.name}/train"))
+
+    def estimate(inputs: Inputs) -> TrainingEstimate:
+        there = inputs.get("backbones")
+        sizes = sizes_in(there.path) if there else sizes_of(backbones)
+        return estimate_training(stage, sizes, there, place.options, place.store)
+
+    def try_it(inputs: Inputs) -> TrainingEstimate | None:
+        # What it starts from bears on no size, so a stage can be tried before the one before it is trained.
+        there = {name: item for name, item in inputs.items() if item is not None and name != "init"}
+        if inputs.keys() - there.keys() - {"init"}:
+            return None
+        return probe(lambda folders: spec_of(there, folders), aided=bool(aids))
 
     return Request(
         name=f"{stage.name}/train",
@@ -105,4 +126,11 @@ def train_step(stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], 
         },
         work=work,
         aids=aids,
+        estimate=estimate,
+        probe=try_it,
     )
+
+
+def sizes_of(backbones: Backbones) -> Sizes:
+    """Those of a preset's backbones before they are there."""
+    return sizes_in(SHIPPED / backbones.name) if backbones.sources is None else backbones.sources.sizes

@@ -111,6 +111,7 @@ class Request:
         gone: what makes a built artifact useless all the same, in words (a registry that lost it).
         lacks: which file of the user's is missing and how it is got, in words; the step cannot be built without.
         estimate: what it would take, by those of its inputs that are there.
+        probe: the same from trying it for a moment, where it can be tried; gives None where too little is there.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Request:
     aids: Mapping[str, str] = field(default_factory=dict)
     lacks: str | None = None
     estimate: "Callable[[Inputs], Estimate | TrainingEstimate | None]" = field(repr=False, default=lambda inputs: None)
+    probe: "Callable[[Inputs], TrainingEstimate | None] | None" = field(repr=False, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

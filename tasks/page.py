@@ -7,6 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from tasks.quantities import duration, size
+
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PICTURE_BYTES, THUMBNAIL_PIXELS = 16_384, 256
 
@@ -54,19 +56,3 @@ def points(fraction: float) -> str:
 def count(number: int) -> str:
     """4000 -> "4,000"."""
     return f"{number:,}"
-
-
-def duration(seconds: float) -> str:
-    """0.31 -> "0.3 s", 75 -> "1 min 15 s", 7260 -> "2 h 1 min"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(number: float) -> str:
-    """1_500_000_000 bytes -> "1.5 GB"."""
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= one:
-            return f"{number / one:.1f} {unit}"
-    return f"{number:.0f} bytes"

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from flows.train import train_step
 from tests.flows.test_screen_steps import PLACE
+from tinygptv_core.presets import NANO
 from tinygptv_core.stages import NANO_STAGES
 
 
 def config_of(stage, earlier):
-    return train_step(stage, earlier, {}, PLACE).config
+    return train_step(stage, earlier, {}, NANO.backbones, PLACE).config
 
 
 def test_a_stage_goes_on_about_where_those_before_it_ended():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.page import duration, size
+from tasks.quantities import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
 from tasks.report_page import Box, Metric, boxes_in, gain, metrics_of, render
 from tinygptv_core.run import DataFolders
