@@ -12,13 +12,15 @@ from flows.choice import Prepared
 from flows.data import pictures_name, recipe
 from flows.evaluate import FRESH
 from flows.place import Place
-from tasks.build import Built
+from tasks.build import Built, TrainingEstimate
 from tasks.card import STEPS, CardSources, write_cards
 from tasks.registry import CHECKPOINT_TAG, registered
 from tasks.report import (
+    BandReport,
     DataReport,
     InitReport,
     ModelReport,
+    PredictionReport,
     Report,
     ReportDetails,
     StageReport,
@@ -27,6 +29,8 @@ from tasks.report import (
 )
 from tasks.tables import data_counts
 from tinygptv_core import evals
+from tinygptv_core.bands import band_of
+from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
 
 
@@ -43,7 +47,7 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, P
         "data": {name: _data(built, name) for name in preset.data if f"{name}/screen" in built},
         "fresh": {"scores": _scores(built, FRESH)} if f"{FRESH}/evaluate" in built else None,
         "init": _init(built, preset.stages[0].name),
-        "stages": {name: _stage(built, name, told[name]) for name in trained},
+        "stages": {name: _stage(prepared, built, name, told[name]) for name in trained},
         "scores": _scores(built, preset.stages[-1].name),
         "model": _model(prepared, built),
     }
@@ -79,7 +83,7 @@ def _init(built: Mapping[str, Built], first: str) -> InitReport | None:
     return {"stage": first, "scores": _scores(built, first)}
 
 
-def _stage(built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> StageReport:
+def _stage(prepared: Prepared, built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> StageReport:
     return {
         "steps": told["steps"],
         "loss_first": told["loss_first"],
@@ -88,7 +92,35 @@ def _stage(built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> St
         "peak_memory_bytes": told["peak_memory_bytes"],
         "samples_per_second": told["samples_per_second"],
         "scores": _scores(built, name),
+        "expected": _expected(prepared.preset, name, told["loss_last"]),
+        "predicted": _predicted(prepared, name),
+        "warnings": _warnings(_metrics(prepared.place, built, name)),
     }
+
+
+def _expected(preset: Preset, name: str, loss: float) -> BandReport | None:
+    band = band_of(preset.name, next(stage for stage in preset.stages if stage.name == name))
+    if band is None:
+        return None
+    return {"low": band.low, "high": band.high, "source": band.source, "verdict": band.verdict(loss)}
+
+
+def _predicted(prepared: Prepared, name: str) -> PredictionReport | None:
+    """What the plan said that this run began with, of a stage that it was to build."""
+    for item in prepared.planned:
+        if item.step == f"{name}/train" and isinstance(taken := item.estimate, TrainingEstimate):
+            return {"seconds": taken.seconds, "memory_bytes": taken.memory_bytes, "by": taken.by}
+    return None
+
+
+def _metrics(place: Place, built: Mapping[str, Built], name: str) -> Path:
+    return place.store.notes(built[f"{name}/train"].key) / "metrics.jsonl"
+
+
+def _warnings(metrics: Path) -> list[str]:
+    if not metrics.exists():
+        return []
+    return [text for line in metrics.read_text().splitlines() for text in json.loads(line).get("warnings", [])]
 
 
 def _scores(built: Mapping[str, Built], name: str) -> dict[str, Any]:
@@ -129,9 +161,7 @@ def _details(prepared: Prepared, built: Mapping[str, Built], cards: Mapping[str,
     asked = {name: evals.load(name).dataset for stage in preset.stages for name in stage.evals}
     return ReportDetails(
         metrics={
-            stage.name: place.store.notes(built[f"{stage.name}/train"].key) / "metrics.jsonl"
-            for stage in preset.stages
-            if f"{stage.name}/train" in built
+            stage.name: _metrics(place, built, stage.name) for stage in preset.stages if f"{stage.name}/train" in built
         },
         answers={name: built[f"{name}/evaluate"].artifact.path / "answers.jsonl" for name in evaluated},
         pictures={name: _folders(built, data) for name, data in asked.items() if f"{data}/screen" in built},

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tasks.build import Built
-from tasks.report import Report
+from tasks.report import Report, StageReport
 from tinygptv_core.metrics import clock
 
 LINE_SECONDS = 5.0
@@ -56,6 +56,8 @@ class Terminal:
         for name, counts in report["data"].items():
             reasons = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items())
             say(f"{name}: {counts['kept']} of {counts['rows']} kept{f' (dropped: {reasons})' if reasons else ''}")
+        for name, stage in report["stages"].items():
+            say(f"{name}: {_trained(stage)}")
         for name, metrics in report["scores"].items():
             for metric, score in metrics.items():
                 control = score["control"]
@@ -64,6 +66,17 @@ class Terminal:
         if report["model"]:
             say(f"registered: models:/{report['model']['name']}/{report['model']['version']}")
         say(f"to look at: {path.with_suffix('.html')}")
+
+
+def _trained(stage: StageReport) -> str:
+    """How a stage went, in a line."""
+    told = f"held-out loss {stage['loss_first']:.3f} to {stage['loss_last']:.3f}"
+    if band := stage["expected"]:
+        told += f", {band['verdict']} what is expected ({band['low']:.2f} to {band['high']:.2f})"
+    taken = f"{clock(stage['seconds'])}, {stage['samples_per_second']:.0f} samples/s"
+    guess = stage["predicted"]
+    told += f"; {taken}{f' (predicted {clock(s)})' if guess and (s := guess['seconds']) is not None else ''}"
+    return told + (f"; {len(stage['warnings'])} warnings, see the report" if stage["warnings"] else "")
 
 
 def say(text: str) -> None:

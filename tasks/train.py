@@ -176,12 +176,15 @@ def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
 
 @contextmanager
 def _following(spec: RunSpec, progress: Progress) -> Iterator[None]:
-    """Tell `progress` what the workers write to `metrics.jsonl`, while they do."""
+    """Tell `progress` what the workers write to `metrics.jsonl`, while they do, and warn of what they warn of."""
     tail, total = Tail(spec.notes / "metrics.jsonl"), spec.stage.schedule.steps
 
     def tell() -> None:
-        for line in tail.read()[-1:]:
-            progress(line["step"], total, words(line, total))
+        lines = tail.read()
+        for text in (text for line in lines for text in line.get("warnings", ())):
+            LOGGER.warning("%s: %s", spec.stage.name, text)
+        for line in lines[-1:]:
+            progress(line["step"], total, words(line))
 
     with repeating(tell, FOLLOW_SECONDS):
         yield

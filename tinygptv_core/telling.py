@@ -57,8 +57,7 @@ class Telling:
         self._metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None
         self._watch, self._logged, self._since = Watch(), start, _Since()
         self._read: dict[str, Any] = {}
-        device = torch.cuda.get_device_name() if spec.options.device == "cuda" else "CPU"
-        self._peak = peak_flops(device)
+        self._peak = _peak(spec)
 
     def waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; how long each let the run wait is counted."""
@@ -96,7 +95,7 @@ class Telling:
         if not self.is_due(here.step):
             return None
         since, self._since = self._since, _Since()
-        parts = _gathered((since.work, peak_memory_bytes(self._spec.options.device)), self._world_size)
+        parts = gathered((since.work, peak_memory_bytes(self._spec.options.device)), self._world_size)
         if self._metrics is None:
             return None
         steps, seconds = len(since.losses), here.seconds - self._logged.seconds
@@ -145,6 +144,13 @@ class Telling:
         return found
 
 
+def _peak(spec: RunSpec) -> float | None:
+    """What one device can do at most, in FLOP/s, where that is known: of GPUs in 16 bits."""
+    if spec.options.device != "cuda" or spec.stage.precision == "float32":
+        return None
+    return peak_flops(torch.cuda.get_device_name())
+
+
 def _means(names: list[str], values: list[float]) -> dict[str, float]:
     """The mean of each name's values, by name."""
     found: defaultdict[str, list[float]] = defaultdict(list)
@@ -153,7 +159,7 @@ def _means(names: list[str], values: list[float]) -> dict[str, float]:
     return {name: fmean(found[name]) for name in sorted(found)}
 
 
-def _gathered(value: T, world_size: int) -> list[T]:
+def gathered(value: T, world_size: int) -> list[T]:
     """Every process's value, in order of rank."""
     if world_size == 1:
         return [value]

@@ -7,27 +7,28 @@ torchrun --nproc-per-node 2 -m tinygptv_core.train RUN.json
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as distributed
 
+from tinygptv_core.architectures import sizes_of
 from tinygptv_core.checkpoint import Position, State, load_state, read_checkpoint, save_state, write_checkpoint
-from tinygptv_core.engine import DTYPES, DDPEngine, Engine, StepResult
+from tinygptv_core.engine import DTYPES, DDPEngine, Engine
 from tinygptv_core.loader import ORDER_VERSION, Steps, batches
-from tinygptv_core.metrics import Metrics, replace_text, words
+from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
+from tinygptv_core.metrics import left, replace_text, words
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunSpec, read_spec
 from tinygptv_core.schedule import rate
+from tinygptv_core.sizes import Sizes
+from tinygptv_core.telling import Telling, gathered
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones
 
@@ -50,18 +51,19 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report) -> None:
     """
     torch.set_num_threads(spec.options.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    _forget_peak_memory(spec.options.device)
+    forget_peak_memory(spec.options.device)
     missing = sorted(spec.stage.mix.keys() - (spec.data.keys() & spec.prompts.keys()))
     if missing:
         raise ConfigError(f"{spec.stage.name} draws from {', '.join(missing)}, for which data or prompts has nothing")
     model, tokenizer = starting_model(spec)
     engine = DDPEngine(model, spec.stage, spec.options, rank=rank, world_size=world_size)
     steps = Steps(spec, tokenizer, rank=rank, world_size=world_size)
-    run = _Run(spec=spec, engine=engine, steps=steps, rank=rank, world_size=world_size, report=report)
+    sizes = sizes_of(model)
+    run = _Run(spec=spec, engine=engine, sizes=sizes, steps=steps, rank=rank, world_size=world_size, report=report)
     start = _start(run)
     end = _loop(run, start)
     loss_last = engine.mean_loss(steps.held_out())
-    peak_memory_bytes = _most(_memory_bytes(spec.options.device), world_size)
+    memory = gathered(peak_memory_bytes(spec.options.device), world_size)
     if rank == 0:
         write_checkpoint(spec.out, parameters_of(engine), spec.stage)
         samples = sum(spec.stage.mix[steps.order.dataset_at(step)].batch for step in range(end.step))
@@ -71,7 +73,7 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report) -> None:
             "loss_last": loss_last,
             "seconds": end.seconds,
             "samples_per_second": samples / end.seconds,
-            "peak_memory_bytes": peak_memory_bytes,
+            "peak_memory_bytes": max(memory),
             "world_size": world_size,
             "resumed_from_step": start.step,
         }
@@ -106,6 +108,7 @@ class _Run:
 
     spec: RunSpec
     engine: Engine
+    sizes: Sizes
     steps: Steps
     rank: int
     world_size: int
@@ -131,62 +134,20 @@ def _start(run: _Run) -> Position:
 def _loop(run: _Run, start: Position) -> Position:
     """All steps from `start` on. The first process writes metrics, reports and saves states."""
     spec, options, total = run.spec, run.spec.options, run.spec.stage.schedule.steps
-    metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if run.rank == 0 else None
-    began, samples, logged = time.monotonic(), 0, start
-    here = start
-    for step, batch in enumerate(batches(run.steps, start.step, options.loader_workers), start=start.step):
+    telling = Telling(spec, run.engine, run.sizes, rank=run.rank, world_size=run.world_size, start=start)
+    began, here = time.monotonic(), start
+    read = telling.waited_for(batches(run.steps, start.step, options.loader_workers))
+    for step, batch in enumerate(read, start=start.step):
         dataset, now = run.steps.order.dataset_at(step), rate(spec.stage.schedule, step)
         result = run.engine.step(batch, step=step, rate=now, dataset=dataset)
-        samples += spec.stage.mix[dataset].batch
+        telling.add(step + 1, dataset, batch, result)
         seconds = start.seconds + time.monotonic() - began
         here = Position(run=start.run, step=step + 1, seconds=seconds, loss_first=start.loss_first)
-        if metrics is None:
-            continue
-        if here.step % options.log_every_steps == 0 or here.step == total:
-            speed = samples / (here.seconds - logged.seconds)
-            line = _line(result, here, now, speed, options.device)
-            metrics.write(line)
-            run.report(here.step, total, words(line, total))
-            samples, logged = 0, here
-        if here.step % options.save_every_steps == 0 and here.step < total:
+        if line := telling.line(here, now):
+            run.report(here.step, total, f"{words(line)}, {left(line, total)} left")
+        if run.rank == 0 and here.step % options.save_every_steps == 0 and here.step < total:
             save_state(spec.work, State(position=here, tensors=run.engine.state()))
     return here
-
-
-def _line(result: StepResult, here: Position, now: float, speed: float, device: str) -> dict[str, Any]:
-    return {
-        "step": here.step,
-        "loss": result.loss,
-        "rate": now,
-        "gradient_norm": result.gradient_norm,
-        "samples_per_second": speed,
-        "memory_bytes": _memory_bytes(device),
-        "seconds": here.seconds,
-    }
-
-
-def _forget_peak_memory(device: str) -> None:
-    """Let `_memory_bytes` speak of this run alone, in a process that has had others before it."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return
-    with suppress(OSError):  # not on every system
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _memory_bytes(device: str) -> int:
-    """The most memory that this process has held: of the GPU, or of the machine where there is none."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _most(value: int, world_size: int) -> int:
-    if world_size == 1:
-        return value
-    values: list[int] = [0] * world_size
-    distributed.all_gather_object(values, value)
-    return max(values)
 
 
 def main(arguments: Sequence[str]) -> int:
