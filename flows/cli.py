@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
         command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
     plan.add_argument(
-        "--json", action="store_true", help="print [{step, action, why, fetch?, train?, ...}] for machines"
+        "--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines"
     )
     plan.add_argument(
         "--probe", action="store_true",

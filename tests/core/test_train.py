@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -45,6 +46,16 @@ def losses_of(spec):
     return [(line["step"], line["loss"]) for line in metrics_of(spec)]
 
 
+def tokens_of(spec):
+    """Positions and targets of each step."""
+    lines = [{"seconds": 0.0}, *metrics_of(spec)]
+    return [
+        now[name] * (now["seconds"] - before["seconds"])
+        for before, now in pairwise(lines)
+        for name in ("tokens_per_second", "targets_per_second")
+    ]
+
+
 def weights_of(spec):
     return load_file(spec.out / "trainable.safetensors")
 
@@ -64,9 +75,17 @@ def test_a_run_leaves_a_checkpoint_a_summary_and_a_line_a_step(whole):
     assert summary["peak_memory_bytes"] > 10_000_000
     assert [line["step"] for line in metrics_of(whole)] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert set(metrics_of(whole)[0]) == {
-        "step", "loss", "rate", "gradient_norm", "samples_per_second", "memory_bytes", "seconds"
+        "step", "loss", "loss_mean", "losses", "rate", "gradient_norm", "samples_per_second", "tokens_per_second",
+        "targets_per_second", "flops_per_second", "mfu", "memory_bytes", "seconds", "step_seconds", "warnings",
     }  # fmt: skip
     assert metrics_of(whole)[0]["rate"] == STAGE.schedule.start
+
+
+def test_every_step_says_where_its_time_went(whole):
+    for before, line in pairwise(metrics_of(whole)):
+        assert line["step_seconds"].keys() == {"data", "forward", "backward", "optimizer", "communication", "other"}
+        assert sum(line["step_seconds"].values()) == pytest.approx(line["seconds"] - before["seconds"], rel=0.01)
+        assert min(line["step_seconds"].values()) >= 0 < line["step_seconds"]["forward"]
 
 
 def test_the_same_run_again_gives_the_same_bytes(whole, tmp_path):
@@ -190,5 +209,7 @@ def test_two_processes_equal_one(tmp_path):
     torchrun(two, 2)
     assert summary_of(two)["world_size"] == 2
     assert [loss for _, loss in losses_of(two)] == pytest.approx([loss for _, loss in losses_of(one)], abs=1e-5)
+    # What all processes did together: the same positions in another time.
+    assert tokens_of(two) == pytest.approx(tokens_of(one))
     single, double = weights_of(one), weights_of(two)
     assert max(float((single[name] - double[name]).abs().max()) for name in single) < 1e-5
