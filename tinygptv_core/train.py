@@ -156,9 +156,8 @@ def _loop(run: _Run, start: Position) -> Position:
 def _line(result: StepResult, here: Position, now: float, speed: float, device: str) -> dict[str, Any]:
     return {
         "step": here.step,
-        "loss": result.loss,
+        **result.read(),
         "rate": now,
-        "gradient_norm": result.gradient_norm,
         "samples_per_second": speed,
         "memory_bytes": _memory_bytes(device),
         "seconds": here.seconds,
