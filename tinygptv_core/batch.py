@@ -1,14 +1,43 @@
 """What the loader gives and the model takes."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-# Shape letters of this file: B batch, T text positions (one of them the image's placeholder), H = W side in pixels.
+from tinygptv_core.packing import Packing
+
+# Shape letters of this file: B batch, T text positions (one of them the image's placeholder), H = W side in pixels,
+# S positions with the picture in place, K targets.
+
+Of = TypeVar("Of")
 
 IGNORED = -100
 """The label of a position that is no target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a batch's labels and mask say: how much is computed, and where the targets are (`layout.laid_out`).
+
+    Their number decides shapes, so that whoever asks a GPU for it waits for all that the GPU has still to do.
+
+    Attributes:
+        row_K, position_K: the positions that predict a target, among S of each sample, row by row.
+        labels_K: what they predict.
+        is_full: whether every position is attended to: there is neither padding nor a hole.
+        packing: which tokens stand in the packed row; None for a padded batch.
+        place_K: where in the packed row the positions are that predict a target; None for a padded batch.
+    """
+
+    row_K: Tensor
+    position_K: Tensor
+    labels_K: Tensor
+    is_full: bool
+    packing: Packing | None
+    place_K: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +55,7 @@ class Batch:
             one behind its last token, for a black picture (or queries of 0) that no target sees.
         keys: the samples' keys, in order.
         queries_BQE: what tower and Q-Former make of the pictures, where that is kept (`features.py`).
+        layout: where it is known before.
     """
 
     images_B3HW: Tensor | None
@@ -35,10 +65,23 @@ class Batch:
     slot_B: Tensor | None
     keys: tuple[str, ...]
     queries_BQE: Tensor | None = None
+    layout: Layout | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on `device`."""
-        moved = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+        """The same batch on `device`; the host does not wait for what is copied from pinned memory."""
+        return changed(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that a GPU can read by itself. A DataLoader asks for it by this name."""
+        return changed(self, Tensor.pin_memory)
+
+
+def changed(item: Of, change: Callable[[Tensor], Tensor]) -> Of:
+    """A dataclass with each of its tensors changed, and those of the dataclasses in it."""
+    new: dict[str, Any] = {}
+    for name, value in vars(item).items():
+        if isinstance(value, Tensor):
+            new[name] = change(value)
+        elif is_dataclass(value):
+            new[name] = changed(value, change)
+    return replace(item, **new)  # pyright: ignore[reportArgumentType] -- a dataclass, as said

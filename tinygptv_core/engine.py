@@ -2,22 +2,30 @@
 
 The loss is the sum over every target token of the batch divided by their number, whichever process or
 micro-batch they are in. Nothing is stepped with a number that is not finite.
+
+On a GPU the host only says what is to be done, and never waits for what a step gives before it has said what the
+next one is: a step that must not be taken is skipped by the GPU itself, and the host hears of it one step later.
 """
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Protocol
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 
-from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.batch import Batch, changed
+from tinygptv_core.clock import Clock
+from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prepack import prepack
 from tinygptv_core.run import RunOptions
 from tinygptv_core.stages import Stage
@@ -36,14 +44,44 @@ class NotFiniteError(FloatingPointError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step gave: the mean loss of its target tokens, and the gradients' norm before clipping.
+    """What one step gave, still on the device: to compute with it costs no waiting, to make a number of it does.
 
-    The norm is None for a step without one of the optimizer: a float16 scaler skipped it, or it only adds its
-    gradients to the next one's.
+    Attributes:
+        loss: the mean loss of the whole batch's target tokens, over all processes; float64, without dimensions.
+        gradient_norm: of all gradients together before clipping, without dimensions; None for a step that only adds
+            its gradients to the next one's.
     """
 
-    loss: float
-    gradient_norm: float | None
+    loss: Tensor
+    gradient_norm: Tensor | None
+
+    def read(self) -> dict[str, float | None]:
+        """{"loss", "gradient_norm"} as numbers, for which the host waits: for a logged line, not for every step.
+
+        The norm is None for a step without one of the optimizer: it only added its gradients, or a float16 scaler
+        skipped it. On a GPU a loss may not be finite here, and the next step raises.
+        """
+        norm = None if self.gradient_norm is None else float(self.gradient_norm)
+        return {"loss": float(self.loss), "gradient_norm": norm if norm is not None and isfinite(norm) else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """What the host has to look at of one step.
+
+    Attributes:
+        told_M: the loss, this process's own sum of losses, whether a scaler may skip the step, the gradients' norm, and
+            that of each tensor's; on the host, once `event` has come.
+        names: of the tensors that have gradients.
+        parts: what the step was about.
+        where: which step it was, in words.
+    """
+
+    told_M: Tensor
+    event: torch.cuda.Event | None
+    names: tuple[str, ...]
+    parts: Sequence[Batch]
+    where: str
 
 
 class Engine(Protocol):
@@ -51,6 +89,10 @@ class Engine(Protocol):
 
     def step(self, batch: Batch, *, step: int, rate: float, dataset: str) -> StepResult:
         """One optimizer step on this process's part of the batch. Raises NotFiniteError."""
+        ...
+
+    def seconds(self) -> dict[str, float]:
+        """Of each of `clock.PARTS` since this was last asked, summed over the steps. Waits for the device."""
         ...
 
     def mean_loss(self, batches: Sequence[Batch]) -> float | None:
@@ -70,19 +112,25 @@ class DDPEngine:
     """torch's DistributedDataParallel over the processes of the default group; one process needs no group.
 
     Args:
-        model: gives (sum of losses, number of targets) for a batch; moved to the device.
+        model: moved to the device.
     """
 
-    def __init__(self, model: nn.Module, stage: Stage, options: RunOptions, *, rank: int, world_size: int):
+    def __init__(self, model: TinyGPTV, stage: Stage, options: RunOptions, *, rank: int, world_size: int):
         self._stage, self._options, self._rank, self._world_size = stage, options, rank, world_size
         self._device = torch.device(options.device)
+        self._is_cuda = self._device.type == "cuda"
         self._model = model.to(self._device).train()
         prepack(self._model)
         self._parameters = trainable_parameters(model)
         self._wrapped = _distributed(self._model, self._device) if world_size > 1 else self._model
         groups = parameter_groups(model, stage.weight_decay)
-        self._optimizer = AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON)
+        # On a CPU the fused one has other last bits, and nothing to gain.
+        self._optimizer = AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=self._is_cuda)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=stage.precision == "float16")
+        self._clock = Clock(self._device)
+        self._copying = torch.cuda.Stream() if self._is_cuda else None
+        self._unseen: deque[_Numbers] = deque()
+        self._most_unseen = 1 if self._is_cuda else 0
 
     def step(self, batch: Batch, *, step: int, rate: float, dataset: str) -> StepResult:
         """One AdamW step at `rate` on this process's part of the batch of `step`.
@@ -92,21 +140,32 @@ class DDPEngine:
         Where the stage names the published accumulation, the optimizer is only stepped when its turn has come.
 
         Raises:
-            NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer.
+            NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer. On a GPU it is
+                raised by the next step, or by `state`, and the optimizer has been stepped with neither.
         """
         torch.manual_seed(_seed(self._stage.seed, step, self._rank))
+        self._clock.mark("forward")
+        parts = self._parts(batch)
+        own_sum, loss = self._backward(parts)
+        self._clock.mark("optimizer")
+        is_due = self._is_due(step)
+        norms = self._norms() if is_due else {}
+        norm = torch.linalg.vector_norm(torch.stack([*norms.values()])) if is_due else None
+        told = [loss, own_sum, self._may_skip(), *(() if norm is None else (norm, *norms.values()))]
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
-        loss = self._backward(batch.to(self._device), where)
-        if not self._is_due(step):
-            return StepResult(loss=loss, gradient_norm=None)
-        self._scaler.unscale_(self._optimizer)
-        gradient_norm = self._checked_norm(where)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad()
-        return StepResult(loss=loss, gradient_norm=gradient_norm)
+        self._unseen.append(self._on_the_way(told, tuple(norms), parts, where))
+        self._look(self._most_unseen)
+        if norm is not None:
+            self._optimize(rate, norm, loss.isfinite() & norm.isfinite())
+        self._clock.mark(None)
+        return StepResult(loss=loss, gradient_norm=norm)
+
+    def seconds(self) -> dict[str, float]:
+        """Of each of `clock.PARTS` since this was last asked, summed over the steps. Waits for the device.
+
+        Communication is what is waited for: on the way back gradients travel while others are computed.
+        """
+        return self._clock.read()
 
     def _is_due(self, step: int) -> bool:
         """Whether the optimizer is stepped. As in the reference, what an epoch leaves over leaks into the next."""
@@ -114,64 +173,136 @@ class DDPEngine:
         in_epoch = step % (schedule.published_epoch_steps or schedule.steps)
         return (in_epoch + 1) % self._stage.published_accumulation == 0
 
-    def _backward(self, batch: Batch, where: str) -> float:
-        """The mean loss over all processes, its gradients left in the parameters."""
-        num_targets = max(int(self._sum((batch.labels_BT != IGNORED).sum())), 1)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
-        parts = micro_batches(batch, self._options.micro_batch)
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The micro-batches on the device. To a GPU they travel while it still computes the step before."""
+        packed, most = self._options.packed, self._options.micro_batch
+        parts = [self._model.laid_out(part, packed=packed) for part in micro_batches(batch, most)]
+        if self._copying is None:
+            return [part.to(self._device) for part in parts]
+        with torch.cuda.stream(self._copying):
+            parts = [part.pin_memory().to(self._device) for part in parts]
+        stream = torch.cuda.current_stream()
+        stream.wait_stream(self._copying)
+
+        def used_there(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        return [changed(part, used_there) for part in parts]
+
+    def _backward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """The sum of this process's losses, and the mean over all processes, its gradients left in the parameters."""
+        self._clock.mark("communication")
+        targets = sum(len(part.layout.labels_K) for part in parts if part.layout is not None)
+        num_targets = self._sum(self._number(targets)).clamp(min=1)
+        # DDP takes the mean over the processes, and the sum is wanted.
+        weight = self._number(self._world_size) / num_targets
+        loss_sum = self._number(0)
         for number, part in enumerate(parts, start=1):
             self._synchronize(number == len(parts))
+            self._clock.mark("forward")
             with self._autocast():
                 part_sum, _ = self._wrapped(part, packed=self._options.packed)
-            # DDP takes the mean over the processes, and the sum is wanted.
-            self._scaler.scale(part_sum * (self._world_size / num_targets)).backward()
+            self._clock.mark("backward")
+            weighted = self._scaler.scale(part_sum * weight.to(part_sum.dtype))
+            if self._world_size > 1 and number == len(parts):
+                weighted.register_hook(self._mark_when_computed)
+            weighted.backward()
             loss_sum += part_sum.detach()
-        loss = float(self._sum(loss_sum.clone())) / num_targets
-        if not _is_finite(loss):
-            layer = None if _is_finite(float(loss_sum)) else self._first_not_finite(parts)
-            keys = f"; here the first layer to give such a number is {layer}, with the samples {', '.join(batch.keys)}"
-            raise NotFiniteError(f"the loss is {loss} at {where}{keys if layer else ''}. Nothing was stepped with it.")
-        return loss
+        self._clock.mark("communication")
+        return loss_sum, self._sum(loss_sum.clone()) / num_targets
 
-    def _first_not_finite(self, parts: Sequence[Batch]) -> str | None:
-        with self._autocast():
-            return first_not_finite(self._model, parts, packed=self._options.packed)
+    def _mark_when_computed(self, _gradient: Tensor) -> None:
+        """Let the clock know when the last gradient is there. DDP waits for the other processes just after that."""
+        Variable._execution_engine.queue_callback(lambda: self._clock.mark("communication"))
 
     def _synchronize(self, last: bool) -> None:
         """Let the gradients travel with the last micro-batch alone."""
         if isinstance(self._wrapped, DistributedDataParallel):
             self._wrapped.require_backward_grad_sync = last
 
-    def _checked_norm(self, where: str) -> float | None:
-        """The norm of all gradients, which are clipped to the stage's; None where the scaler will skip the step."""
+    def _norms(self) -> dict[str, Tensor]:
+        """Of each gradient, after the scaler."""
+        self._scaler.unscale_(self._optimizer)
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        norm = get_total_norm(gradients.values())
-        if _is_finite(float(norm)):
-            if self._stage.clip_norm is not None:
-                clip_grads_with_norm_(self._parameters.values(), self._stage.clip_norm, norm)
-            return float(norm)
-        if self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE:
-            return None
-        bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        norms = torch._foreach_norm([*gradients.values()])  # pyright: ignore[reportPrivateImportUsage]
+        return dict(zip(gradients, norms, strict=True))
+
+    def _may_skip(self) -> Tensor:
+        """Whether gradients that are not finite are the scaler's affair, as long as there is a smaller scale."""
+        return self._scaler.scale(torch.ones((), device=self._device)) > SMALLEST_SCALE
+
+    def _on_the_way(
+        self, told: Sequence[Tensor], names: tuple[str, ...], parts: Sequence[Batch], where: str
+    ) -> _Numbers:
+        """What the host will look at, on its way there."""
+        told_M = torch.stack([number.detach().double() for number in told]).to("cpu", non_blocking=True)
+        event = torch.cuda.Event() if self._is_cuda else None
+        if event is not None:
+            event.record()
+        return _Numbers(told_M=told_M, event=event, names=names, parts=parts, where=where)
+
+    def _look(self, most_unseen: int) -> None:
+        """Look at all steps but the last `most_unseen`."""
+        while len(self._unseen) > most_unseen:
+            seen = self._unseen.popleft()
+            if seen.event is not None:
+                seen.event.synchronize()
+            self._require_finite(seen)
+
+    def _require_finite(self, seen: _Numbers) -> None:
+        loss, own_sum, may_skip, *norms = seen.told_M.tolist()
+        if not isfinite(loss):
+            layer = None if isfinite(own_sum) else self._first_not_finite(seen.parts)
+            keys = ", ".join(key for part in seen.parts for key in part.keys)
+            here = f"; here the first layer to give such a number is {layer}, with the samples {keys}" if layer else ""
+            raise NotFiniteError(f"the loss is {loss} at {seen.where}{here}. Nothing was stepped with it.")
+        if not norms or isfinite(norms[0]) or may_skip:
+            return
+        bad = [name for name, norm in zip(seen.names, norms[1:], strict=True) if not isfinite(norm)]
         raise NotFiniteError(
-            f"the gradients of {len(bad)} of {len(gradients)} tensors are not finite at {where}: "
+            f"the gradients of {len(bad)} of {len(seen.names)} tensors are not finite at {seen.where}: "
             f"{', '.join(bad[:LISTED_NAMES])}. Nothing was stepped with them."
         )
 
+    def _first_not_finite(self, parts: Sequence[Batch]) -> str | None:
+        with self._autocast():
+            return first_not_finite(self._model, parts, packed=self._options.packed)
+
+    def _optimize(self, rate: float, norm: Tensor, is_finite: Tensor) -> None:
+        """Step with the clipped gradients, if they are finite, and forget them."""
+        if self._stage.clip_norm is not None:
+            clip_grads_with_norm_(self._parameters.values(), self._stage.clip_norm, norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self._is_cuda:  # the fused optimizer asks this, on the device, as it does for a scaler
+            self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+
     def mean_loss(self, batches: Sequence[Batch]) -> float | None:
         """The mean loss of all target tokens of all processes' batches, in eval mode; None without any."""
+        self._look(0)
         totals = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._model.eval()
         with torch.no_grad(), self._autocast():
             for batch in batches:
-                for part in micro_batches(batch.to(self._device), self._options.micro_batch):
+                for part in self._parts(batch):
                     totals += torch.stack([value.double() for value in self._model(part, packed=self._options.packed)])
         self._model.train()
         loss_sum, num_targets = self._sum(totals).tolist()
         return loss_sum / num_targets if num_targets else None
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters, AdamW's moments and gradients not yet stepped with by name, and the scaler's two numbers."""
+        """Parameters, AdamW's moments and gradients not yet stepped with by name, and the scaler's two numbers.
+
+        Raises:
+            NotFiniteError: as `step` does.
+        """
+        self._look(0)
         tensors = {f"parameter/{name}": parameter.detach() for name, parameter in self._parameters.items()}
         if self._stage.published_accumulation > 1:
             tensors |= {f"gradient/{name}": p.grad for name, p in self._parameters.items() if p.grad is not None}
@@ -199,7 +330,9 @@ class DDPEngine:
                 parameter.grad = tensors[f"gradient/{name}"].to(parameter.device, copy=True)
             if f"step/{name}" in tensors:  # a parameter that no batch has used yet has no moments
                 moments = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")}
-                self._optimizer.state[parameter] = {"step": tensors[f"step/{name}"].clone(), **moments}
+                # The fused optimizer counts on the device.
+                taken = tensors[f"step/{name}"].to(parameter.device if self._is_cuda else "cpu", copy=True)
+                self._optimizer.state[parameter] = {"step": taken, **moments}
         if self._scaler.is_enabled():
             scale, growth = tensors["scaler"].tolist()
             self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
@@ -207,6 +340,10 @@ class DDPEngine:
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self._stage.precision]
         return torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def _number(self, value: float) -> Tensor:
+        """It on the device: filled there, for the host would wait for a copy."""
+        return torch.full((), value, dtype=torch.float64, device=self._device)
 
     def _sum(self, value: Tensor) -> Tensor:
         """The sum of `value` (changed in place) over all processes."""
@@ -232,19 +369,13 @@ def _seed(*of: int) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(of).encode()).digest()[:7])
 
 
-def _is_finite(value: float) -> bool:
-    return value - value == 0
-
-
 def micro_batches(batch: Batch, most: int | None) -> list[Batch]:
-    """`batch` in parts of at most `most` samples; None leaves it whole."""
+    """`batch` in parts of at most `most` samples, without its layout; None leaves it whole."""
     if most is None or len(batch.keys) <= most:
         return [batch]
     parts = [slice(start, start + most) for start in range(0, len(batch.keys), most)]
-    return [
-        replace(batch, **{name: value[part] for name, value in vars(batch).items() if value is not None})
-        for part in parts
-    ]
+    whole = {name: value for name, value in vars(replace(batch, layout=None)).items() if value is not None}
+    return [replace(batch, layout=None, **{name: value[part] for name, value in whole.items()}) for part in parts]
 
 
 def first_not_finite(model: nn.Module, batches: Sequence[Batch], *, packed: bool) -> str | None:

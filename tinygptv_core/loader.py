@@ -206,6 +206,7 @@ class Steps(Dataset[Batch]):
 
     def __init__(self, spec: RunSpec, tokenizer: Tokenizer, *, rank: int, world_size: int):
         self._spec, self._tokenizer, self._rank, self._world_size = spec, tokenizer, rank, world_size
+        self.device = spec.options.device
         self._data = {name: ShardSet(spec.data[name]) for name in spec.stage.mix}
         self._features = Features(spec.features) if spec.features else None
         self.order = Order(spec.stage, self._data, spec.seen)
@@ -323,6 +324,7 @@ def batches(steps: Steps, start: int, workers: int) -> Iterator[Batch]:
         sampler=range(start, len(steps)),
         num_workers=workers,
         collate_fn=_as_it_is,
+        pin_memory=steps.device == "cuda",
         # A fork of a process that has threads (torch's, a cluster's) may hang.
         multiprocessing_context="spawn" if workers else None,
     )

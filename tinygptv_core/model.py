@@ -2,7 +2,7 @@
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.packing import pack
-from tinygptv_core.phi import FusedAttention, Places, TinyPhi
+from tinygptv_core.batch import Batch, Layout
+from tinygptv_core.layout import laid_out
+from tinygptv_core.packing import Packing
+from tinygptv_core.phi import FusedAttention, TinyPhi, no_mask
 from tinygptv_core.qformer import QFormer
-from tinygptv_core.splice import splice_image, splice_labels, splice_mask
+from tinygptv_core.splice import splice_image, splice_mask
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import lora_parameters, require_gradients
 from tinygptv_core.vision import VisionTower
@@ -24,9 +25,6 @@ from tinygptv_core.weights import Architecture, Backbones, without_weights
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, E width of the Q-Former, D of the LLM,
 # T text positions, S positions with the picture in place (T - 1 + Q, or T for text alone), P tokens of a packed batch,
 # K targets, V vocabulary.
-
-Read = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(embeds_BSD, mask_BS, predicts_BS) -> hidden_KD of the positions that predict a target."""
 
 
 class TinyGPTV(nn.Module):
@@ -98,6 +96,17 @@ class TinyGPTV(nn.Module):
             queries_BQE = self.encode_images(batch.images_B3HW)
         return None if queries_BQE is None else self.project(queries_BQE)
 
+    def laid_out(self, batch: Batch, *, packed: bool) -> Batch:
+        """`batch` with its layout, if it has none; on the CPU, so that `forward` on a GPU waits for nothing.
+
+        Raises:
+            ValueError: as `forward` does.
+        """
+        if batch.layout is None:
+            return laid_out(batch, self.qformer.query_tokens.shape[1], packed=packed)
+        assert packed == (batch.layout.packing is not None)
+        return batch
+
     def forward(
         self, batch: Batch, queries_BQE: Tensor | None = None, *, packed: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -116,9 +125,10 @@ class TinyGPTV(nn.Module):
             ValueError: there are pictures and no slots, or slots and no pictures; or the batch is to be packed
                 and a target follows a position that is not attended to.
         """
-        read = self._read_packed if packed else self._read
-        logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE), read)
-        return functional.cross_entropy(logits_KV, labels_K, reduction="sum"), labels_K.new_tensor(len(labels_K))
+        batch = self.laid_out(batch, packed=packed)
+        logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE))
+        loss_sum = functional.cross_entropy(logits_KV, labels_K, reduction="sum")
+        return loss_sum, labels_K.new_full((), len(labels_K))
 
     def row_losses(self, batch: Batch, image_BQD: Tensor | None) -> Tensor:
         """loss_B: the mean cross-entropy of each sample's own targets, in nats, float32; 0 where it has none.
@@ -126,54 +136,48 @@ class TinyGPTV(nn.Module):
         Args:
             batch, image_BQD: as for `embed`; padded on the right.
         """
-        logits_KV, labels_K, row_K = self._targets(batch, image_BQD, self._read)
+        logits_KV, labels_K, row_K = self._targets(self.laid_out(batch, packed=False), image_BQD)
         loss_K = functional.cross_entropy(logits_KV, labels_K, reduction="none")
         sum_B = loss_K.new_zeros(len(batch.keys)).index_add(0, row_K, loss_K)
         return sum_B / row_K.bincount(minlength=len(batch.keys)).clamp(min=1)
 
-    def _targets(self, batch: Batch, image_BQD: Tensor | None, read: Read) -> tuple[Tensor, Tensor, Tensor]:
-        """Each position predicts the label after it: (logits_KV, labels_K, row_K), row by row.
+    def _targets(self, batch: Batch, image_BQD: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a batch with its layout (logits_KV, labels_K, row_K), row by row.
 
         Logits are computed for targets alone: V is wide, K is small.
         """
+        layout = batch.layout
+        assert layout is not None
         embeds_BSD, mask_BS = self.embed(batch, image_BQD)
-        labels_BS = batch.labels_BT
-        if image_BQD is not None and batch.slot_B is not None:
-            labels_BS = splice_labels(labels_BS, batch.slot_B, image_BQD.shape[1])
-        next_BS = functional.pad(labels_BS[:, 1:], (0, 1), value=IGNORED)
-        predicts_BS = next_BS != IGNORED
-        logits_KV = self.llm.lm_head(read(embeds_BSD, mask_BS, predicts_BS))
-        return logits_KV.float(), next_BS[predicts_BS], predicts_BS.nonzero()[:, 0]
+        if layout.packing is None:
+            hidden_KD = self._read(embeds_BSD, mask_BS, layout)
+        else:
+            hidden_KD = self._read_packed(embeds_BSD, layout.packing, layout)
+        return self.llm.lm_head(hidden_KD).float(), layout.labels_K, layout.row_K
 
-    def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, predicts_BS: Tensor) -> Tensor:
+    def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, layout: Layout) -> Tensor:
         """hidden_KD of the positions that predict a target."""
         # Positions count from the left even where the mask has holes: the reference trains so.
         out = self.llm.model(
-            inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False, wanted=_true(predicts_BS)
+            inputs_embeds=embeds_BSD,
+            attention_mask=self.llm.ready_mask(embeds_BSD, None if layout.is_full else mask_BS),
+            use_cache=False,
+            wanted=(layout.row_K, layout.position_K),
         )
         return out.last_hidden_state
 
-    def _read_packed(self, embeds_BSD: Tensor, mask_BS: Tensor, predicts_BS: Tensor) -> Tensor:
+    def _read_packed(self, embeds_BSD: Tensor, packing: Packing, layout: Layout) -> Tensor:
         """The same of the positions that are attended to alone, in one row."""
-        if bool((predicts_BS & ~mask_BS).any()):
-            raise ValueError("a target follows a position that is not attended to; such a batch cannot be packed")
-        packing = pack(mask_BS)
-        embeds_1PD = packing.take(embeds_BSD)[None]
+        assert layout.place_K is not None
         out = self.llm.model(
-            inputs_embeds=embeds_1PD,
-            attention_mask=mask_BS.new_ones(embeds_1PD.shape[:2], dtype=torch.long),
+            inputs_embeds=packing.take(embeds_BSD)[None],
+            attention_mask=no_mask(embeds_BSD),
             position_ids=packing.position_P[None],
             use_cache=False,
             sample_lengths=packing.lengths,
-            wanted=_true(packing.take(predicts_BS)[None]),
+            wanted=(torch.zeros_like(layout.place_K), layout.place_K),
         )
         return out.last_hidden_state
-
-
-def _true(is_there_BS: Tensor) -> Places:
-    """Where it is true."""
-    row_K, position_K = is_there_BS.nonzero(as_tuple=True)
-    return row_K, position_K
 
 
 def _new_projections(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:

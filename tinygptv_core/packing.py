@@ -37,7 +37,7 @@ def pack(mask_BS: Tensor) -> Packing:
     """The packing of the positions that are attended to.
 
     A hole in a sample is left out like padding, since no other position attends to it; those after it keep
-    their positions. The host waits for the lengths.
+    their positions. The host waits for the device that the mask is on.
     """
     row_P, position_P = mask_BS.nonzero(as_tuple=True)
     lengths = tuple(mask_BS.sum(dim=1).tolist())

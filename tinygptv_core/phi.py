@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PhiConfig, PhiForCausalLM
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.phi.modeling_phi import (
     PhiAttention,
@@ -31,6 +32,15 @@ POST_NORM_EPS = 1e-6
 
 Places = tuple[Tensor, Tensor]
 """(row_K, position_K): some positions of a batch."""
+
+
+def no_mask(embeds_BSD: Tensor) -> Tensor:
+    """What stands for no mask at all: attention is causal, and that is all.
+
+    transformers asks a mask of two dimensions, or the positions where there is none, what they hold, for which the
+    host has to wait. One of four dimensions it hands to the layers as it is, so this is an empty one.
+    """
+    return embeds_BSD.new_empty(0, 0, 0, 0)
 
 
 class PostRMSNorm(nn.Module):
@@ -82,8 +92,10 @@ class FusedAttention(PhiAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As `PhiAttention.forward`: (attended_BSD, weights or None); of the `wanted` positions alone, attended_KD.
 
-        With `sample_lengths` the one row is packed: it holds samples of these lengths (`packing.py`).
+        With `sample_lengths` the one row is packed: it holds samples of these lengths (`packing.py`). An empty mask
+        is none (`no_mask`).
         """
+        attention_mask = None if attention_mask is None or not attention_mask.numel() else attention_mask
         B, S, _ = hidden_states.shape
         fused_BSN3H = self.query_key_value(hidden_states).view(B, S, -1, 3, self.head_dim)
         query_BNSH, key_BNSH, value_BNSH = (part.transpose(1, 2) for part in fused_BSN3H.unbind(3))
@@ -154,6 +166,21 @@ class TinyPhi(PhiForCausalLM):
         layers = (FusedLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.model.layers = nn.ModuleList(layers)
         self.post_init()
+
+    def ready_mask(self, embeds_BSD: Tensor, mask_BS: Tensor | None) -> Tensor:
+        """The mask that transformers would make of `mask_BS` for positions seen at once, made without looking into it.
+
+        Args:
+            mask_BS: True where a position is attended to; None where all are.
+        """
+        made = create_causal_mask(
+            config=self.model.config,
+            inputs_embeds=embeds_BSD,
+            attention_mask=mask_BS,
+            past_key_values=None,
+            allow_is_causal_skip=mask_BS is None,
+        )
+        return made if isinstance(made, Tensor) else no_mask(embeds_BSD)
 
     def recompute_layers(self) -> None:
         """Keep the input of each layer alone for the gradients, and compute the layer again on the way back.

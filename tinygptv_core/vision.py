@@ -62,12 +62,15 @@ def normalised(images_B3HW: Tensor) -> Tensor:
 
     A row of pixels is one of numbers here, as the loader's lie in memory; and so do the result's.
     """
-    width = images_B3HW.shape[-1]
-    # Tensors, not numbers: CUDA multiplies by the reciprocal of a number, which has other last bits.
-    byte = torch.tensor(255.0, device=images_B3HW.device)
-    mean, deviation = (
-        torch.from_numpy(value).to(images_B3HW.device).repeat(width) for value in (MEAN, STANDARD_DEVIATION)
-    )
+    width, device = images_B3HW.shape[-1], images_B3HW.device
+
+    # Tensors, not numbers: CUDA multiplies by the reciprocal of a number, which has other last bits. Filled there:
+    # the host would wait for a copy.
+    def filled(value: float) -> Tensor:
+        return torch.full((), float(value), device=device)
+
+    byte = filled(255.0)
+    mean, deviation = (torch.stack([*map(filled, values)]).repeat(width) for values in (MEAN, STANDARD_DEVIATION))
     rows_BHR = images_B3HW.permute(0, 2, 3, 1).flatten(2).float()
     return rows_BHR.div_(byte).sub_(mean).div_(deviation).unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 

@@ -89,7 +89,7 @@ class Trajectory:
         for step, (expected, prompt) in enumerate(zip(self.told["steps"], self.prompts, strict=True)):
             batch = self.batch(expected["iter"] % len(self.told["batches"]), prompt)
             result = engine.step(batch, step=step, rate=rate(self.schedule, step), dataset=f"batch {step}")
-            losses.append(result.loss)
+            losses.append(float(result.loss))
         state = engine.state()
         return losses, {name.removeprefix("parameter/"): state[name] for name in state if name.startswith("parameter/")}
 

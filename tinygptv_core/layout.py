@@ -1,0 +1,49 @@
+"""Where in a batch something is computed, and where its targets are: asked of labels and mask where they lie."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tinygptv_core.batch import IGNORED, Batch, Layout
+from tinygptv_core.packing import Packing, pack
+from tinygptv_core.splice import splice_labels, splice_mask
+
+# Shape letters of this file: B batch, S positions with the picture in place, K targets, P tokens of a packed batch.
+
+
+def laid_out(batch: Batch, num_queries: int, *, packed: bool) -> Batch:
+    """`batch` with its layout. On the CPU it costs no waiting: do it before the batch goes to another device.
+
+    Args:
+        batch: without a layout.
+        num_queries: how many tokens a picture has.
+        packed: for a batch without its padding, all samples in one row.
+
+    Raises:
+        ValueError: it is to be packed, and a target follows a position that is not attended to.
+    """
+    labels_BS, mask_BS = batch.labels_BT, batch.mask_BT
+    if batch.slot_B is not None:
+        labels_BS = splice_labels(labels_BS, batch.slot_B, num_queries)
+        mask_BS = splice_mask(mask_BS, batch.slot_B, num_queries)
+    next_BS = functional.pad(labels_BS[:, 1:], (0, 1), value=IGNORED)  # each position predicts the label after it
+    predicts_BS = next_BS != IGNORED
+    row_K, position_K = predicts_BS.nonzero(as_tuple=True)
+    packing = pack(mask_BS) if packed else None
+    layout = Layout(
+        row_K=row_K,
+        position_K=position_K,
+        labels_K=next_BS[row_K, position_K],
+        is_full=bool(mask_BS.all()),
+        packing=packing,
+        place_K=None if packing is None else _places(packing, predicts_BS, mask_BS),
+    )
+    return replace(batch, layout=layout)
+
+
+def _places(packing: Packing, predicts_BS: Tensor, mask_BS: Tensor) -> Tensor:
+    if bool((predicts_BS & ~mask_BS).any()):
+        raise ValueError("a target follows a position that is not attended to; such a batch cannot be packed")
+    return torch.as_tensor(packing.take(predicts_BS).nonzero()[:, 0])
