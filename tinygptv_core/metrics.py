@@ -62,7 +62,7 @@ class Tail:
         return lines
 
 
-def numbers(line: Line) -> dict[str, float]:
+def numbers(line: Line) -> Mapping[str, float]:
     """All that a line measures under one name each, as `loss/scenes_vqa` and `seconds/data`."""
     plain = {name: value for name, value in line.items() if name not in UNTOLD and isinstance(value, (int, float))}
     grouped = {f"{GROUPS[name]}/{of}": value for name in GROUPS for of, value in line.get(name, {}).items()}

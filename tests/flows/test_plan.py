@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from flows.plan import check_present, plan, select
-from tasks.build import Estimate, Request, Step, Store
+from flows.plan import check_present, plan, probed, select
+from tasks.build import Estimate, Request, Step, Store, TrainingEstimate
 from tinygptv_core.plain import ConfigError
 
 ADD = Step(name="add", kind="number", version=1)
@@ -103,6 +103,19 @@ def test_what_a_step_takes_is_told_where_it_is_to_be_built(store):
     requests = tuple(costly(request) for request in graph(b=3))
     rows = {item.step: item.estimate and item.estimate.rows for item in plan(store, everything(requests))}
     assert rows == {"x/rows": None, "y/rows": 0, "stage1/train": None, "stage2/train": 1, "stage2/evaluate": 0}
+
+
+def test_what_can_be_tried_is_tried_where_it_is_to_be_built(store):
+    measured = TrainingEstimate(seconds=1.0, memory_bytes=2.0, disk_bytes=3, by="probe", note="")
+
+    def trying(request):
+        return replace(request, probe=lambda inputs: measured if all(inputs.values()) else None)
+
+    selection, told = everything(tuple(trying(request) for request in graph(b=3))), []
+    tried = {item.step: item.estimate for item in probed(selection, plan(store, selection), told.append)}
+    # y/rows has no inputs; those after it lack what it makes; x/rows and stage1 are there.
+    assert {name for name, estimate in tried.items() if estimate == measured} == {"y/rows"}
+    assert told == [f"trying {name} for a moment" for name in ("y/rows", "stage2/train", "stage2/evaluate")]
 
 
 def test_until_walks_to_a_step_and_no_further(tmp_path):

@@ -55,6 +55,13 @@ def test_before_stage_1_it_saw_nothing(report):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ends_as_is_expected_of_it_without_a_warning(report, stage):
+    told = report["stages"][stage]
+    assert (told["expected"]["verdict"], told["warnings"]) == ("within", [])
+    assert (told["predicted"]["by"], told["predicted"]["seconds"]) == ("arithmetic", None)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_ends_at_a_lower_loss(report, stage):
     assert report["stages"][stage]["loss_last"] < report["stages"][stage]["loss_first"]
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from tasks.quantities import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
-from tasks.report_page import Box, Metric, boxes_in, gain, metrics_of, render
+from tasks.report_charts import thinned
+from tasks.report_page import Box, Metric, boxes_in, course_of, gain, metrics_of, render
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import INDEX_COLUMNS
 
@@ -51,6 +52,9 @@ def report_of(*accuracies: float) -> Report:
                 "peak_memory_bytes": 812_000_000,
                 "samples_per_second": 61.5,
                 "scores": found,
+                "expected": {"low": 1.0, "high": 1.5, "source": "measured", "verdict": "within"},
+                "predicted": {"seconds": 90.0, "memory_bytes": 8e8, "by": "last run"},
+                "warnings": [],
             }
             for i, found in enumerate(scores[1:], start=1)
         },
@@ -188,6 +192,74 @@ def test_the_page_shows_right_and_wrong_answers_with_picture_truth_and_control(t
     assert '<b class="good">red</b>' in page and '<b class="bad">purple</b>' in page
     assert page.count("seven") == 2 and page.count("green</dd>") == 2
     assert page.count('alt="the picture asked about"') == page.count('alt="the control\'s picture"') == 2
+
+
+def metrics_line(step: int, **more: object) -> dict:
+    return {
+        "step": step,
+        "loss": 2.0,
+        "losses": {"shapes": 2.0, "words": 1.0},
+        "rate": 1e-3,
+        "gradient_norm": None,
+        "samples_per_second": 60.0,
+        "step_seconds": {"data": 0.1, "forward": 0.2},
+        **more,
+    }
+
+
+def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
+    report = report_of(0.25, 0.8)
+    page = render(report, details_at(tmp_path))
+    assert "<small>within what is expected,</small><small>1.00 to 1.50</small>" in page
+    assert "<small>predicted 1 min 30 s</small><small>by the last run</small>" in page
+    assert "<small>predicted 800.0 MB</small>" in page and "The expected loss: measured." in page
+    report["stages"]["stage1"].update(
+        {
+            "expected": {"low": 1.0, "high": 1.2, "source": "measured", "verdict": "above"},
+            "predicted": {"seconds": None, "memory_bytes": 5e8, "by": "arithmetic"},
+            "warnings": ["the loss leapt"],
+        }
+    )
+    page = render(report, details_at(tmp_path))
+    assert '<small class="bad">above what is expected,</small>' in page
+    assert "not predicted" in page and "predicted at least 500.0 MB" in page
+    assert "<li>stage1: the loss leapt</li>" in page
+
+
+def test_a_stage_without_band_and_prediction_shows_neither(tmp_path):
+    report = report_of(0.25, 0.8)
+    report["stages"]["stage1"].update({"expected": None, "predicted": None})
+    page = render(report, details_at(tmp_path))
+    assert "expected" not in page and "predicted" not in page
+
+
+def test_a_course_has_a_chart_of_each_thing_that_was_logged():
+    course = course_of([metrics_line(5), metrics_line(10, losses={"words": 0.5})])
+    assert [re.findall('aria-label="([^"]*)', chart) for chart in course.charts] == [
+        ["loss by data set, over the steps"], ["rate, over the steps"], ["samples a second, over the steps"]
+    ]  # fmt: skip
+    assert list(course.datasets) == ["shapes", "words"]
+    alone = course_of([metrics_line(5, losses={"words": 0.5}, gradient_norm=1.0)])
+    assert len(alone.charts) == 3 and not alone.datasets  # the loss of one data set is in the large chart
+
+
+def test_the_time_of_a_step_is_the_mean_over_all_steps():
+    """Five steps of 0.1 s and fifteen of 0.3 s of waiting: (0.5 + 4.5) / 20."""
+    lines = [metrics_line(5), metrics_line(20, step_seconds={"data": 0.3, "forward": 0.2})]
+    split = course_of(lines).step_seconds
+    assert split["data"] == pytest.approx(0.25) and split["forward"] == pytest.approx(0.2) and split["other"] == 0
+
+
+def test_metrics_of_an_earlier_version_have_no_course():
+    course = course_of([{"step": 5, "loss": 2.0}])
+    assert (course.charts, course.datasets, course.step_seconds) == ([], [], {})
+
+
+def test_a_long_curve_is_thinned_to_means():
+    steps, values = thinned(range(900), [1.0, 3.0, 5.0] * 300)
+    assert len(steps) == len(values) == 300
+    assert (steps[0], steps[-1], set(values)) == (1, 898, {3.0})
+    assert thinned([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
 
 
 def test_what_came_from_outside_is_text_on_the_page_and_never_markup(tmp_path):

@@ -21,6 +21,9 @@ def line(step: int, gradient_norm: float | None = 0.5) -> dict[str, float | None
         "samples_per_second": 100.0,
         "memory_bytes": 1000,
         "seconds": 0.5 * step,
+        "losses": {"scenes_vqa": 1.0 + step},
+        "step_seconds": {"data": 0.25, "forward": 0.5},
+        "warnings": ["it is about to rain"],
     }
 
 
@@ -67,6 +70,8 @@ def test_a_stage_is_logged_while_it_runs_each_step_once_and_summed_up(tracking, 
         (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     assert logged(client, run_id, "loss") == [(1, 4.75), (2, 4.5), (3, 4.25), (4, 4.0)]
     assert [step for step, _ in logged(client, run_id, "gradient_norm")] == [1, 2, 4]
+    assert logged(client, run_id, "loss/scenes_vqa") == [(1, 2.0), (2, 3.0), (3, 4.0), (4, 5.0)]
+    assert logged(client, run_id, "seconds/data") == [(step, 0.25) for step in (1, 2, 3, 4)]
     assert logged(client, run_id, "loss_last") == [(4, 4.0)]
     run = client.get_run(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "stage1")
