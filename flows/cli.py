@@ -54,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, plan):
         command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
         command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
-    plan.add_argument(
-        "--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines"
-    )
+    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines")
     plan.add_argument(
         "--probe", action="store_true",
         help="try each stage that is to be built for 20 steps, where its data are there, to say how long it will take",

@@ -94,7 +94,7 @@ def _stage(prepared: Prepared, built: Mapping[str, Built], name: str, told: Mapp
         "scores": _scores(built, name),
         "expected": _expected(prepared.preset, name, told["loss_last"]),
         "predicted": _predicted(prepared, name),
-        "warnings": _warnings(_metrics(prepared.place, built, name)),
+        "warnings": [*_warnings(_metrics(prepared.place, built, name)), *told.get("notices", ())],
     }
 
 

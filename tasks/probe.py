@@ -34,7 +34,7 @@ def probe(spec_of: Callable[[Site], RunSpec], *, aided: bool) -> TrainingEstimat
     with tempfile.TemporaryDirectory(prefix="tinygptv-probe-") as name:
         site = Site(out=Path(name, "out"), scratch=Path(name, "work"), notes=Path(name, "notes"))
         wanted = spec_of(site)
-        options = replace(wanted.options, log_every_steps=1, save_every_steps=PROBE_STEPS)
+        options = replace(wanted.options, log_every_steps=1, save_every_steps=PROBE_STEPS, save_every_seconds=None)
         spec = replace(wanted, stage=shortened(wanted.stage), options=options)
         failure = _run(spec, Path(name))
         sizes = sizes_in(spec.backbones)
@@ -45,7 +45,7 @@ def probe(spec_of: Callable[[Site], RunSpec], *, aided: bool) -> TrainingEstimat
     return TrainingEstimate(
         seconds=samples_of(wanted.stage) / samples_per_second(lines),
         memory_bytes=summary["peak_memory_bytes"],
-        disk_bytes=disk_bytes(wanted.stage, sizes),
+        disk_bytes=disk_bytes(wanted.stage, sizes, options),
         by="probe",
         note="at most, for no vision tokens are kept yet" if aided and spec.features is None else "",
     )

@@ -71,7 +71,7 @@ class StageReport(TypedDict):
     """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after.
 
     `expected` is None where no band is known, `predicted` where the stage was not to be built. `warnings` are those of
-    its metrics.jsonl.
+    its metrics.jsonl, and what was noticed when it went on from a state.
     """
 
     steps: int

@@ -14,7 +14,6 @@ from tinygptv_core.run import RunOptions
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage
 
-KEPT_STATES = 2
 FLOAT32_BYTES = 4
 STATE_VALUES = 3
 """Of each trained parameter a state has its value and two moments; memory has its gradient, too."""
@@ -51,7 +50,7 @@ def estimate_training(
     return TrainingEstimate(
         seconds=samples_of(stage) * run.seconds_per_sample,
         memory_bytes=run.summary["peak_memory_bytes"],
-        disk_bytes=disk_bytes(stage, sizes),
+        disk_bytes=disk_bytes(stage, sizes, options),
         by="last run",
         note="" if processes == options.processes else f"that one had {processes} processes",
     )
@@ -65,15 +64,15 @@ def by_arithmetic(stage: Stage, sizes: Sizes, options: RunOptions, note: str) ->
     return TrainingEstimate(
         seconds=None,
         memory_bytes=weights + (STATE_VALUES + 1) * FLOAT32_BYTES * trained,
-        disk_bytes=disk_bytes(stage, sizes),
+        disk_bytes=disk_bytes(stage, sizes, options),
         by="arithmetic",
         note=note,
     )
 
 
-def disk_bytes(stage: Stage, sizes: Sizes) -> int:
+def disk_bytes(stage: Stage, sizes: Sizes, options: RunOptions) -> int:
     """Of the checkpoint and, while it trains, of the states that are kept and the one that is being written."""
-    return (1 + STATE_VALUES * (KEPT_STATES + 1)) * FLOAT32_BYTES * trained_parameters(sizes, stage.lora)
+    return (1 + STATE_VALUES * (options.keep_states + 1)) * FLOAT32_BYTES * trained_parameters(sizes, stage.lora)
 
 
 def samples_of(stage: Stage) -> float:

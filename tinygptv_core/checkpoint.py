@@ -4,8 +4,8 @@ Both are safetensors and JSON: reading one runs no code of its writer.
 """
 
 import json
-import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,6 @@ from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_json, from_plain, plain
 from tinygptv_core.stages import Dialect, Lora, Stage, asking_template
 from tinygptv_core.weight_files import Stored, in_memory, write_tensors
-
-LOGGER = logging.getLogger(__name__)
-
-KEPT_STATES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,48 +128,67 @@ class Position:
         step: finished steps.
         seconds: spent in training so far, in this process and those before it.
         loss_first: the mean loss on held-out samples before the first step; None when none are held out.
+        notices: what a person should know of how the run came here.
     """
 
     run: str
     step: int
     seconds: float
     loss_first: float | None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """All that a killed run needs to go on to the same bits; `tensors` is `Engine.state`'s."""
+    """All that a killed run needs to go on to the same bits; `tensors` is `Engine.state`'s.
+
+    Those are the parameters, AdamW's moments and its count of steps for each, gradients that wait for their turn where
+    the stage accumulates as published, and in float16 the scaler's scale and how long that has held. What else bears on
+    a step is a function of its number: the samples, their prompts and texts (`loader.py`), the rate (`schedule.py`),
+    and every random number, for which torch's generators are seeded anew in each step (`engine.py`). Nothing draws from
+    Python's or numpy's own generators.
+    """
 
     position: Position
     tensors: Mapping[str, Tensor]
 
 
-def save_state(folder: Path, state: State) -> None:
-    """Write `state` durably, whole or not at all, and drop all but the newest `KEPT_STATES`.
+def save_state(folder: Path, state: State, keep: int) -> None:
+    """Write `state` durably, whole or not at all, and drop all but the newest `keep`.
 
     The name carries the step and the SHA-256 of the bytes, so that a rename is the only commit.
+
+    Raises:
+        OSError: it could not be written; names the folder. The states before it stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = folder / f"writing-{os.getpid()}"
-    save_file(_storable(state.tensors), written, metadata={"position": json.dumps(plain(state.position))})
-    _sync(written)
-    written.rename(folder / f"state-{state.position.step:09d}-{sha256_of_file(written)}.safetensors")
-    _sync(folder)
-    for old in _states(folder)[KEPT_STATES:]:
+    writing = folder / "writing"  # what a kill leaves in there, and safetensors' own drafts, the next one removes
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        draft = writing / "state"
+        save_file(_storable(state.tensors), draft, metadata={"position": json.dumps(plain(state.position))})
+        _sync(draft)
+        draft.rename(folder / f"state-{state.position.step:09d}-{sha256_of_file(draft)}.safetensors")
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        step = f"the state after step {state.position.step}"
+        raise OSError(f"{step} could not be written to {folder}: {error}. Those before it stay.") from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    for old in _states(folder)[keep:]:
         old.unlink()
-    for leftover in folder.glob("writing-*"):
-        leftover.unlink()
 
 
-def load_state(folder: Path, run: str, notice: Callable[[str], None] = LOGGER.warning) -> State | None:
+def load_state(folder: Path, run: str, notice: Callable[[str], None]) -> State | None:
     """The newest undamaged state in `folder`; None when there is none. A damaged one is told to `notice`.
 
     Raises:
         ConfigError: the folder holds the states of another run.
     """
+    damaged: list[Path] = []
     for path in _states(folder):
         if sha256_of_file(path) != path.stem.split("-")[2]:
-            notice(f"{path} is damaged: its bytes are not those its name says. Going on from the one before it.")
+            damaged.append(path)
             continue
         with safe_open(path, framework="pt") as file:
             position = from_plain(Position, json.loads(file.metadata()["position"]), str(path))
@@ -182,8 +197,26 @@ def load_state(folder: Path, run: str, notice: Callable[[str], None] = LOGGER.wa
                     f"{folder} holds the state of another run ({position.run[:12]}, this is {run[:12]}). "
                     "Give this run a work folder of its own, or remove that one."
                 )
+            _tell(damaged, f"went on from step {position.step}", notice)
             return State(position=position, tensors={name: file.get_tensor(name) for name in file.keys()})
+    _tell(damaged, "began anew", notice)
     return None
+
+
+def _tell(damaged: list[Path], what: str, notice: Callable[[str], None]) -> None:
+    for path in damaged:
+        notice(f"the state after step {_step_of(path)} was damaged (its bytes are not those its name says): {what}")
+
+
+def drop_states_after(folder: Path, step: int) -> None:
+    """Remove the states that `load_state` passed over, so that they are not counted among those that are kept."""
+    for path in _states(folder):
+        if _step_of(path) > step:
+            path.unlink()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.split("-")[1])
 
 
 def _states(folder: Path) -> list[Path]:

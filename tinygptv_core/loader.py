@@ -7,6 +7,7 @@ Everything random comes from `_random`, whose bits are the same with every versi
 
 import hashlib
 import json
+import signal
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -327,11 +328,19 @@ def batches(steps: Steps, start: int, workers: int) -> Iterator[Batch]:
         pin_memory=steps.device == "cuda",
         # A fork of a process that has threads (torch's, a cluster's) may hang.
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_outlive_a_signal,
     )
     for batch in told:
         if not isinstance(batch, Batch):
             raise batch
         yield batch
+
+
+def _outlive_a_signal(worker: int) -> None:
+    """Signals that ask training to stop come to all its processes: one that reads must serve the step at hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The second one, if training itself wants to be rid of this process, ends it.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -22,7 +22,9 @@ class RunOptions:
         packed: samples in one row without padding (`packing.py`), which is faster the more their lengths differ.
         gradient_checkpointing: keep the input of each layer of the language model alone, and compute the rest
             again on the way back: less memory for about a third more time, and the same numbers.
-        save_every_steps: steps between the checkpoints that a killed run goes on from.
+        save_every_steps: steps between the states that a killed run goes on from.
+        save_every_seconds: save by the clock too: whatever the steps, about so often.
+        keep_states: how many of the newest are kept.
     """
 
     processes: int
@@ -34,13 +36,16 @@ class RunOptions:
     save_every_steps: int
     packed: bool = False
     gradient_checkpointing: bool = False
+    save_every_seconds: int | None = None
+    keep_states: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("processes", "threads", "log_every_steps", "save_every_steps"):
+        for name in ("processes", "threads", "log_every_steps", "save_every_steps", "keep_states"):
             require(getattr(self, name), name, at_least=1)
         require(self.loader_workers, "loader_workers", at_least=0)
-        if self.micro_batch is not None:
-            require(self.micro_batch, "micro_batch", at_least=1)
+        for name in ("micro_batch", "save_every_seconds"):
+            if getattr(self, name) is not None:
+                require(getattr(self, name), name, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,17 +7,18 @@ torchrun --nproc-per-node 2 -m tinygptv_core.train RUN.json
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as distributed
 
 from tinygptv_core.architectures import sizes_of
-from tinygptv_core.checkpoint import Position, State, load_state, read_checkpoint, save_state, write_checkpoint
+from tinygptv_core.checkpoint import Position, drop_states_after, load_state, read_checkpoint, write_checkpoint
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine
 from tinygptv_core.loader import ORDER_VERSION, Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
@@ -26,6 +27,7 @@ from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunSpec, read_spec
+from tinygptv_core.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
 from tinygptv_core.schedule import rate
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.telling import Telling, gathered
@@ -38,13 +40,21 @@ Report = Callable[[int, int, str], None]
 """(finished steps, all steps, words about it)."""
 
 
-def train(spec: RunSpec, rank: int, world_size: int, report: Report) -> None:
+STOPPED = 128 + signal.SIGTERM
+"""The exit status of a run that was asked to stop, as of one that the signal ended."""
+
+
+def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never) -> None:
     """Train `spec.stage` and write its checkpoint to `spec.out`, `metrics.jsonl` and `summary.json` to `spec.notes`.
 
     With more than one process torch's default process group must be there; each process calls this.
     A run that was killed goes on from the newest state in `spec.work`, with the bits it would have had.
 
+    Args:
+        asked_to_stop: asked after every step, in each process; where one says so, all of them save and stop.
+
     Raises:
+        StoppedError: the run was asked to stop, and is saved.
         ConfigError: a file that `spec` names is missing or damaged, a data set is empty, or `spec.work`
             holds another run.
         NotFiniteError: the loss or a gradient is not finite; the states saved before it stay.
@@ -61,7 +71,8 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report) -> None:
     sizes = sizes_of(model)
     run = _Run(spec=spec, engine=engine, sizes=sizes, steps=steps, rank=rank, world_size=world_size, report=report)
     start = _start(run)
-    end = _loop(run, start)
+    with Saver(spec, rank=rank, world_size=world_size, asked_to_stop=asked_to_stop) as saver:
+        end = _loop(run, start, saver)
     loss_last = engine.mean_loss(steps.held_out())
     memory = gathered(peak_memory_bytes(spec.options.device), world_size)
     if rank == 0:
@@ -76,6 +87,7 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report) -> None:
             "peak_memory_bytes": max(memory),
             "world_size": world_size,
             "resumed_from_step": start.step,
+            "notices": list(end.notices),
         }
         replace_text(spec.notes / "summary.json", json.dumps(summary, indent=1) + "\n")
     if world_size > 1:
@@ -123,15 +135,26 @@ class _Run:
 
 def _start(run: _Run) -> Position:
     """Where the run goes on: restored from its newest state, or before the first step."""
-    state = load_state(run.spec.work, run.identity)
+    notices: list[str] = []
+    state = load_state(run.spec.work, run.identity, notices.append)
+    steps = gathered(state.position.step if state else 0, run.world_size)
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"the processes found states of different steps in {run.spec.work}: {', '.join(map(str, steps))}. "
+            "It must be one folder that all machines see."
+        )
+    if run.rank == 0:
+        drop_states_after(run.spec.work, steps[0])
+        for notice in notices:
+            LOGGER.warning("%s", notice)
     if state is None:
         loss_first = run.engine.mean_loss(run.steps.held_out())
-        return Position(run=run.identity, step=0, seconds=0.0, loss_first=loss_first)
+        return Position(run=run.identity, step=0, seconds=0.0, loss_first=loss_first, notices=tuple(notices))
     run.engine.load_state(state.tensors)
-    return state.position
+    return replace(state.position, notices=(*state.position.notices, *notices))
 
 
-def _loop(run: _Run, start: Position) -> Position:
+def _loop(run: _Run, start: Position, saver: Saver) -> Position:
     """All steps from `start` on. The first process writes metrics, reports and saves states."""
     spec, options, total = run.spec, run.spec.options, run.spec.stage.schedule.steps
     telling = Telling(spec, run.engine, run.sizes, rank=run.rank, world_size=run.world_size, start=start)
@@ -141,17 +164,24 @@ def _loop(run: _Run, start: Position) -> Position:
         dataset, now = run.steps.order.dataset_at(step), rate(spec.stage.schedule, step)
         result = run.engine.step(batch, step=step, rate=now, dataset=dataset)
         telling.add(step + 1, dataset, batch, result)
-        seconds = start.seconds + time.monotonic() - began
-        here = Position(run=start.run, step=step + 1, seconds=seconds, loss_first=start.loss_first)
+        here = replace(start, step=step + 1, seconds=start.seconds + time.monotonic() - began)
         if line := telling.line(here, now):
             run.report(here.step, total, f"{words(line)}, {left(line, total)} left")
-        if run.rank == 0 and here.step % options.save_every_steps == 0 and here.step < total:
-            save_state(spec.work, State(position=here, tensors=run.engine.state()))
+        saver.after(here, run.engine.state)
     return here
 
 
+def _log_progress(done: int, total: int, text: str) -> None:
+    LOGGER.info("%d/%d %s", done, total, text)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run `RUN.json` in this process, or as one of torchrun's. Returns 0, or 2 for the user's mistake."""
+    """Run `RUN.json` in this process, or as one of torchrun's.
+
+    Returns:
+        0; 1 when a file could not be read or written, 2 for the user's mistake, or 143 when SIGTERM or SIGINT asked
+        it to stop, which it does after the step at hand. torchrun waits for that half a minute.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(arguments) != 1:
         LOGGER.error("one argument is wanted, the path of RUN.json, as in: python -m tinygptv_core.train RUN.json")
@@ -163,10 +193,17 @@ def main(arguments: Sequence[str]) -> int:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if world_size > 1:
             distributed.init_process_group("nccl" if spec.options.device == "cuda" else "gloo")
-        train(spec, rank, world_size, lambda done, total, text: LOGGER.info("%d/%d %s", done, total, text))
+        with asked_by_signals() as asked_to_stop:
+            train(spec, rank, world_size, _log_progress, asked_to_stop)
+    except StoppedError as stopped:
+        LOGGER.warning("%s, with the same command.", stopped)
+        return STOPPED
     except (ConfigError, FileNotFoundError) as error:
         LOGGER.error("%s", error)
         return 2
+    except OSError as error:
+        LOGGER.error("%s", error)
+        return 1
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

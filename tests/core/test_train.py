@@ -1,7 +1,10 @@
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,25 +14,39 @@ from safetensors.torch import load_file
 
 from benchmarks.measure import saved_bytes
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
+from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Steps
+from tinygptv_core.metrics import Tail
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
-from tinygptv_core.train import main, starting_model, train
+from tinygptv_core.saving import StoppedError
+from tinygptv_core.train import STOPPED, main, starting_model, train
 from tinygptv_core.trainable import trainable_parameters
 
 
-class StoppedError(Exception):
+class KilledError(Exception):
     """Stands for a kill: raised from the report, out of the middle of a run."""
+
+
+class StopAfter:
+    """Asks to stop once so many steps were done in this process."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
 
 
 def quiet(done: int, total: int, text: str) -> None:
     pass
 
 
-def stop_at(step: int):
+def kill_at(step: int):
     def report(done: int, total: int, text: str) -> None:
         if done == step:
-            raise StoppedError
+            raise KilledError
 
     return report
 
@@ -99,8 +116,8 @@ def test_the_same_run_again_gives_the_same_bytes(whole, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, killed_after):
     """States are saved after steps 3 and 6; what came after the last of them is done again."""
     spec = elsewhere(whole, tmp_path)
-    with pytest.raises(StoppedError):
-        train(spec, 0, 1, stop_at(killed_after))
+    with pytest.raises(KilledError):
+        train(spec, 0, 1, kill_at(killed_after))
     assert not spec.out.exists()
     train(spec, 0, 1, quiet)
     assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
@@ -112,14 +129,48 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, killed_after):
     assert summary["seconds"] == metrics_of(spec)[-1]["seconds"] > metrics_of(spec)[0]["seconds"]
 
 
-def test_a_damaged_newest_state_costs_its_steps_and_not_the_result(whole, tmp_path):
+@pytest.mark.parametrize("stopped_after", [1, 3, 7])
+def test_a_stopped_run_loses_no_step(whole, tmp_path, stopped_after):
+    spec = elsewhere(whole, tmp_path)
+    with pytest.raises(StoppedError, match=f"goes on from step {stopped_after}"):
+        train(spec, 0, 1, quiet, StopAfter(stopped_after))
+    assert not spec.out.exists()
+    train(spec, 0, 1, quiet)
+    assert summary_of(spec)["resumed_from_step"] == stopped_after
+    assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
+    assert losses_of(spec) == losses_of(whole)
+
+
+def test_a_run_that_is_asked_to_stop_in_its_last_step_ends(whole, tmp_path):
+    spec = elsewhere(whole, tmp_path)
+    train(spec, 0, 1, quiet, StopAfter(8))
+    assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
+
+
+def test_a_notice_outlives_further_kills(whole, tmp_path):
     spec = elsewhere(whole, tmp_path)
     with pytest.raises(StoppedError):
-        train(spec, 0, 1, stop_at(7))
+        train(spec, 0, 1, quiet, StopAfter(1))
+    next(spec.work.glob("state-000000001-*")).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(StoppedError):
+            train(spec, 0, 1, quiet, StopAfter(2))
+    train(spec, 0, 1, quiet)
+    assert [notice[:39] for notice in summary_of(spec)["notices"]] == ["the state after step 1 was damaged (its"]
+
+
+def test_a_damaged_newest_state_costs_its_steps_and_not_the_result(whole, tmp_path):
+    spec = elsewhere(whole, tmp_path)
+    with pytest.raises(KilledError):
+        train(spec, 0, 1, kill_at(7))
     newest = next(spec.work.glob("state-000000006-*"))
     newest.write_bytes(newest.read_bytes()[:-1])
     train(spec, 0, 1, quiet)
-    assert summary_of(spec)["resumed_from_step"] == 3
+    summary = summary_of(spec)
+    assert summary["resumed_from_step"] == 3
+    assert summary["notices"] == [
+        "the state after step 6 was damaged (its bytes are not those its name says): went on from step 3"
+    ]
     assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
 
 
@@ -173,8 +224,8 @@ def test_a_stage_starts_from_the_one_before_and_adapters_are_new_once(whole, tmp
 
 def test_the_work_folder_of_another_run_is_refused(whole, tmp_path):
     spec = elsewhere(whole, tmp_path)
-    with pytest.raises(StoppedError):
-        train(spec, 0, 1, stop_at(4))
+    with pytest.raises(KilledError):
+        train(spec, 0, 1, kill_at(4))
     with pytest.raises(ConfigError, match="holds the state of another run"):
         train(replace(spec, stage=replace(spec.stage, seed=12)), 0, 1, quiet)
 
@@ -191,6 +242,74 @@ def test_a_mistake_on_the_command_line_is_one_message(whole, tmp_path, caplog):
     assert "holds no checkpoint" in caplog.text
 
 
+def started(spec):
+    """The same run in a process of its own."""
+    write_spec(spec, spec.notes.parent / "RUN.json")
+    command = [sys.executable, "-m", "tinygptv_core.train", spec.notes.parent / "RUN.json"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def signalled(spec, number, after):
+    """Begin or go on with `spec` in a process of its own, and signal it once `after` steps are done: status and words.
+
+    The signal comes to the processes that read ahead too, as torchrun and service managers send it.
+    """
+    with started(spec) as process:
+        tail = Tail(spec.notes / "metrics.jsonl")
+        while not any(line["step"] >= after for line in tail.read()):
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            time.sleep(0.002)
+        os.killpg(process.pid, number)
+        words, _ = process.communicate()
+    return process.returncode, words
+
+
+def test_a_run_that_was_killed_and_then_stopped_by_signals_has_the_curve_of_the_undisturbed_one(tmp_path):
+    """Packed, mixed, in micro-batches, with dropout, read ahead by two processes; at random steps."""
+    stage = replace(STAGE, schedule=replace(STAGE.schedule, steps=100))
+    options = replace(OPTIONS, packed=True, micro_batch=2, save_every_steps=20)
+    calm = tiny_spec(tmp_path, dropout=0.1, stage=stage, options=options)
+    train(calm, 0, 1, quiet)
+    (tmp_path / "again").mkdir()
+    spec, chance = elsewhere(calm, tmp_path / "again"), random.Random(1)
+    reading = replace(spec, options=replace(options, loader_workers=2))
+    killed_after, stopped_after = chance.randrange(20, 50), chance.randrange(55, 80)
+
+    status, _ = signalled(reading, signal.SIGKILL, killed_after)
+    assert status == -signal.SIGKILL
+    assert not (spec.notes / "summary.json").exists()
+    status, words = signalled(reading, signal.SIGTERM, stopped_after)
+    last = metrics_of(spec)[-1]["step"]
+    assert stopped_after <= last < 100
+    assert status == STOPPED == 143
+    assert f"tiny was asked to stop. It is saved and goes on from step {last}, with the same command." in words
+    assert "Traceback" not in words
+    train(spec, 0, 1, quiet)
+    assert summary_of(spec)["resumed_from_step"] == last
+    assert [(line["step"], line["loss"], line["gradient_norm"]) for line in metrics_of(spec)] == [
+        (line["step"], line["loss"], line["gradient_norm"]) for line in metrics_of(calm)
+    ]
+    assert (spec.out / "trainable.safetensors").read_bytes() == (calm.out / "trainable.safetensors").read_bytes()
+
+
+def keys_of(spec, tokenizer, step, world_size):
+    """The samples that the processes train on together at this step, in the order of their ranks."""
+    parts = [Steps(spec, tokenizer, rank=rank, world_size=world_size)[step] for rank in range(world_size)]
+    return [key for part in parts if bool((part.labels_BT != IGNORED).any()) for key in part.keys]
+
+
+def test_the_order_of_samples_is_the_same_on_any_number_of_processes(whole):
+    """Batches of 5 and 3; of 3 a fourth process has none."""
+    tokenizer = starting_model(whole)[1]
+    order = [keys_of(whole, tokenizer, step, 1) for step in range(8)]
+    assert {len(keys) for keys in order} == {5, 3}
+    assert len({tuple(keys) for keys in order}) == 8
+    for world_size in (2, 3, 4):
+        assert [keys_of(whole, tokenizer, step, world_size) for step in range(8)] == order
+
+
 def torchrun(spec, world_size):
     """The command of a bare machine, on loopback alone; it must end well."""
     write_spec(spec, spec.notes.parent / "RUN.json")
@@ -200,14 +319,16 @@ def torchrun(spec, world_size):
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes_equal_one_and_go_on_where_one_has_stopped(tmp_path):
     """Batches of 5 and 3 fall unevenly on two; without dropout both ways do the same steps, recomputed or not."""
     one = tiny_spec(tmp_path, options=replace(OPTIONS, micro_batch=2))
     two = replace(elsewhere(one, tmp_path / "two"), options=replace(one.options, gradient_checkpointing=True))
     (tmp_path / "two").mkdir()
     train(one, 0, 1, quiet)
+    with pytest.raises(StoppedError):
+        train(two, 0, 1, quiet, StopAfter(2))
     torchrun(two, 2)
-    assert summary_of(two)["world_size"] == 2
+    assert (summary_of(two)["world_size"], summary_of(two)["resumed_from_step"]) == (2, 2)
     assert [loss for _, loss in losses_of(two)] == pytest.approx([loss for _, loss in losses_of(one)], abs=1e-5)
     # What all processes did together: the same positions in another time.
     assert tokens_of(two) == pytest.approx(tokens_of(one))

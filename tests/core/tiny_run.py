@@ -2,8 +2,10 @@
 
 import io
 import json
+import resource
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,17 @@ def tiny_spec(folder: Path, *, dropout: float = 0.0, stage: Stage = STAGE, optio
         work=folder / "work",
         notes=folder / "notes",
     )
+
+
+@contextmanager
+def no_room(most_bytes: int = 1000) -> Iterator[None]:
+    """As on a disk that is full: no file of this process grows beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def elsewhere(spec: RunSpec, folder: Path) -> RunSpec:
