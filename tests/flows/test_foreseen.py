@@ -63,7 +63,7 @@ def advised(preset, *names, **artifacts):
 
 
 def test_nano_keeps_the_tokens_of_what_is_looked_at_again(tmp_path):
-    """Of 4,000 pictures stage 3 draws 50 x 32; stage 4 draws twice as many as there are; 5 evaluations ask about 500."""
+    """Of 4,000 pictures stage 3 draws 50 x 32 and stage 4 twice as many as there are; 5 evaluations ask about 500."""
     (tmp_path / "counts.json").write_text('{"rows": 3000, "kept": 2256, "dropped": {"x": 744}}')
     web = Artifact(kind="index", digest="a" * 64, path=Path(tmp_path))
     names = ("fresh/evaluate", *(f"stage{number}/train" for number in (1, 2, 3, 4)))

@@ -208,8 +208,8 @@ def metrics_line(step: int, **more: object) -> dict:
 
 
 def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
-    report = report_of(0.25, 0.8)
-    page = render(report, details_at(tmp_path))
+    report, details = report_of(0.25, 0.8), details_at(tmp_path)
+    page = render(report, details)
     assert "<small>within what is expected,</small><small>1.00 to 1.50</small>" in page
     assert "<small>predicted 1 min 30 s</small><small>by the last run</small>" in page
     assert "<small>predicted 800.0 MB</small>" in page and "The expected loss: measured." in page
@@ -220,7 +220,7 @@ def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
             "warnings": ["the loss leapt"],
         }
     )
-    page = render(report, details_at(tmp_path))
+    page = render(report, details)
     assert '<small class="bad">above what is expected,</small>' in page
     assert "not predicted" in page and "predicted at least 500.0 MB" in page
     assert "<li>stage1: the loss leapt</li>" in page

@@ -123,7 +123,7 @@ def test_a_probe_trains_on_the_real_data_and_leaves_nothing(tmp_path):
 
     taken = probe(spec_of, aided=True)
     assert (taken.by, taken.note) == ("probe", "at most, for no vision tokens are kept yet")
-    assert taken.seconds is not None and 0 < taken.seconds < 60 and taken.memory_bytes > 10_000_000
+    assert taken.seconds is not None and taken.seconds > 0 and taken.memory_bytes > 10_000_000
     assert not used[0].out.parent.exists() and not (tmp_path / "notes").exists()
 
 
