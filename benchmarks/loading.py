@@ -12,31 +12,25 @@ memory each time, and that its floats are four times its bytes is part of what t
 """
 
 import argparse
-import io
-import json
 import sys
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import torch
-import webdataset
-from PIL import Image
 from torch import Tensor
 
 from benchmarks.measure import seconds_of
 from benchmarks.model import CONVENTIONAL, DifferenceError
-from tinygptv_core.image import MEAN, STANDARD_DEVIATION, squashed
+from benchmarks.shards import conventional_batches, photo, write_shard
+from tinygptv_core.image import squashed
 from tinygptv_core.presets import SHIPPED
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
+from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
-from tinygptv_core.shards import INDEX_COLUMNS, Sample, ShardSet
+from tinygptv_core.shards import Sample, ShardSet
 from tinygptv_core.stages import NANO_STAGE1
 from tinygptv_core.vision import normalised
 from tinygptv_core.weights import read_tokenizer
@@ -71,54 +65,15 @@ Batches = Callable[[], Iterator[Tensor]]
 """One pass over the shards: images_B3HW, as bytes or normalised."""
 
 
-def write_shard(folder: Path, case: Case, count: int) -> DataFolders:
-    """One tar of pictures with captions, and its index."""
-    (folder / "shards").mkdir()
-    (folder / "index").mkdir()
-    path = folder / "shards" / "00000.tar"
-    with webdataset.TarWriter(str(path), encoder=False) as tar:
-        for number in range(count):
-            key = f"{number:09d}"
-            told = {"key": key, "turns": [["assistant", CAPTION]], "split": None, "group": None, "url": None}
-            tar.write({"__key__": key, "jpg": _photo(number, case), "json": json.dumps(told).encode()})
-    with tarfile.open(path) as tar:
-        places = {member.name: (member.offset_data, member.size) for member in tar}
-    records = [(number, 0, *places[f"{number:09d}.jpg"], *places[f"{number:09d}.json"]) for number in range(count)]
-    columns = np.dtype([(name, np.int64) for name in INDEX_COLUMNS])
-    np.save(folder / "index" / "samples.npy", np.array(records, dtype=columns))
-    (folder / "index" / "shards.json").write_text(json.dumps([path.name]))
-    return DataFolders(shards=folder / "shards", index=folder / "index")
-
-
-def _photo(number: int, case: Case) -> bytes:
-    """Soft shapes under a little noise, about as large in JPEG as a photograph of that size."""
-    random = np.random.default_rng(number)
-    shapes = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-    soft_HW3 = np.asarray(shapes.resize((case.width, case.height), Image.Resampling.BICUBIC), dtype=np.int16)
-    noisy_HW3 = soft_HW3 + random.integers(-4, 5, soft_HW3.shape, dtype=np.int16)
-    data = io.BytesIO()
-    Image.fromarray(noisy_HW3.clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=95)
-    return data.getvalue()
+def written(folder: Path, case: Case, count: int) -> DataFolders:
+    """A shard of so many of the case's pictures, and its index."""
+    caption = (Turn("assistant", CAPTION),)
+    return write_shard(folder, ((photo(number, case.width, case.height), caption) for number in range(count)))
 
 
 def conventional(folders: DataFolders, size: int) -> Batches:
     """The original's pipeline."""
-    mean, deviation = torch.from_numpy(MEAN)[:, None, None], torch.from_numpy(STANDARD_DEVIATION)[:, None, None]
-
-    def processed(picture: Image.Image) -> Tensor:
-        """What torchvision does in Resize, ToTensor and Normalize."""
-        resized = picture.resize((size, size), Image.Resampling.BICUBIC)
-        numbers_3HW = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-        return numbers_3HW.clone().sub_(mean).div_(deviation)
-
-    def one_pass() -> Iterator[Tensor]:
-        tar = str(Path(folders.shards) / "00000.tar")
-        samples: Any = webdataset.WebDataset(tar, shardshuffle=False, empty_check=False)
-        pairs = iter(samples.decode("pilrgb").to_tuple("jpg", "json").map_tuple(processed, lambda told: told))
-        while batch := list(islice(pairs, AT_ONCE)):
-            yield torch.stack([picture_3HW for picture_3HW, _ in batch])
-
-    return one_pass
+    return lambda: (images_B3HW for images_B3HW, _ in conventional_batches(folders, size, AT_ONCE))
 
 
 def ours(folders: DataFolders, size: int, finish: Callable[[list[Sample], Tensor], Tensor]) -> Batches:
@@ -174,7 +129,7 @@ def report(name: str, rounds: int, count: int) -> list[str]:
     case = CASES[name]
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        ways = ways_of(write_shard(Path(folder), case, count), case.size)
+        ways = ways_of(written(Path(folder), case, count), case.size)
         gaps = differences(ways)
         seconds = seconds_of({way: partial(_gone_through, run) for way, run in ways.items()}, rounds)
     usual = seconds[CONVENTIONAL]

@@ -100,18 +100,31 @@ class Samples:
     turns: tuple[tuple[Turn, ...], ...]
 
 
+CAPTIONS = replace(NANO_STAGE2, dialect="published", max_tokens=CAPTION_TOKENS)
+"""Stage 2, whose captions are all equally long once they are cut."""
+
+TALKS = replace(NANO_STAGE4, dialect="published", max_tokens=1024)
+"""Stage 4: talks of 1 to `MOST_EXCHANGES` questions and answers."""
+
+
 def captions(count: int, side: int) -> Samples:
-    """Stage 2: pictures with captions, all equally long once they are cut."""
-    turns = tuple((Turn("assistant", texts.detailed_caption(scene)),) for scene in _scenes(count))
-    stage = replace(NANO_STAGE2, dialect="published", max_tokens=CAPTION_TOKENS)
-    return Samples(stage=stage, images_B3HW=noise(count, side), turns=turns)
+    """Pictures with captions."""
+    return Samples(stage=CAPTIONS, images_B3HW=noise(count, side), turns=spoken_captions(count))
 
 
 def talks(count: int, side: int) -> Samples:
-    """Stage 4: pictures with talks of 1 to `MOST_EXCHANGES` questions and answers."""
-    turns = tuple(_talk(scene, 1 + row % MOST_EXCHANGES) for row, scene in enumerate(_scenes(count)))
-    stage = replace(NANO_STAGE4, dialect="published", max_tokens=1024)
-    return Samples(stage=stage, images_B3HW=noise(count, side), turns=turns)
+    """Pictures with talks."""
+    return Samples(stage=TALKS, images_B3HW=noise(count, side), turns=spoken_talks(count))
+
+
+def spoken_captions(count: int) -> tuple[tuple[Turn, ...], ...]:
+    """A caption for each of so many pictures."""
+    return tuple((Turn("assistant", texts.detailed_caption(scene)),) for scene in _scenes(count))
+
+
+def spoken_talks(count: int) -> tuple[tuple[Turn, ...], ...]:
+    """A talk about each of so many pictures."""
+    return tuple(_talk(scene, 1 + row % MOST_EXCHANGES) for row, scene in enumerate(_scenes(count)))
 
 
 def _talk(scene: Scene, exchanges: int) -> tuple[Turn, ...]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.loading import CASES, GOALS, TOLERANCE, differences, ways_of, write_shard
+from benchmarks.loading import CASES, GOALS, TOLERANCE, differences, ways_of, written
 from benchmarks.model import CONVENTIONAL, DifferenceError
 from tinygptv_core import image
 from tinygptv_core.image import squashed
@@ -22,7 +22,7 @@ def one_thread():
 @pytest.mark.parametrize("case", list(CASES))
 def test_every_way_gives_the_originals_pictures(tmp_path, case):
     """70 of them, which are two batches; and they are not all alike."""
-    ways = ways_of(write_shard(tmp_path, CASES[case], 70), CASES[case].size)
+    ways = ways_of(written(tmp_path, CASES[case], 70), CASES[case].size)
     assert set(differences(ways)) == set(ways)
     first, second = ways[CONVENTIONAL]()
     assert (len(first), len(second)) == (64, 6)
@@ -30,14 +30,14 @@ def test_every_way_gives_the_originals_pictures(tmp_path, case):
 
 
 def test_a_way_with_other_pictures_is_refused(tmp_path):
-    ways = ways_of(write_shard(tmp_path, CASES["224 px shards"], 2), 224)
+    ways = ways_of(written(tmp_path, CASES["224 px shards"], 2), 224)
     wrong = ways | {"bytes": lambda: (images + 2 * TOLERANCE for images in ways[CONVENTIONAL]())}
     with pytest.raises(DifferenceError, match="bytes differs from the conventional way by 2"):
         differences(wrong)
 
 
 def test_goals_name_what_there_is(tmp_path):
-    ways = ways_of(write_shard(tmp_path, CASES["224 px shards"], 1), 224)
+    ways = ways_of(written(tmp_path, CASES["224 px shards"], 1), 224)
     assert GOALS.keys() <= {f"{case}, {way}" for case in CASES for way in ways}
 
 
