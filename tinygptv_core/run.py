@@ -22,6 +22,7 @@ class RunOptions:
         packed: samples in one row without padding (`packing.py`), which is faster the more their lengths differ.
         gradient_checkpointing: keep the input of each layer of the language model alone, and compute the rest
             again on the way back: less memory for about a third more time, and the same numbers.
+        compile: let torch compile the layers of the language model (`compiling.py`); needs a compiler on the machine.
         save_every_steps: steps between the checkpoints that a killed run goes on from.
     """
 
@@ -34,6 +35,7 @@ class RunOptions:
     save_every_steps: int
     packed: bool = False
     gradient_checkpointing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("processes", "threads", "log_every_steps", "save_every_steps"):
