@@ -120,17 +120,23 @@ class DDPEngine:
         self._device = torch.device(options.device)
         self._is_cuda = self._device.type == "cuda"
         self._model = model.to(self._device).train()
-        prepack(self._model)
+        # The compiler brings weights into order itself.
+        for frozen in (model.vision, model.qformer) if options.compile else (model,):
+            prepack(frozen)
         self._parameters = trainable_parameters(model)
         self._wrapped = _distributed(self._model, self._device) if world_size > 1 else self._model
         groups = parameter_groups(model, stage.weight_decay)
-        # On a CPU the fused one has other last bits, and nothing to gain.
-        self._optimizer = AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=self._is_cuda)
+        # Where nobody has to be waited for it is left as it is: the fused one has other last bits.
+        self._optimizer = AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=self._steps_unseen > 0)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=stage.precision == "float16")
         self._clock = Clock(self._device)
         self._copying = torch.cuda.Stream() if self._is_cuda else None
         self._unseen: deque[_Numbers] = deque()
-        self._most_unseen = 1 if self._is_cuda else 0
+
+    @property
+    def _steps_unseen(self) -> int:
+        """How many steps the host may not have looked at when it has one more taken."""
+        return 1 if self._is_cuda else 0
 
     def step(self, batch: Batch, *, step: int, rate: float, dataset: str) -> StepResult:
         """One AdamW step at `rate` on this process's part of the batch of `step`.
@@ -154,7 +160,7 @@ class DDPEngine:
         told = [loss, own_sum, self._may_skip(), *(() if norm is None else (norm, *norms.values()))]
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
         self._unseen.append(self._on_the_way(told, tuple(norms), parts, where))
-        self._look(self._most_unseen)
+        self._look(self._steps_unseen)
         if norm is not None:
             self._optimize(rate, norm, loss.isfinite() & norm.isfinite())
         self._clock.mark(None)
@@ -192,7 +198,6 @@ class DDPEngine:
 
     def _backward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """The sum of this process's losses, and the mean over all processes, its gradients left in the parameters."""
-        self._clock.mark("communication")
         targets = sum(len(part.layout.labels_K) for part in parts if part.layout is not None)
         num_targets = self._sum(self._number(targets)).clamp(min=1)
         # DDP takes the mean over the processes, and the sum is wanted.
@@ -209,7 +214,6 @@ class DDPEngine:
                 weighted.register_hook(self._mark_when_computed)
             weighted.backward()
             loss_sum += part_sum.detach()
-        self._clock.mark("communication")
         return loss_sum, self._sum(loss_sum.clone()) / num_targets
 
     def _mark_when_computed(self, _gradient: Tensor) -> None:
@@ -275,7 +279,7 @@ class DDPEngine:
             clip_grads_with_norm_(self._parameters.values(), self._stage.clip_norm, norm)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        if self._is_cuda:  # the fused optimizer asks this, on the device, as it does for a scaler
+        if self._steps_unseen:  # the fused optimizer skips by itself, as it does for a scaler
             self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
             self._optimizer.step()
         else:
@@ -294,6 +298,7 @@ class DDPEngine:
                     totals += torch.stack([value.double() for value in self._model(part, packed=self._options.packed)])
         self._model.train()
         loss_sum, num_targets = self._sum(totals).tolist()
+        self._clock.mark(None)
         return loss_sum / num_targets if num_targets else None
 
     def state(self) -> dict[str, Tensor]:
@@ -331,7 +336,7 @@ class DDPEngine:
             if f"step/{name}" in tensors:  # a parameter that no batch has used yet has no moments
                 moments = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")}
                 # The fused optimizer counts on the device.
-                taken = tensors[f"step/{name}"].to(parameter.device if self._is_cuda else "cpu", copy=True)
+                taken = tensors[f"step/{name}"].to(parameter.device if self._steps_unseen else "cpu", copy=True)
                 self._optimizer.state[parameter] = {"step": taken, **moments}
         if self._scaler.is_enabled():
             scale, growth = tensors["scaler"].tolist()
@@ -346,8 +351,9 @@ class DDPEngine:
         return torch.full((), value, dtype=torch.float64, device=self._device)
 
     def _sum(self, value: Tensor) -> Tensor:
-        """The sum of `value` (changed in place) over all processes."""
+        """The sum of `value` (changed in place) over all processes. What the clock says is then to be said anew."""
         if self._world_size > 1:
+            self._clock.mark("communication")
             distributed.all_reduce(value)
         return value
 

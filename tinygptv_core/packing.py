@@ -44,6 +44,7 @@ def pack(mask_BS: Tensor) -> Packing:
     return Packing(source_P=row_P * mask_BS.shape[1] + position_P, position_P=position_P, lengths=lengths)
 
 
+@torch.compiler.disable  # compiled, it would be so for every set of lengths
 def attend_apart(
     query_1NPH: Tensor,
     key_1NPH: Tensor,

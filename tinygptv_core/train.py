@@ -19,6 +19,7 @@ import torch.distributed as distributed
 
 from tinygptv_core.architectures import sizes_of
 from tinygptv_core.checkpoint import Position, drop_states_after, load_state, read_checkpoint, write_checkpoint
+from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine
 from tinygptv_core.loader import ORDER_VERSION, Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
@@ -103,6 +104,9 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
         checkpoint = read_checkpoint(spec.init)
         new_lora = stage.lora is not None and checkpoint.form.lora is None
         load_trainable(model, checkpoint.tensors, new_lora=new_lora)
+    if spec.options.compile:
+        require_compiler(spec.options.device)
+        compile_layers(model.llm)
     if spec.options.gradient_checkpointing:
         model.llm.recompute_layers()
     return model, backbones.tokenizer

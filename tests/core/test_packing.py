@@ -5,6 +5,7 @@ import torch
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.packing import attend_apart, pack
 from tinygptv_core.stages import Lora
@@ -69,6 +70,17 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_the_padded_one(model, 
             packed[name], expected, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert max(float(padded[name].abs().max()) for name in padded if ".lora_A." in name) > 0.1
+
+
+@pytest.mark.parametrize("row", [1, 3])
+def test_a_packed_batch_of_one_sample_has_the_loss_and_the_gradients_of_the_padded_one(model, row):
+    """Two tokens in a row of twelve; and twelve with a hole, where the hole alone is left out."""
+    sample = micro_batches(ragged(holes=True), 1)[row]
+    padded, packed = (loss_and_gradients(model, sample, packed=way) for way in (False, True))
+    assert padded.keys() == packed.keys()
+    assert padded["targets"] == packed["targets"] == {1: 1, 3: 4}[row]
+    for name, expected in padded.items():
+        torch.testing.assert_close(packed[name], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_packed_sample_does_not_see_the_one_before_it(model):

@@ -1,0 +1,44 @@
+import torch
+
+from tests.core import tiny
+from tinygptv_core.batch import Batch
+from tinygptv_core.layout import laid_out
+
+
+def layout(batch: Batch, *, packed: bool):
+    found = laid_out(batch, 3, packed=packed).layout
+    assert found is not None
+    return found
+
+
+def test_each_target_is_predicted_by_the_position_before_it_with_the_picture_in_place():
+    """Begin, three tokens of the picture, then the caption: places 0, 1 to 3, and 4 on."""
+    found = layout(tiny.batch(), packed=False)
+    assert (found.row_K.tolist(), found.position_K.tolist()) == ([0, 0, 0, 1], [3, 4, 5, 3])
+    assert found.labels_K.tolist() == [2, 3, 4, 5]
+    assert not found.is_full
+    assert found.packing is found.place_K is None
+
+
+def test_in_the_packed_row_the_second_sample_begins_where_the_first_ends():
+    found = layout(tiny.batch(), packed=True)
+    assert found.packing is not None
+    assert found.packing.lengths == (7, 5)
+    assert found.place_K is not None
+    assert found.place_K.tolist() == [3, 4, 5, 7 + 3]
+    assert found.position_K.tolist() == [3, 4, 5, 3]
+
+
+def test_a_batch_without_padding_is_full():
+    batch = tiny.batch()
+    first = Batch(**{name: value if value is None else value[:1] for name, value in vars(batch).items()})
+    assert layout(first, packed=False).is_full
+
+
+def test_the_layout_travels_with_the_batch():
+    moved = laid_out(tiny.batch(), 3, packed=True).to("meta")
+    assert moved.layout is not None
+    assert moved.layout.packing is not None
+    places = (moved.ids_BT, moved.layout.labels_K, moved.layout.packing.source_P)
+    assert {tensor.device for tensor in places} == {torch.device("meta")}
+    assert moved.layout.packing.lengths == (7, 5)

@@ -1,0 +1,40 @@
+"""torch's compiler for the layers of the language model: an option, since it takes minutes before the first step."""
+
+import os
+import shutil
+from importlib.util import find_spec
+
+import torch
+
+from tinygptv_core.phi import TinyPhi
+from tinygptv_core.plain import ConfigError
+
+
+def compile_layers(llm: TinyPhi, *, backend: str = "inductor") -> None:
+    """Let every layer be compiled when it is first used, once for all lengths of the samples.
+
+    The numbers are the same to rounding. Call it before `recompute_layers`, and once.
+
+    Args:
+        backend: what torch compiles with.
+    """
+    for layer in llm.model.layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
+
+
+def require_compiler(device: str) -> None:
+    """Raise ConfigError where torch's compiler lacks what it makes programs of `device` with."""
+    if device == "cuda" and find_spec("triton") is None:
+        raise _missing("triton", "pip install triton", device)
+    name, wanted = ("CC", ("gcc", "clang")) if device == "cuda" else ("CXX", ("g++",))
+    asked = os.environ.get(name)
+    if not any(map(shutil.which, [asked] if asked else wanted)):
+        raise _missing(f"a compiler ({asked or ' or '.join(wanted)})", f"one that {name} names, or {wanted[0]}", device)
+
+
+def _missing(what: str, how: str, device: str) -> ConfigError:
+    return ConfigError(
+        f"compile is asked for, and {what} is not here, which torch's compiler needs for {device}.\n"
+        f"  to have it         {how}\n"
+        "  to do without it   leave out --option compile=true"
+    )
