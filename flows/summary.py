@@ -87,6 +87,7 @@ def _stage(built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> St
         "seconds": told["seconds"],
         "peak_memory_bytes": told["peak_memory_bytes"],
         "samples_per_second": told["samples_per_second"],
+        "notices": told.get("notices", []),  # which stages of earlier versions did not have
         "scores": _scores(built, name),
     }
 

@@ -55,6 +55,9 @@ class Terminal:
         for name, counts in report["data"].items():
             reasons = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items())
             say(f"{name}: {counts['kept']} of {counts['rows']} kept{f' (dropped: {reasons})' if reasons else ''}")
+        for name, stage in report["stages"].items():
+            for notice in stage["notices"]:
+                say(f"{name}: {notice}")
         for name, metrics in report["scores"].items():
             for metric, score in metrics.items():
                 control = score["control"]

@@ -51,7 +51,10 @@ class DataReport(TypedDict):
 
 
 class StageReport(TypedDict):
-    """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after."""
+    """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after.
+
+    `notices` is what a person should know of its training: a state that was damaged, say.
+    """
 
     steps: int
     loss_first: float
@@ -59,6 +62,7 @@ class StageReport(TypedDict):
     seconds: float
     peak_memory_bytes: int
     samples_per_second: float
+    notices: list[str]
     scores: Scores
 
 

@@ -19,6 +19,7 @@ from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_
 from tinygptv_core.stages import Dialect, Lora, Stage, asking_template
 from tinygptv_core.weight_files import Stored, in_memory, write_tensors
 
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointForm:
     """What one must know to read and to ask a checkpoint: the part of its stage that bears on that.

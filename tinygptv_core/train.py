@@ -43,9 +43,7 @@ STOPPED = 128 + signal.SIGTERM
 """The exit status of a run that was asked to stop, as of one that the signal ended."""
 
 
-def train(
-    spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never
-) -> None:
+def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never) -> None:
     """Train `spec.stage` and write its checkpoint to `spec.out`, `metrics.jsonl` and `summary.json` to `spec.notes`.
 
     With more than one process torch's default process group must be there; each process calls this.

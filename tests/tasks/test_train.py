@@ -93,9 +93,9 @@ def home(tmp_path_factory, watch):
 
 @pytest.fixture(scope="module")
 def workers(home):
-    """One group for all tests, which may die as often as these let it: killed, refused a run, killed for good."""
+    """One group for all tests, which may die as often as these let it: killed, stopped, refused, killed for good."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.train.MAX_RESTARTS", 2)
+        patch.setattr("tasks.train.MAX_RESTARTS", 3)
         with ray_workers(home, TWO) as workers:
             yield workers
 
@@ -133,6 +133,30 @@ def test_the_same_processes_train_the_next_run_to_the_same_bits(workers, bare, t
     spec = elsewhere(bare, tmp_path)
     workers.train(spec, quiet)
     assert [process.pid for process in training_processes()] == [process.pid for process in before]
+    assert_same_training(spec, bare)
+
+
+def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(workers, bare, tmp_path):
+    """First a worker is sent SIGTERM, and Ray starts all again; then whoever waits for them is."""
+    spec, signalled = elsewhere(bare, tmp_path), []
+
+    def signal_twice(done: int, total: int, text: str) -> None:
+        found = training_processes()
+        if not signalled and done >= 60 and len(found) == 2:
+            signalled.append(found[1].pid)
+            os.kill(found[1].pid, signal.SIGTERM)
+        elif len(signalled) == 1 and done >= 120 and found[0].pid not in before:
+            signalled.append(os.getpid())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = [process.pid for process in training_processes()]
+    with pytest.raises(KeyboardInterrupt):
+        workers.train(spec, signal_twice)
+    assert signalled == [before[1], os.getpid()]
+    stopped_at = max(int(path.name.split("-")[1]) for path in spec.work.glob("state-*"))
+    assert stopped_at % TWO.save_every_steps != 0  # but for one time in 40 it would be a save that was due
+    workers.train(spec, quiet)
+    assert summary_of(spec)["resumed_from_step"] == stopped_at
     assert_same_training(spec, bare)
 
 
