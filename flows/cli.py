@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -245,6 +246,8 @@ def _walk(choice: Choice) -> int:
     """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
     planned = prepare(choice, writes=True).planned
     trains = any(item.action == "build" and item.step.endswith("/train") for item in planned)
+    # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         wait_for_server = start_prefect_server(Path(choice.home).expanduser().absolute())
         from flows.walk import run_pipeline

@@ -91,10 +91,11 @@ def _stage(prepared: Prepared, built: Mapping[str, Built], name: str, told: Mapp
         "seconds": told["seconds"],
         "peak_memory_bytes": told["peak_memory_bytes"],
         "samples_per_second": told["samples_per_second"],
+        "notices": told.get("notices", []),  # which stages of earlier versions did not have
         "scores": _scores(built, name),
         "expected": _expected(prepared.preset, name, told["loss_last"]),
         "predicted": _predicted(prepared, name),
-        "warnings": [*_warnings(_metrics(prepared.place, built, name)), *told.get("notices", ())],
+        "warnings": _warnings(_metrics(prepared.place, built, name)),
     }
 
 

@@ -58,6 +58,8 @@ class Terminal:
             say(f"{name}: {counts['kept']} of {counts['rows']} kept{f' (dropped: {reasons})' if reasons else ''}")
         for name, stage in report["stages"].items():
             say(f"{name}: {_trained(stage)}")
+            for notice in stage["notices"]:
+                say(f"{name}: {notice}")
         for name, metrics in report["scores"].items():
             for metric, score in metrics.items():
                 control = score["control"]

@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,15 +52,27 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
     import ray
 
     try:
-        if address is None:
-            remove_what_killed_runs_left(_temporary_folder(os.getpid()))
-            _start_local(home)
-        else:
-            _connect(address)
+        with _own_sigterm():
+            if address is None:
+                remove_what_killed_runs_left(_temporary_folder(os.getpid()))
+                _start_local(home)
+            else:
+                _connect(address)
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(_temporary_folder(os.getpid()), ignore_errors=True)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does: Ray would have it end the process there and then, with nothing saved."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def import_ray(address: str | None) -> None:

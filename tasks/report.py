@@ -71,7 +71,7 @@ class StageReport(TypedDict):
     """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after.
 
     `expected` is None where no band is known, `predicted` where the stage was not to be built. `warnings` are those of
-    its metrics.jsonl, and what was noticed when it went on from a state.
+    its metrics.jsonl; `notices` what a person should know besides: a state that was damaged, say.
     """
 
     steps: int
@@ -80,6 +80,7 @@ class StageReport(TypedDict):
     seconds: float
     peak_memory_bytes: int
     samples_per_second: float
+    notices: list[str]
     scores: Scores
     expected: BandReport | None
     predicted: PredictionReport | None

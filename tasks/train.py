@@ -7,15 +7,17 @@ a killed run goes on from among it, is `tinygptv_core.train`, which runs the sam
 import gc
 import json
 import logging
+import math
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from tasks.build import Step
@@ -36,7 +38,13 @@ MAX_RESTARTS = 3
 FOLLOW_SECONDS = 0.5
 POLL_SECONDS = 0.1
 END_SECONDS = 10.0
+STOP_SECONDS = 60.0
+"""How long a run that is stopped waits for the step at hand and for its state to be saved."""
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+
+TERMINATED = Event()
+"""That this process, one of Ray's, was sent SIGTERM."""
 
 
 class TrainingError(RuntimeError):
@@ -48,8 +56,9 @@ class Workers:
 
     To start them takes longer than a short stage: each imports torch, transformers and Ray. Orders and answers
     are files in a folder, which every machine of the cluster must see, as it must the runs' own folders:
-    `N.order` names the N-th run, `N.answer` says how it ended. A worker that dies is started again, with the others,
-    at most `MAX_RESTARTS` times; they go on with the first order that has no answer, from its newest state.
+    `N.order` names the N-th run, `N.answer` says how it ended, `N.stop` asks to save and stop it. A worker that dies is
+    started again, with the others, at most `MAX_RESTARTS` times; they go on with the first order that has no answer,
+    from its newest state.
     """
 
     def __init__(self, folder: Path, options: RunOptions):
@@ -75,6 +84,8 @@ class Workers:
     def train(self, spec: RunSpec, progress: Progress) -> None:
         """Run `spec` from the newest state in `spec.work`.
 
+        Whatever interrupts it (Ctrl-C, SIGTERM) has the workers save after the step at hand, and then goes on its way.
+
         What the run has to say is in `spec.notes` (`train` of the core); the workers' messages too.
 
         Raises:
@@ -83,17 +94,27 @@ class Workers:
         """
         spec.notes.mkdir(parents=True, exist_ok=True)
         write_spec(spec, spec.notes / "RUN.json")
-        answer = _answer(self._folder, self._orders)
-        replace_text(_order(self._folder, self._orders), json.dumps({"run": str(spec.notes / "RUN.json")}))
-        self._orders += 1
+        number, self._orders = self._orders, self._orders + 1
+        answer = _answer(self._folder, number)
+        replace_text(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
         with _following(spec, progress):
-            while self._thread.is_alive() and not answer.exists():
-                self._thread.join(POLL_SECONDS)
+            try:
+                self._wait_for(answer, math.inf)
+            except BaseException:
+                LOGGER.warning("%s saves and stops; interrupt once more not to wait for it", spec.stage.name)
+                replace_text(_stop(self._folder, number), "")
+                self._wait_for(answer, STOP_SECONDS)
+                raise
         if not answer.exists():
             raise TrainingError(f"{spec.stage.name} failed: {self._end}. Its messages are in {spec.notes}.")
         told = json.loads(answer.read_text())
         if told["failure"] is not None:
             raise (ConfigError if told["is_users_mistake"] else TrainingError)(told["failure"])
+
+    def _wait_for(self, answer: Path, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self._thread.is_alive() and not answer.exists() and time.monotonic() < end:
+            self._thread.join(POLL_SECONDS)
 
     def end(self) -> None:
         """Let them go. Those that are at work are left to the cluster's end."""
@@ -123,6 +144,10 @@ def _answer(folder: Path, number: int) -> Path:
     return folder / f"{number}.answer"
 
 
+def _stop(folder: Path, number: int) -> Path:
+    return folder / f"{number}.stop"
+
+
 def _trainer(folder: Path, options: RunOptions) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
@@ -146,18 +171,29 @@ def _trainer(folder: Path, options: RunOptions) -> Any:
 
 
 def _lean_trainer() -> type[Any]:
-    """Ray's TorchTrainer without two helpers that a run like ours does not need.
+    """Ray's TorchTrainer without two helpers that a run like ours does not need, and with workers that hear SIGTERM.
 
     Each is a process of its own in every run, two seconds of a core to start: one shares out Ray data sets, the
     other tidies up after a controller that died, and here the cluster ends with the pipeline.
     """
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class Hearing(WorkerGroupCallback):
+        def after_execution_group_start(self, execution_group: Any) -> None:
+            execution_group.execute(_hear_sigterm)
 
     class LeanTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            return [item for item in super()._create_default_callbacks() if type(item).__name__ not in UNUSED_CALLBACKS]
+            found = super()._create_default_callbacks()
+            return [Hearing(), *(item for item in found if type(item).__name__ not in UNUSED_CALLBACKS)]
 
     return LeanTrainer
+
+
+def _hear_sigterm() -> None:
+    """In a worker's main thread; training has another. Ray's own answer to the signal is to end at once."""
+    signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())
 
 
 def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
@@ -198,25 +234,39 @@ def _worker(config: dict[str, Any]) -> None:
     for number in count(first):
         order = _order(folder, number)
         while not order.exists():
-            time.sleep(POLL_SECONDS)
+            if TERMINATED.wait(POLL_SECONDS):
+                raise TrainingError("this process was sent SIGTERM")
         run = json.loads(order.read_text())["run"]
         if run is None:
             return
-        _train_one(Path(run), _answer(folder, number))
+        _train_one(Path(run), _answer(folder, number), _stop(folder, number))
 
 
-def _train_one(run: Path, answer: Path) -> None:
-    """Train, and answer how it ended. What failed fails the whole group, in which others may wait for this process."""
+def _train_one(run: Path, answer: Path, stop: Path) -> None:
+    """Train, and answer how it ended. What failed fails the whole group, in which others may wait for this process.
+
+    A run that the driver stops is answered. One that stops because a worker was sent SIGTERM has no answer, and all
+    go on with it when Ray has started them again.
+    """
     import torch
     from ray.train import get_context
 
+    from tinygptv_core.saving import StoppedError
     from tinygptv_core.train import train
 
     spec, context = read_spec(run), get_context()
     rank = context.get_world_rank()
     logging.basicConfig(filename=spec.notes / f"worker-{rank}.log", level=logging.INFO, force=True)
+
+    def asked_to_stop() -> bool:
+        return TERMINATED.is_set() or stop.exists()
+
     try:
-        train(spec, rank, context.get_world_size(), lambda done, total, text: None)
+        train(spec, rank, context.get_world_size(), lambda done, total, text: None, asked_to_stop)
+    except StoppedError as stopped:
+        LOGGER.warning("%s", stopped)
+        if not stop.exists():
+            raise
     except (ValueError, FloatingPointError) as error:  # what would fail again
         LOGGER.exception("%s failed", spec.stage.name)
         told = {"failure": str(error), "is_users_mistake": isinstance(error, ConfigError)}

@@ -1,4 +1,4 @@
-"""When a run saves what it goes on from, and when it stops: agreed among its processes, and written beside the steps."""
+"""When a run saves what it goes on from and when it stops: agreed among its processes, written beside its steps."""
 
 import signal
 import time
@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -107,7 +108,7 @@ class _Wishes:
     """
 
     def __init__(self) -> None:
-        self._group = distributed.new_group(backend="gloo")
+        self._group: Any = distributed.new_group(backend="gloo")
         self._number, self._sent = torch.zeros((), dtype=torch.int64), None
 
     def exchange(self, number: int) -> int:

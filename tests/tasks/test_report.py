@@ -51,6 +51,7 @@ def report_of(*accuracies: float) -> Report:
                 "seconds": 75.0,
                 "peak_memory_bytes": 812_000_000,
                 "samples_per_second": 61.5,
+                "notices": ["the state after step 50 was damaged"] if i == 1 else [],
                 "scores": found,
                 "expected": {"low": 1.0, "high": 1.5, "source": "measured", "verdict": "within"},
                 "predicted": {"seconds": 90.0, "memory_bytes": 8e8, "by": "last run"},
@@ -318,6 +319,10 @@ def test_an_answer_about_a_sample_that_is_not_there_is_refused(tmp_path):
     lines_at(tmp_path / "stage1.jsonl", [line(5, "red", "red")])
     with pytest.raises(ValueError, match="sample 000000005, which is not among the 2 of its data set"):
         render(report_of(0.25, 0.8), details)
+
+
+def test_the_page_says_what_one_should_know_of_how_a_stage_was_trained(tmp_path):
+    assert "stage1: the state after step 50 was damaged" in render(report_of(0.27, 0.62), details_at(tmp_path))
 
 
 def test_a_run_that_got_to_no_stage_has_a_page_too(tmp_path):

@@ -1,5 +1,6 @@
 import ipaddress
 import os
+import re
 import signal
 import threading
 from dataclasses import replace
@@ -86,16 +87,17 @@ def watch():
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, watch):
     """The home of a cluster that runs for as long as this file's tests."""
-    home = tmp_path_factory.mktemp("home")
+    home, before = tmp_path_factory.mktemp("home"), signal.getsignal(signal.SIGTERM)
     with ray_cluster(home, None):
+        assert signal.getsignal(signal.SIGTERM) == before  # Ray's would end the process with nothing saved
         yield home
 
 
 @pytest.fixture(scope="module")
 def workers(home):
-    """One group for all tests, which may die as often as these let it: killed, refused a run, killed for good."""
+    """One group for all tests, which may die as often as these let it: killed, stopped, refused, killed for good."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.train.MAX_RESTARTS", 2)
+        patch.setattr("tasks.train.MAX_RESTARTS", 3)
         with ray_workers(home, TWO) as workers:
             yield workers
 
@@ -134,6 +136,35 @@ def test_the_same_processes_train_the_next_run_to_the_same_bits(workers, bare, t
     workers.train(spec, quiet)
     assert [process.pid for process in training_processes()] == [process.pid for process in before]
     assert_same_training(spec, bare)
+
+
+def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(workers, bare, tmp_path, monkeypatch):
+    """First a worker is sent SIGTERM, and Ray starts all again; then whoever waits for them is interrupted."""
+    monkeypatch.setattr("tasks.train.FOLLOW_SECONDS", 0.02)
+    spec, signalled = elsewhere(bare, tmp_path), []
+
+    def signal_twice(done: int, total: int, text: str) -> None:
+        stops = stops_of(spec)
+        if not signalled and done >= 60:
+            signalled.append(training_processes()[1].pid)
+            os.kill(signalled[0], signal.SIGTERM)
+        elif len(signalled) == 1 and stops and done > stops[0]:
+            signalled.append(os.getpid())
+            os.kill(signalled[1], signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        workers.train(spec, signal_twice)
+    first, second = stops_of(spec)
+    assert 60 < first < second < STEPS
+    workers.train(spec, quiet)
+    assert summary_of(spec)["resumed_from_step"] == second
+    assert_same_training(spec, bare)
+
+
+def stops_of(spec) -> list[int]:
+    """After which steps the run was stopped, as its first worker has told."""
+    log = spec.notes / "worker-0.log"
+    return [int(step) for step in re.findall(r"goes on from step (\d+)", log.read_text())] if log.exists() else []
 
 
 def test_a_mistake_of_the_users_is_told_as_one(workers, bare, tmp_path):
