@@ -3,7 +3,7 @@
 Everything but the attention block and the layer around it is transformers' own Phi.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,12 +22,19 @@ from transformers.models.phi.modeling_phi import (
 )
 
 from tinygptv_core.packing import attend_apart
+from tinygptv_core.stages import Norm
 
 # Shape letters of this file: B batch, S positions, K those that are wanted, D model width, N heads, H width of a head,
 # R rotated part of H.
 
 POST_NORM_EPS = 1e-6
 
+NORM_MODULES: Mapping[Norm, tuple[str, ...]] = {
+    "qk_norm": ("self_attn.q_layernorm", "self_attn.k_layernorm"),
+    "rms_norm": ("post_layernorm",),
+    "input_norm": ("input_layernorm",),
+}
+"""What a layer calls them."""
 
 Places = tuple[Tensor, Tensor]
 """(row_K, position_K): some positions of a batch."""
@@ -154,6 +161,13 @@ class TinyPhi(PhiForCausalLM):
         layers = (FusedLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.model.layers = nn.ModuleList(layers)
         self.post_init()
+
+    def leave_out(self, norms: Iterable[Norm]) -> None:
+        """Let every layer do without `norms`: what went into one goes on as it is. What they were is forgotten."""
+        for layer in self.model.layers:
+            for norm in norms:
+                for name in NORM_MODULES[norm]:
+                    layer.set_submodule(name, nn.Identity())
 
     def recompute_layers(self) -> None:
         """Keep the input of each layer alone for the gradients, and compute the layer again on the way back.

@@ -35,6 +35,11 @@ class RunOptions:
     packed: bool = False
     gradient_checkpointing: bool = False
 
+    @property
+    def cores(self) -> int:
+        """The CPU threads of all processes together: what steps have that do not train."""
+        return self.processes * self.threads
+
     def __post_init__(self) -> None:
         for name in ("processes", "threads", "log_every_steps", "save_every_steps"):
             require(getattr(self, name), name, at_least=1)

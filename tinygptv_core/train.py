@@ -19,7 +19,15 @@ from typing import Any
 import torch
 import torch.distributed as distributed
 
-from tinygptv_core.checkpoint import Position, State, load_state, read_checkpoint, save_state, write_checkpoint
+from tinygptv_core.checkpoint import (
+    Position,
+    State,
+    check_norms,
+    load_state,
+    read_checkpoint,
+    save_state,
+    write_checkpoint,
+)
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine, StepResult
 from tinygptv_core.loader import ORDER_VERSION, Steps, batches
 from tinygptv_core.metrics import Metrics, replace_text, words
@@ -84,9 +92,11 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
     """The model that the stage starts from, and its tokenizer."""
     stage = spec.stage
     backbones = load_backbones(spec.backbones, DTYPES[stage.precision])
+    backbones.llm.leave_out(stage.without)
     model = TinyGPTV.from_backbones(backbones, stage.lora, stage.seed)
     if spec.init is not None:
         checkpoint = read_checkpoint(spec.init)
+        check_norms(spec.init, checkpoint.form, stage)
         new_lora = stage.lora is not None and checkpoint.form.lora is None
         load_trainable(model, checkpoint.tensors, new_lora=new_lora)
     if spec.options.gradient_checkpointing:
