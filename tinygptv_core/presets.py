@@ -285,7 +285,7 @@ TWO_CORES = RunOptions(
     log_every_steps=5,
     save_every_steps=25,
 )
-# The paper's model takes at most about 19 GiB with this, in the longest sequence of stage 4 (docs/speed.md).
+# With this the paper's stages take at most 19 GiB: the longest answers of stage 4, two at once (docs/speed.md).
 ONE_GPU = RunOptions(
     processes=1,
     threads=4,
@@ -387,8 +387,8 @@ SMALL = Preset(
     },
     stages=SMALL_STAGES,
     model_name="tinygptv-small",
-    # Talks differ in length more than captions: without padding the longest do not decide what a micro-batch takes.
-    options=replace(ONE_GPU, packed=True, save_every_steps=50),
+    # Talks differ in length: without padding the longest does not decide what a micro-batch takes, 20 GiB at most.
+    options=replace(ONE_GPU, micro_batch=8, packed=True, save_every_steps=50),
 )
 
 

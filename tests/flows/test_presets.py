@@ -1,5 +1,8 @@
 """Every preset is complete: it can be planned by whoever has nothing yet, and says what has to be got."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from flows.choice import prepare
@@ -8,9 +11,11 @@ from flows.data import recipe
 from flows.presets import downloads
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError, from_plain, plain
-from tinygptv_core.presets import ONE_GPU, PRESETS, SMALL, TWO_CORES, Preset
+from tinygptv_core.presets import NANO, ONE_GPU, PRESETS, SMALL, TWO_CORES, Preset, without
 from tinygptv_core.stages import PAPER_STAGES, PUBLISHED_STAGES, samples_drawn
 
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, ADDING = DOCS / "reproduction.md", DOCS / "adding.md"
 ALL = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 
 
@@ -87,6 +92,34 @@ def test_small_reads_its_pictures_twice_and_keeps_what_the_tower_makes_of_them()
     assert {stage.image_size for stage in SMALL.stages} == {224}
     by_hand = {file.path for file in downloads(SMALL) if not file.direct}
     assert by_hand == {"cc_sbu_align/filter_cap.json", "cc_sbu_align/cc_sbu_align.zip"}
+
+
+def test_the_sum_for_small_speaks_of_its_stages():
+    """docs/reproduction.md: | stage 1: 450 steps of 64, ... | 28,800 | ... |."""
+    row = r"^\| stage (\d): ([\d,]+) steps of (\d+)(?: to (\d+))?[^|]* \| ([\d,]+) \|"
+    told = re.findall(row, PAGE.read_text(), re.M)
+    assert len(told) == 4
+    for stage, (number, steps, least, most, samples) in zip(SMALL.stages, told, strict=True):
+        batches = {share.batch for share in stage.mix.values()}
+        drawn = sum(samples_drawn([stage], name) for name in stage.mix)
+        assert (stage.name, f"{stage.schedule.steps:,}") == (f"stage{number}", steps)
+        assert (min(batches), max(batches)) == (int(least), int(most or least))
+        assert int(samples.replace(",", "")) == pytest.approx(drawn, rel=0.02)
+
+
+def test_the_page_on_variants_names_those_that_there_are():
+    named = set(re.findall(r"`(as_published|paper_\w+)`", PAGE.read_text()))
+    assert named == PRESETS.keys() - {"nano", "small", "paper"}
+
+
+def test_the_variants_that_the_page_on_adding_shows_are_made():
+    (block,) = re.findall(r"```python\n# my_run.py\n(from dataclasses.*?)```", ADDING.read_text(), re.S)
+    made: dict[str, object] = {}
+    exec(block, made)
+    no_qk_norm, longer = made["NO_QK_NORM"], made["LONGER"]
+    assert isinstance(no_qk_norm, Preset) and isinstance(longer, Preset)
+    assert no_qk_norm == without(NANO, "qk_norm")
+    assert (longer.stages[:3], longer.stages[3].schedule.steps) == (SMALL.stages[:3], 5_000)
 
 
 def test_a_preset_says_how_it_runs_and_options_change_that(tmp_path):
