@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.data import INSTRUCT, LIST, recipe
 from flows.pipeline import steps
 from flows.place import Place
-from flows.plan import Planned, Selection, check_files, check_present, given, plan, select
+from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
@@ -24,15 +24,8 @@ from tinygptv_core.presets import Preset, changed, named, starting_at, with_inst
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
-TWO_CORES = RunOptions(
-    processes=2,
-    threads=1,
-    device="cpu",
-    loader_workers=0,
-    micro_batch=None,
-    log_every_steps=5,
-    save_every_steps=25,
-)
+COMPUTING = ("/features", "/train", "/evaluate")
+"""How the names of the steps end that compute on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +72,14 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     preset = changed(_preset(choice), choice.settings)
     stage, digest = _init(choice.init)
     preset = starting_at(preset, stage) if stage else preset
-    home, options = Path(choice.home).expanduser().absolute(), _options(choice.options)
+    home, options = Path(choice.home).expanduser().absolute(), _options(preset.options, choice.options)
     _check_folder(home)
     if writes:
         check_writable(home)
-        _check_device(options)
     terminal = Terminal()
     place = Place(
         home=home,
-        fetching=_fetching(choice),
+        fetching=_fetching(choice, options),
         own_lists={name: lists_named(typed) for name, typed in _own(choice).items()},
         removal_list=_removal_list(choice.removal_list),
         images=_path(choice.images) if choice.images else None,
@@ -105,9 +97,10 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     if stage:
         requests = given(requests, f"{stage}/train", place.store.find("checkpoint", digest))
     selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
-    if writes:
-        check_files(selection)
     planned = with_cache_advice(preset, plan(place.store, selection))
+    lacks = [lacking_files(selection), _lacking_device(preset, options, planned)] if writes else []
+    if any(lacks):
+        raise ConfigError("\n".join(filter(None, lacks)))
     check_present(selection, planned, _typed(choice))
     if any(item.step == "register" and item.action == "build" for item in planned):
         names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
@@ -236,13 +229,16 @@ def _check_folder(home: Path) -> None:
         raise ConfigError(f"the home {home} is no folder: {there} is a file.\n  name another with --home DIR")
 
 
-def _check_device(options: RunOptions) -> None:
-    """Refuse a GPU that is not there, before anything is fetched for it."""
-    if options.device == "cuda":
-        import torch
+def _lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned]) -> str | None:
+    """That there is no GPU, where a step to build computes on one; told before anything is fetched for it."""
+    if options.device != "cuda" or not any(i.action == "build" and i.step.endswith(COMPUTING) for i in planned):
+        return None
+    import torch
 
-        if not torch.cuda.is_available():
-            raise ConfigError("--option device=cuda: torch sees no GPU here; leave it out to compute on the CPU")
+    if torch.cuda.is_available():
+        return None
+    asked = f"the preset {preset.name}" if preset.options.device == "cuda" else "--option device=cuda"
+    return f"{asked} computes on a GPU, and torch sees none here.\n  to compute on the CPU  --option device=cpu"
 
 
 def check_writable(home: Path) -> None:
@@ -263,27 +259,27 @@ def check_writable(home: Path) -> None:
         ) from None
 
 
-def _fetching(choice: Choice) -> FetchOptions:
+def _fetching(choice: Choice, options: RunOptions) -> FetchOptions:
     """Threads wait for the network, not for a core. The progress and hosts of a data set are set by its step."""
     return FetchOptions(
         allow_hosts=choice.allow_hosts,
         hosts={},
-        processes=TWO_CORES.processes,
+        processes=options.cores,
         threads=16,
         ray_address=choice.ray_address,
         progress=lambda done, total, text: None,
     )
 
 
-def _options(texts: Sequence[str]) -> RunOptions:
-    """How training runs: as two cores like it, changed as `--option` says."""
+def _options(usual: RunOptions, texts: Sequence[str]) -> RunOptions:
+    """How training runs: as the preset has it, changed as `--option` says."""
     values: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--option {text}: it must read NAME=VALUE, as in micro_batch=8")
         values[name] = value
-    return change(TWO_CORES, values)
+    return change(usual, values)
 
 
 def _new_run() -> str:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows import weights
+from flows import presets, weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
 from flows.foreseen import for_machines, what_it_takes
 from flows.place import import_ahead
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="build everything that is not there yet; prints the path of report.json")
     plan = commands.add_parser("plan", help="what `run` with the same options would build, and why; builds nothing")
+    commands.add_parser("presets", help="what can be run: each preset, its stages, and what it needs")
     data = commands.add_parser("data", help="build one data set and print what was kept and dropped")
     data.add_argument("name", metavar="NAME", help="a data set, as in `tinygptv data scenes_web`")
     train = commands.add_parser("train", help="build one stage and what it is made from")
@@ -131,7 +132,7 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
-        help=f"one of {', '.join(PRESETS)}, or FILE.py:NAME of your own (default: nano)",
+        help="one that `tinygptv presets` tells of, or FILE.py:NAME of your own (default: nano)",
     )
     _add_settings(command)
     command.add_argument(
@@ -230,6 +231,11 @@ def _plan(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _presets(options: argparse.Namespace) -> int:
+    print(presets.described(PRESETS.values()))
+    return DONE
+
+
 def _run(options: argparse.Namespace) -> int:
     return _walk(_choice(options))
 
@@ -315,7 +321,15 @@ def _export(options: argparse.Namespace) -> int:
     return DONE
 
 
-COMMANDS = {"run": _run, "plan": _plan, "data": _data, "train": _train, "ask": _ask, "weights": _weights}
+COMMANDS = {
+    "run": _run,
+    "plan": _plan,
+    "presets": _presets,
+    "data": _data,
+    "train": _train,
+    "ask": _ask,
+    "weights": _weights,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

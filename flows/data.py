@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import data_recipes
@@ -36,6 +37,7 @@ INSTRUCT = "instruct"
 SCENES_HOST = "scenes.invalid"
 
 
+@cache
 def recipe(name: str) -> Recipe:
     """The recipe in `data_recipes/<name>.py`.
 

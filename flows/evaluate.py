@@ -50,6 +50,7 @@ def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], pl
             "precision": stage.precision,
             "lora": stage.lora if trained else None,
             "seed": stage.seed,
+            **({"without": stage.without} if stage.without and not trained else {}),  # a checkpoint says it itself
         },
         inputs={
             "backbones": BACKBONES,

@@ -110,7 +110,7 @@ class Place:
     def sharing(self) -> Sharing:
         """Who does work over shards: the Ray cluster that was named, or processes of this machine."""
         return Sharing(
-            processes=self.options.processes,
+            processes=self.options.cores,
             least_bytes=WORTH_PROCESSES_BYTES,
             ray=(lambda: self.cluster) if self.ray_address else None,
         )
@@ -123,8 +123,8 @@ class Place:
 
     @property
     def compute(self) -> ComputeOptions:
-        """Where the steps run that compute in this process: on as many threads as training has processes."""
-        return ComputeOptions(device=self.options.device, threads=self.options.processes)
+        """Where the steps run that compute in this process: on as many threads as training has in all its own."""
+        return ComputeOptions(device=self.options.device, threads=self.options.cores)
 
     @property
     def report_folder(self) -> Path:

@@ -166,16 +166,6 @@ def lacking_files(selection: Selection) -> str | None:
     return "\n".join([head, told.replace(f"\n{NO_FOLDER}", ""), NO_FOLDER])
 
 
-def check_files(selection: Selection) -> None:
-    """Refuse a run that would come to a step which lacks a file of the user's.
-
-    Raises:
-        ConfigError: says what to download, from where, and where to put it.
-    """
-    if lacking := lacking_files(selection):
-        raise ConfigError(lacking)
-
-
 def check_present(selection: Selection, planned: Sequence[Planned], options: Sequence[str]) -> None:
     """Refuse a run with `--only` when something that comes before is not there.
 

@@ -24,6 +24,13 @@ WANTED = {
     "qformer": "blip2_pretrained_flant5xxl.pth, or the folder of a BLIP-2 of Hugging Face",
     "llm": "the folder of microsoft/phi-2, with its tokenizer",
 }
+BLIP2 = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2"
+PUBLISHED_AT = {
+    "vision": f"(about 2.0 GB)  {BLIP2}/eva_vit_g.pth",
+    "qformer": f"(about 0.4 GB)  {BLIP2}/blip2_pretrained_flant5xxl.pth",
+    "llm": "(about 5.6 GB)  https://huggingface.co/microsoft/phi-2",
+}
+"""What TinyGPT-V is made of, which may not be what a preset of other sizes wants."""
 
 COVERAGE = "coverage.txt"
 
@@ -139,6 +146,7 @@ def source_path(role: str, source: Source) -> Path:
     if source.path is None:
         raise ConfigError(
             f"these backbones are made of files of yours, and {role} is not named: {WANTED[role]}.\n"
+            f"  to get the paper's {PUBLISHED_AT[role]}\n"
             f"  name it with --set backbones.sources.{role}.path=PATH"
         )
     return Path(source.path).expanduser().absolute()

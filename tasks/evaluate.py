@@ -51,6 +51,7 @@ def evaluate_checkpoint(
     import torch
 
     from tinygptv_core.answer import load_fresh, load_trained
+    from tinygptv_core.checkpoint import check_norms
     from tinygptv_core.evaluate import evaluate, write_results
     from tinygptv_core.features import Features
     from tinygptv_core.prepack import prepack
@@ -63,6 +64,8 @@ def evaluate_checkpoint(
             trained = load_fresh(spec.backbones, spec.stage, options.device)
         else:
             trained = load_trained(spec.backbones, spec.checkpoint, spec.stage.precision, options.device)
+        if spec.checkpoint is not None:
+            check_norms(spec.checkpoint, trained.form, spec.stage)
         if trained.form.name != spec.stage.name:
             raise ConfigError(f"{spec.checkpoint} is a checkpoint of {trained.form.name}, not of {spec.stage.name}")
         prepack(trained.model)

@@ -77,6 +77,7 @@ class ModelCard:
 def load_fresh(backbones: Path, stage: Stage, device: str) -> Trained:
     """The model that `stage` starts from when no stage was before it: with fresh projections."""
     parts = load_backbones(backbones, getattr(torch, stage.precision))
+    parts.llm.leave_out(stage.without)
     model = TinyGPTV.from_backbones(parts, stage.lora, stage.seed)
     return _trained(model, parts.tokenizer, form_of(stage), stage.precision, device)
 
@@ -95,6 +96,7 @@ def load_trained(
     """
     found = read_checkpoint(checkpoint)
     parts = load_backbones(backbones, getattr(torch, precision), lowering(bits, device) if bits else None)
+    parts.llm.leave_out(found.form.without)
     model = TinyGPTV.from_backbones(parts, found.form.lora, seed=0)  # all that is drawn is loaded over
     load_trainable(model, found.tensors, new_lora=False)
     return _trained(model, parts.tokenizer, found.form, precision, device)

@@ -6,7 +6,7 @@ Both are safetensors and JSON: reading one runs no code of its writer.
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_json, from_plain, plain
-from tinygptv_core.stages import Dialect, Lora, Stage, asking_template
+from tinygptv_core.stages import Dialect, Lora, Norm, Stage, asking_template
 from tinygptv_core.weight_files import Stored, in_memory, write_tensors
 
 
@@ -35,6 +35,7 @@ class CheckpointForm:
     eval_template: str
     end_symbol: str
     dialect: Dialect = field(default="tinygptv", metadata=IDENTITY_UNLESS_DEFAULT)
+    without: tuple[Norm, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
 
     @property
     def asks(self) -> str:
@@ -60,7 +61,27 @@ def form_of(stage: Stage) -> CheckpointForm:
         eval_template=stage.eval_template,
         end_symbol=stage.end_symbol,
         dialect=stage.dialect,
+        without=stage.without,
     )
+
+
+def check_norms(folder: Path, form: CheckpointForm, stage: Stage) -> None:
+    """Refuse to go on from a checkpoint whose language model has other norms than the stage's.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if form.without != stage.without:
+        raise ConfigError(
+            f"the checkpoint in {folder}, of {form.name}, was trained {norms_in_words(form.without)}, "
+            f"but {stage.name} trains {norms_in_words(stage.without)}: another model.\n"
+            f"  to take it as it is, for every stage  --set {stage.name}.without='{json.dumps(list(form.without))}'"
+        )
+
+
+def norms_in_words(without: Sequence[Norm]) -> str:
+    """As in "trained without qk_norm"."""
+    return f"without {', '.join(without)}" if without else "with all norms"
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], stage: Stage) -> None:

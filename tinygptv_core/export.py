@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from tinygptv_core.checkpoint import Checkpoint, read_checkpoint
+from tinygptv_core.checkpoint import Checkpoint, norms_in_words, read_checkpoint
 from tinygptv_core.image import MEAN, STANDARD_DEVIATION
-from tinygptv_core.plain import plain
+from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.published import POSITION_IDS, checkpoint_config, name_in_checkpoint, name_in_export
 from tinygptv_core.trainable import is_lora
 from tinygptv_core.weight_files import Stored, in_memory, open_weights, write_tensors
@@ -32,9 +32,9 @@ def export_published(checkpoint: Path, file: Path) -> None:
     With adapters the names are those of the language model wrapped by peft, without them they are un-wrapped.
 
     Raises:
-        ConfigError: there is no checkpoint in that folder, or it is damaged.
+        ConfigError: there is no checkpoint in that folder, it is damaged, or of a model without some norms.
     """
-    found = read_checkpoint(checkpoint)
+    found = _with_all_norms(checkpoint)
     wrapped = found.form.lora is not None
     model = {name_in_checkpoint(name, wrapped=wrapped, adapter=False): tensor for name, tensor in found.tensors.items()}
     model[POSITION_IDS] = torch.arange(BERT_POSITIONS)[None]
@@ -63,9 +63,9 @@ def export_folder(
         shard_bytes: the most that one file of tensors holds, unless a single tensor is larger.
 
     Raises:
-        ConfigError: a file of either is missing or damaged.
+        ConfigError: a file of either is missing or damaged, or the model is one without some norms.
     """
-    found = read_checkpoint(checkpoint)
+    found = _with_all_norms(checkpoint)
     architecture = read_architecture(backbones)
     folder.mkdir(parents=True, exist_ok=True)
     frozen = {
@@ -82,6 +82,17 @@ def export_folder(
     shutil.copyfile(checkpoint / "stage.json", folder / "stage.json")
     shutil.copyfile(backbones / "backbones.json", folder / "backbones.json")
     (folder / "README.md").write_text(_card(found, lineage))
+
+
+def _with_all_norms(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, unless it is one that whoever reads an export would take for another model."""
+    found = read_checkpoint(folder)
+    if found.form.without:
+        raise ConfigError(
+            f"the checkpoint in {folder} was trained {norms_in_words(found.form.without)}, which neither layout can "
+            "say: others would put the norms back.\n  tinygptv ask and tinygptv run take it as it is"
+        )
+    return found
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, Stored], shard_bytes: int) -> None:

@@ -3,9 +3,9 @@
 Everything but the attention block and the layer around it is transformers' own Phi.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,19 @@ from transformers.models.phi.modeling_phi import (
 )
 
 from tinygptv_core.packing import attend_apart
+from tinygptv_core.stages import Norm
 
 # Shape letters of this file: B batch, S positions, K those that are wanted, D model width, N heads, H width of a head,
 # R rotated part of H.
 
 POST_NORM_EPS = 1e-6
 
+NORM_MODULES: Mapping[Norm, tuple[str, ...]] = {
+    "qk_norm": ("self_attn.q_layernorm", "self_attn.k_layernorm"),
+    "rms_norm": ("post_layernorm",),
+    "input_norm": ("input_layernorm",),
+}
+"""What a layer calls them."""
 
 Places = tuple[Tensor, Tensor]
 """(row_K, position_K): some positions of a batch."""
@@ -109,7 +116,8 @@ class FusedAttention(PhiAttention):
         parts = (query_BNSH, key_BNSH, value_BNSH)
         dropout = float(self.attention_dropout or 0.0) if self.training else 0.0
         if sample_lengths is None:
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
+            found = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
+            attend = cast(Callable[..., tuple[Tensor, Tensor | None]], found)
             attended_BSNH, weights = attend(
                 self, *parts, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )
@@ -181,6 +189,13 @@ class TinyPhi(PhiForCausalLM):
             allow_is_causal_skip=mask_BS is None,
         )
         return made if isinstance(made, Tensor) else no_mask(embeds_BSD)
+
+    def leave_out(self, norms: Iterable[Norm]) -> None:
+        """Let every layer do without `norms`: what went into one goes on as it is. What they were is forgotten."""
+        for layer in self.model.layers:
+            for norm in norms:
+                for name in NORM_MODULES[norm]:
+                    layer.set_submodule(name, nn.Identity())
 
     def recompute_layers(self) -> None:
         """Keep the input of each layer alone for the gradients, and compute the layer again on the way back.

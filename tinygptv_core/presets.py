@@ -3,12 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinygptv_core import evals
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, change, require, unknown
+from tinygptv_core.run import RunOptions
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
-from tinygptv_core.stages import NANO_STAGES, PAPER_EVALS, PAPER_STAGES, PUBLISHED_STAGES, Share, Stage
+from tinygptv_core.stages import (
+    NANO_STAGES,
+    PAPER_EVALS,
+    PAPER_STAGES,
+    PUBLISHED_STAGES,
+    SMALL_EVALS,
+    SMALL_STAGES,
+    Norm,
+    Share,
+    Stage,
+    samples_wanted,
+)
 
 SHIPPED = Path(__file__).parent / "backbones"
 """Where the backbones that come with the package lie, a folder for each."""
@@ -232,14 +244,22 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A whole run. `data` has every data set that a stage draws from or an evaluation reads."""
+    """A whole run.
+
+    Attributes:
+        about: what it is, for those who choose one.
+        data: every data set that a stage draws from or an evaluation reads.
+        options: where and how it runs, as long as `--option` does not say otherwise.
+    """
 
     name: str
+    about: str = field(metadata=NOT_IDENTITY)
     scenes: Scenes | None
     backbones: Backbones
     data: Mapping[str, DataSettings]
     stages: tuple[Stage, ...]
     model_name: str = field(metadata=NOT_IDENTITY)
+    options: RunOptions = field(metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -251,7 +271,30 @@ class Preset:
             read = {*stage.mix, *(evals.load(name).dataset for name in stage.evals)}
             if missing := sorted(read - self.data.keys()):
                 raise ConfigError(f"{stage.name}: " + unknown("data set ", missing[0], list(self.data)))
+        if len({stage.without for stage in self.stages}) > 1:
+            told = "; ".join(f"{stage.name}: {', '.join(stage.without) or 'none'}" for stage in self.stages)
+            raise ConfigError(f"the stages are without different norms ({told}); they train one model: set all alike")
 
+
+TWO_CORES = RunOptions(
+    processes=2,
+    threads=1,
+    device="cpu",
+    loader_workers=0,
+    micro_batch=None,
+    log_every_steps=5,
+    save_every_steps=25,
+)
+# With this the paper's stages take at most 19 GiB: the longest answers of stage 4, two at once (docs/speed.md).
+ONE_GPU = RunOptions(
+    processes=1,
+    threads=4,
+    device="cuda",
+    loader_workers=4,
+    micro_batch=16,
+    log_every_steps=10,
+    save_every_steps=200,
+)
 
 PRETRAINING = DataSettings(
     filter=Filter(schemes=("http", "https"), min_words=1, max_words=50, unique_urls=True),
@@ -283,6 +326,7 @@ NANO_PRETRAINING = replace(
 
 NANO = Preset(
     name="nano",
+    about="The same architecture and code at toy size, on scenes that the project draws: minutes, and no download.",
     scenes=Scenes(seed=7, pretraining_pictures=3_000, instruction_pictures=4_000, held_out_pictures=500),
     backbones=Backbones(name="nano", digest="1a729920822689e71ddda6c91a4fbd8fc9e27407cc08e68a6617c4448c61425c"),
     data={
@@ -300,6 +344,7 @@ NANO = Preset(
     },
     stages=NANO_STAGES,
     model_name="tinygptv",
+    options=TWO_CORES,
 )
 UNSET = Source(path=None, pins={})
 PAPER_BACKBONES = Backbones(
@@ -313,6 +358,7 @@ PAPER_BACKBONES = Backbones(
 PAPER_TRAINING = replace(INSTRUCTION, cached_vision=False)
 PAPER = Preset(
     name="paper",
+    about="TinyGPT-V as the paper has it, from one GPU of 24 GB on, with its repository's mistakes mended.",
     scenes=None,
     backbones=PAPER_BACKBONES,
     data={
@@ -322,11 +368,108 @@ PAPER = Preset(
     },
     stages=PAPER_STAGES,
     model_name="tinygptv-paper",
+    options=ONE_GPU,
 )
-AS_PUBLISHED = replace(PAPER, name="as_published", stages=PUBLISHED_STAGES, model_name="tinygptv-as-published")
-"""What the public repository does, mistakes and all, where its weights depend on them."""
+SMALL = Preset(
+    name="small",
+    about="The paper's model on one GPU of 24 GB in an hour or so: a fortieth of its pre-training, then talks of COCO.",
+    scenes=None,
+    backbones=PAPER_BACKBONES,
+    data={
+        # Stage 2 reads what stage 1 has read, so that half of the tower's work is saved.
+        "cc_sbu": replace(
+            PRETRAINING,
+            fetch=replace(PRETRAINING.fetch, wanted=samples_wanted(SMALL_STAGES[:1], "cc_sbu")),
+            cached_vision=True,
+        ),
+        **{name: PAPER_TRAINING for stage in SMALL_STAGES[2:] for name in stage.mix},
+        **{evals.load(name).dataset: INSTRUCTION for name in SMALL_EVALS},
+    },
+    stages=SMALL_STAGES,
+    model_name="tinygptv-small",
+    # Talks differ in length: without padding the longest does not decide what a micro-batch takes, 20 GiB at most.
+    options=replace(ONE_GPU, micro_batch=8, packed=True, save_every_steps=50),
+)
 
-PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in (NANO, PAPER, AS_PUBLISHED)}
+
+def variant(preset: Preset, name: str, about: str, *stages: Stage) -> Preset:
+    """`preset` with `stages` in the place of its own of their names.
+
+    It has a name of its own, as a preset, as an experiment of MLflow's and in the registry.
+    """
+    own = {stage.name: stage for stage in stages}
+    return replace(
+        preset,
+        name=name,
+        about=about,
+        stages=tuple(own.get(stage.name, stage) for stage in preset.stages),
+        model_name=f"tinygptv-{name.replace('_', '-')}",
+    )
+
+
+Part = Norm | Literal["lora"]
+PARTS: Mapping[Part, str] = {
+    "qk_norm": "the norms on queries and keys",
+    "rms_norm": "the norm on what attention gives",
+    "input_norm": "the norm on what comes into a layer",
+    "lora": "adapters",
+}
+"""What the paper's ablations leave out, in every stage."""
+
+
+def without(preset: Preset, part: Part) -> Preset:
+    """The variant PRESET_no_PART: `preset` with one of `PARTS` left out of the language model."""
+    change: Mapping[str, Any] = {"lora": None} if part == "lora" else {"without": (part,)}
+    stages = [replace(stage, **change) for stage in preset.stages]
+    return variant(preset, f"{preset.name}_no_{part}", f"Ablation of {preset.name}: without {PARTS[part]}.", *stages)
+
+
+PAPER_1, PAPER_2, _, PAPER_4 = PAPER_STAGES
+AS_PUBLISHED = variant(
+    PAPER,
+    "as_published",
+    "What the public repository runs, mistakes and all, where its weights depend on them.",
+    *PUBLISHED_STAGES,
+)
+PAPER_17X5000 = variant(
+    PAPER,
+    "paper_17x5000",
+    "The paper's run with 17 x 5,000 steps of stage 1, as its repository says, instead of 17 x 1,000.",
+    replace(PAPER_1, schedule=replace(PAPER_1.schedule, steps=17 * 5_000)),
+)
+PAPER_STAGE1_LORA = variant(
+    PAPER,
+    "paper_stage1_lora",
+    "The paper's run with adapters from stage 1 on, which the repository has by mistake.",
+    replace(PAPER_1, lora=PAPER_2.lora),
+)
+PAPER_RISING_RATE = variant(
+    PAPER,
+    "paper_rising_rate",
+    "The paper's run with the repository's rate in stage 4, which rises to eight times its peak.",
+    replace(PAPER_4, schedule=PUBLISHED_STAGES[3].schedule),
+)
+PAPER_NO_QK_NORM = without(PAPER, "qk_norm")
+PAPER_NO_RMS_NORM = without(PAPER, "rms_norm")
+PAPER_NO_INPUT_NORM = without(PAPER, "input_norm")
+PAPER_NO_LORA = without(PAPER, "lora")
+
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        NANO,
+        SMALL,
+        PAPER,
+        AS_PUBLISHED,
+        PAPER_17X5000,
+        PAPER_STAGE1_LORA,
+        PAPER_RISING_RATE,
+        PAPER_NO_QK_NORM,
+        PAPER_NO_RMS_NORM,
+        PAPER_NO_INPUT_NORM,
+        PAPER_NO_LORA,
+    )
+}
 
 
 def named(name: str) -> Preset:

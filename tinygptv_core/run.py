@@ -41,6 +41,11 @@ class RunOptions:
     save_every_seconds: int | None = None
     keep_states: int = 2
 
+    @property
+    def cores(self) -> int:
+        """The CPU threads of all processes together: what steps have that do not train."""
+        return self.processes * self.threads
+
     def __post_init__(self) -> None:
         for name in ("processes", "threads", "log_every_steps", "save_every_steps", "keep_states"):
             require(getattr(self, name), name, at_least=1)

@@ -6,12 +6,15 @@ TinyGPT-V, arXiv:2312.16862, section 3.2 and the configurations of its public re
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
 
 Dialect = Literal["tinygptv", "published"]
 """How a model is spoken to: our way, or the reference's where the published weights depend on it (`prompt.py`)."""
+
+Norm = Literal["qk_norm", "rms_norm", "input_norm"]
+"""A norm of every layer of the language model: on queries and keys, on what attention gives, on what comes in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ class Stage:
         dialect: how samples and questions are spelled, for weights that were trained in that spelling.
         published_accumulation: after how many steps the optimizer is stepped, with the sum of the
             steps' gradients: the reference's accumulation, which does not divide. 1 is none.
+        without: the norms that the language model does without: the paper's ablations. All stages of a run agree.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Stage:
     evals: tuple[str, ...] = field(metadata=NOT_IDENTITY)
     dialect: Dialect = field(default="tinygptv", metadata=IDENTITY_UNLESS_DEFAULT)
     published_accumulation: int = field(default=1, metadata=IDENTITY_UNLESS_DEFAULT)
+    without: tuple[Norm, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         for name in ("image_size", "max_tokens", "held_out_samples", "published_accumulation"):
@@ -123,6 +128,10 @@ class Stage:
             raise ConfigError(f"clip_norm is {self.clip_norm}; it must be above 0, or null for none")
         if not self.mix:
             raise ConfigError("mix is empty; a stage draws from one data set at least")
+        if self.without != tuple(norm for norm in get_args(Norm) if norm in self.without):
+            raise ConfigError(
+                f"without is {list(self.without)}; it may hold, once each, in this order: {', '.join(get_args(Norm))}"
+            )
         for name, template in (("prompt_template", self.prompt_template), ("eval_template", self.eval_template)):
             if template is not None and template.count("{}") != 1:
                 raise ConfigError(f"{name} is {template!r}; it must hold {{}} once, where the question goes")
@@ -334,3 +343,49 @@ PUBLISHED_STAGES = (
     ),
 )
 """What the public repository runs, as far as weights that were trained so depend on it."""
+
+SMALL_EVALS = ("ok_vqa",)
+
+# A fortieth of the paper's samples in stages 1 and 2. Nobody has tried these rates: where a batch is four times the
+# paper's, the rate is about that, too; stage 1, whose projections begin at random, has three times the paper's.
+SMALL_STAGE1 = replace(
+    PAPER_STAGE1,
+    mix={"cc_sbu": Share(weight=1, batch=64)},
+    precision="bfloat16",
+    schedule=Schedule(start=1e-6, peak=3e-4, end=3e-5, warmup_steps=50, steps=450),
+    evals=SMALL_EVALS,
+)
+SMALL_STAGE2 = replace(
+    SMALL_STAGE1,
+    name="stage2",
+    lora=PAPER_STAGE2.lora,
+    schedule=replace(SMALL_STAGE1.schedule, peak=1e-4, end=1e-5),
+)
+SMALL_STAGE3 = replace(
+    SMALL_STAGE2,
+    name="stage3",
+    mix={"cc_sbu_align": Share(weight=1, batch=24)},
+    max_tokens=160,
+    schedule=replace(SMALL_STAGE2.schedule, warmup_steps=20, steps=140),
+    prompt_template=PAPER_STAGE3.prompt_template,
+    end_symbol=PAPER_STAGE3.end_symbol,
+)
+SMALL_STAGE4 = replace(
+    SMALL_STAGE3,
+    name="stage4",
+    # What is about COCO's pictures alone, by the paper's weights.
+    mix={
+        "llava_conversation": Share(weight=30, batch=4),
+        "llava_detail": Share(weight=20, batch=8),
+        "llava_reason": Share(weight=80, batch=8),
+        "coco_vqa": Share(weight=15, batch=12),
+        "ok_vqa": Share(weight=8, batch=12),
+        "aok_vqa": Share(weight=12, batch=12),
+        "coco_caption": Share(weight=10, batch=12),
+    },
+    max_tokens=1_024,
+    schedule=replace(SMALL_STAGE3.schedule, peak=4e-5, end=4e-6, warmup_steps=50, steps=1_000),
+    prompt_template=PAPER_STAGE4.prompt_template,
+)
+SMALL_STAGES = (SMALL_STAGE1, SMALL_STAGE2, SMALL_STAGE3, SMALL_STAGE4)
+"""The paper's model on one GPU in an hour or so (docs/reproduction.md has the sum); all stages look at 224 pixels."""

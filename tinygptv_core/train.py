@@ -18,7 +18,14 @@ import torch
 import torch.distributed as distributed
 
 from tinygptv_core.architectures import sizes_of
-from tinygptv_core.checkpoint import Position, drop_states_after, load_state, read_checkpoint, write_checkpoint
+from tinygptv_core.checkpoint import (
+    Position,
+    check_norms,
+    drop_states_after,
+    load_state,
+    read_checkpoint,
+    write_checkpoint,
+)
 from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine
 from tinygptv_core.loader import ORDER_VERSION, Steps, batches
@@ -99,9 +106,11 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
     """The model that the stage starts from, and its tokenizer."""
     stage = spec.stage
     backbones = load_backbones(spec.backbones, DTYPES[stage.precision])
+    backbones.llm.leave_out(stage.without)
     model = TinyGPTV.from_backbones(backbones, stage.lora, stage.seed)
     if spec.init is not None:
         checkpoint = read_checkpoint(spec.init)
+        check_norms(spec.init, checkpoint.form, stage)
         new_lora = stage.lora is not None and checkpoint.form.lora is None
         load_trainable(model, checkpoint.tensors, new_lora=new_lora)
     if spec.options.compile:

@@ -23,7 +23,6 @@ from tinygptv_core.checkpoint import CheckpointForm, read_form, save_stored
 from tinygptv_core.coverage import Coverage, Layout, gather
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, plain
-from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weight_files import Stored, open_weights, read_pickle
 from tinygptv_core.weight_folders import PICKLES, UNTRAINED_NORMS, read_json
@@ -216,17 +215,16 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
     """
     files = open_weights(file)
     _check_stage(file, form)
-    tensors, coverage = gather(
-        "checkpoint", trained_shapes(architecture, form.lora), files, published.checkpoint(files)
-    )
+    tensors, coverage = gather("checkpoint", trained_shapes(architecture, form), files, published.checkpoint(files))
     coverage.check(str(file))
     save_stored(folder, form, tensors)
     return coverage
 
 
-def trained_shapes(architecture: Architecture, lora: Lora | None) -> dict[str, torch.Size]:
-    """What a checkpoint holds: names and shapes."""
-    model = TinyGPTV.on_meta(architecture, lora)
+def trained_shapes(architecture: Architecture, form: CheckpointForm) -> dict[str, torch.Size]:
+    """What a checkpoint of this form holds: names and shapes."""
+    model = TinyGPTV.on_meta(architecture, form.lora)
+    model.llm.leave_out(form.without)
     return {name: parameter.shape for name, parameter in trainable_parameters(model).items()}
 
 
@@ -313,7 +311,7 @@ def restore_checkpoint(folder: Path, export: Path) -> Coverage:
             f"{export}: config.json says of the adapters {found.lora}, stage.json {plain(form.lora)}.\n"
             "  one of them was edited; export the model again"
         )
-    wanted = trained_shapes(found.architecture, form.lora)
+    wanted = trained_shapes(found.architecture, form)
     tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
     coverage.check(str(export))
     save_stored(folder, form, tensors)

@@ -640,8 +640,8 @@ def wide_checkpoint(width: int) -> tuple[CheckpointForm, Architecture]:
 
 def new_checkpoint(file: Path, width: int) -> Path:
     form, sizes = wide_checkpoint(width)
-    names = {name: name_in_checkpoint(name, wrapped=True, adapter=False) for name in trained_shapes(sizes, form.lora)}
-    torch.save({names[name]: torch.ones(shape) for name, shape in trained_shapes(sizes, form.lora).items()}, file)
+    names = {name: name_in_checkpoint(name, wrapped=True, adapter=False) for name in trained_shapes(sizes, form)}
+    torch.save({names[name]: torch.ones(shape) for name, shape in trained_shapes(sizes, form).items()}, file)
     return file
 
 

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, unknown
 
@@ -53,6 +54,7 @@ class Eval:
     probability_of: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
+@cache
 def load(name: str) -> Eval:
     """The evaluation in `tinygptv_core/evals/<name>.py`.
 
