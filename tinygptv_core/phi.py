@@ -3,9 +3,9 @@
 Everything but the attention block and the layer around it is transformers' own Phi.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,8 +116,7 @@ class FusedAttention(PhiAttention):
         parts = (query_BNSH, key_BNSH, value_BNSH)
         dropout = float(self.attention_dropout or 0.0) if self.training else 0.0
         if sample_lengths is None:
-            found = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
-            attend = cast(Callable[..., tuple[Tensor, Tensor | None]], found)
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
             attended_BSNH, weights = attend(
                 self, *parts, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )
