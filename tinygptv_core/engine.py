@@ -155,11 +155,14 @@ class DDPEngine:
         own_sum, loss = self._backward(parts)
         self._clock.mark("optimizer")
         is_due = self._is_due(step)
-        norms = self._norms() if is_due else {}
-        norm = torch.linalg.vector_norm(torch.stack([*norms.values()])) if is_due else None
-        told = [loss, own_sum, self._may_skip(), *(() if norm is None else (norm, *norms.values()))]
+        names, norms_N = self._norms() if is_due else ((), None)
+        norm = None if norms_N is None else torch.linalg.vector_norm(norms_N)
+        told = [
+            torch.stack([loss, own_sum, self._may_skip().double()]),
+            *(() if norm is None else (norm[None], norms_N)),
+        ]
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
-        self._unseen.append(self._on_the_way(told, tuple(norms), parts, where))
+        self._unseen.append(self._on_the_way(told, names, parts, where))
         self._look(self._steps_unseen)
         if norm is not None:
             self._optimize(rate, norm, loss.isfinite() & norm.isfinite())
@@ -225,12 +228,12 @@ class DDPEngine:
         if isinstance(self._wrapped, DistributedDataParallel):
             self._wrapped.require_backward_grad_sync = last
 
-    def _norms(self) -> dict[str, Tensor]:
-        """Of each gradient, after the scaler."""
+    def _norms(self) -> tuple[tuple[str, ...], Tensor]:
+        """What has a gradient, and the norm of each, after the scaler."""
         self._scaler.unscale_(self._optimizer)
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         norms = torch._foreach_norm([*gradients.values()])  # pyright: ignore[reportPrivateImportUsage]
-        return dict(zip(gradients, norms, strict=True))
+        return tuple(gradients), torch.stack(norms)
 
     def _may_skip(self) -> Tensor:
         """Whether gradients that are not finite are the scaler's affair, as long as there is a smaller scale."""
@@ -240,7 +243,7 @@ class DDPEngine:
         self, told: Sequence[Tensor], names: tuple[str, ...], parts: Sequence[Batch], where: str
     ) -> _Numbers:
         """What the host will look at, on its way there."""
-        told_M = torch.stack([number.detach().double() for number in told]).to("cpu", non_blocking=True)
+        told_M = torch.cat([numbers.double() for numbers in told]).to("cpu", non_blocking=True)
         event = torch.cuda.Event() if self._is_cuda else None
         if event is not None:
             event.record()

@@ -121,7 +121,10 @@ class FusedAttention(PhiAttention):
                 self, *parts, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )
         else:
-            attended_BSNH, weights = attend_apart(*parts, sample_lengths, dropout=dropout, scaling=self.scaling), None
+            weights = None
+            attended_BSNH = attend_apart(  # pyright: ignore[reportCallIssue] -- `disable` has no types
+                *parts, sample_lengths, dropout=dropout, scaling=self.scaling
+            )
         attended_BSD = attended_BSNH.reshape(B, S, -1)
         return self.dense(attended_BSD if wanted is None else attended_BSD[wanted]), weights
 

@@ -35,15 +35,14 @@ def test_compiled_layers_give_the_loss_and_the_gradients_for_any_length_and_are_
     if recompute:
         compiled.llm.recompute_layers()
     batch, counts = ragged(holes=False), []
-    for length in (max(LENGTHS), 9, 5):
+    for length in (max(LENGTHS), 7):
         part = shortened(batch, length)
         expected, found = (loss_and_gradients(model, part, packed=packed) for model in (plain, compiled))
         assert expected.keys() == found.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
         counts.append(counter.frame_count)
-    assert counts[0] > 0
-    assert counts[1:] == counts[:1] * 2
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize(("device", "name"), [("cpu", "CXX"), ("cuda", "CC")])
