@@ -56,7 +56,7 @@ def test_the_first_step_warms_up_and_is_not_counted():
 
 def test_a_killed_run_goes_on_from_its_state_to_the_same_losses(tmp_path):
     spec = course(tmp_path, NANO, STAGE2, Length(steps=40, batch=4)).spec
-    whole = without_ray(spec)
+    whole = ours(spec, process_seconds)
     assert resumed(spec, save_at=3, kill_at=4) > 0
     assert json.loads((spec.notes / "summary.json").read_text())["resumed_from_step"] >= 3
     lines = (spec.notes / "metrics.jsonl").read_text().splitlines()
