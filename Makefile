@@ -43,6 +43,7 @@ check: $(ALL)  ## style, types, import rules and spelling
 
 bench: $(ALL)  ## the core and the data path against the conventional way: speed and memory
 	.venv/bin/python -m benchmarks.model
+	.venv/bin/python -m benchmarks.train
 	.venv/bin/python -m benchmarks.data
 	.venv/bin/python -m benchmarks.loading
 	.venv/bin/python -m benchmarks.fetching

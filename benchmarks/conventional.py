@@ -26,12 +26,13 @@ class Conventional:
     """A model trained and asked the reference's way.
 
     Args:
-        model: taken over; its activation is made the reference's, the same function in eight kernels.
+        model: taken over where it is; its activation is made the reference's, the same function in eight kernels.
         stage: gives template, end symbol and `max_tokens`; of the published dialect.
     """
 
     def __init__(self, model: TinyGPTV, tokenizer: Tokenizer, stage: Stage) -> None:
         self.model, self._tokenizer, self._stage = model, tokenizer, stage
+        self._device = next(model.parameters()).device
         model.llm.loss_type = "ForCausalLM"  # else transformers wonders what loss belongs to our class
         for layer in model.llm.model.layers:
             layer.mlp.activation_fn = ACT2FN["gelu_new"]  # pyright: ignore[reportAttributeAccessIssue] -- an MLP of Phi
@@ -62,7 +63,7 @@ class Conventional:
         rows = [self._mixed(text, image_QD) for text, image_QD in zip(asked, image_BQD, strict=True)]
         length = max(len(row) for row in rows)
         embeds_BSD = torch.stack([torch.cat([row.new_zeros(length - len(row), row.shape[1]), row]) for row in rows])
-        mask_BS = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+        mask_BS = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=self._device)
         tokens_BT = self.model.llm.generate(  # pyright: ignore[reportAttributeAccessIssue] -- the mixin's protocol
             inputs_embeds=embeds_BSD,
             attention_mask=mask_BS,
@@ -95,7 +96,7 @@ class Conventional:
     def _answer(self, said: Sequence[Turn]) -> tuple[Tensor, Tensor]:
         """(ids, labels) of one sample's: answers are targets, later questions and their BOS are not."""
         ids, labels = [], []
-        begin = torch.tensor([self._tokenizer.bos_token_id])
+        begin = torch.tensor([self._tokenizer.bos_token_id], device=self._device)
         for position, turn in enumerate(said):
             if turn.role == "assistant":
                 answer = self._tokens(turn.text + self._stage.end_symbol)
@@ -110,18 +111,20 @@ class Conventional:
     def _padded(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(embeds_BCD, seen_BC) of rows of different lengths, padded on the right."""
         length = max(len(row) for row in rows)
-        pad_1D = self._embed(torch.tensor([self._tokenizer.pad_token_id]))
+        pad_1D = self._embed(torch.tensor([self._tokenizer.pad_token_id], device=self._device))
         embeds_BCD = torch.stack([torch.cat([row, pad_1D.expand(length - len(row), -1)]) for row in rows])
-        return embeds_BCD, pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
+        seen = [torch.ones(len(row), dtype=torch.long, device=self._device) for row in rows]
+        return embeds_BCD, pad_sequence(seen, batch_first=True)
 
     def _begin(self, count: int) -> Tensor:
-        return self._embed(torch.full((count, 1), self._tokenizer.bos_token_id))
+        return self._embed(torch.full((count, 1), self._tokenizer.bos_token_id, device=self._device))
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.llm.get_input_embeddings()(ids)
 
     def _tokens(self, text: str) -> Tensor:
-        return self._tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].long()
+        ids: Tensor = self._tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
+        return ids.to(self._device, torch.long)
 
 
 def _joined(before_BC: Tensor, after_BA: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ what this cannot see: the driver's own part and the kernels' workspaces, some 0.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ from tinygptv_core.weights import fill
 
 # Shape letters of this file: B batch, T text positions, S positions with the picture in place, D width of the LLM,
 # H = W side in pixels, K targets, V vocabulary.
+
+Make = Callable[[torch.Size], Tensor]
 
 GIB = 1 << 30
 LORA = Lora(rank=64, alpha=16, dropout=0.05)
@@ -130,13 +132,34 @@ def new_model(sizes: Sizes, lora: Lora | None) -> TinyGPTV:
     return TinyGPTV.on_meta(architecture(sizes), lora)
 
 
-def fill_with_zeros(model: TinyGPTV, dtype: torch.dtype) -> None:
-    """Give it weights in the dtypes that loading gives them; under a FakeTensorMode they take no memory."""
+class Made(Mapping[str, Tensor]):
+    """Tensors of these shapes, each made when it is asked for, so that no more than one of them is there twice."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size], make: Make) -> None:
+        self._shapes, self._make = shapes, make
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._make(self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def fill_with(make: Make, model: TinyGPTV, dtype: torch.dtype) -> None:
+    """Give it weights in the dtypes that loading gives them."""
     adapters = [module for name, module in model.llm.named_modules() if is_lora(name)]
     for module in (model.vision.tower, model.llm, model.qformer, model.projections, *adapters):
         own = dtype if module in (model.vision.tower, model.llm) else torch.float32
-        fill(module, {name: torch.zeros(like.shape) for name, like in module.state_dict().items()}, own, "")
+        fill(module, Made({name: like.shape for name, like in module.state_dict().items()}, make), own, "")
     model.llm.rebuild_rotary()
+
+
+def fill_with_zeros(model: TinyGPTV, dtype: torch.dtype) -> None:
+    """Zeros; under a FakeTensorMode they take no memory."""
+    fill_with(torch.zeros, model, dtype)
 
 
 def batch_of(load: Load) -> Batch:

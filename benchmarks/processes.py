@@ -1,5 +1,6 @@
 """Whole runs as a user starts them, in processes of their own: without Ray, on Ray, and killed and started again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -46,7 +47,7 @@ def resumed(spec: RunSpec, *, save_at: int, kill_at: int) -> float:
     """Seconds that a run takes beyond its steps when it goes on after a kill, its start and its end among them.
 
     Args:
-        save_at: the step after which a state is saved, and the one from which it goes on.
+        save_at: the step after which the first state is saved.
         kill_at: the step after which it is killed, save_at < kill_at < all steps.
     """
     spec = anew(replace(spec, options=replace(spec.options, save_every_steps=save_at)))
@@ -58,7 +59,8 @@ def resumed(spec: RunSpec, *, save_at: int, kill_at: int) -> float:
     began = time.monotonic()
     _wait(_started(spec), spec)
     seconds = time.monotonic() - began
-    again = spec.stage.schedule.steps - save_at
+    resumed_from = json.loads((spec.notes / "summary.json").read_text())["resumed_from_step"]
+    again = spec.stage.schedule.steps - resumed_from
     return seconds - again * _ran(spec).middle_step_seconds
 
 

@@ -1,0 +1,302 @@
+"""The full-size model on one GPU: samples per second, used operations and peak memory of each stage, as ratios.
+
+python -m benchmarks.gpu
+python -m benchmarks.gpu --stage 2 --micro-batch 16 --micro-batch 32 --seconds 20
+python -m benchmarks.gpu --toy
+
+It needs the core alone and no weights: they are random, and made on the GPU. Each stage is stepped our way, with
+pictures and with kept vision tokens, and the reference's (`conventional.py`): the same model, batches, precision and
+optimizer. Pictures and our texts lie ready in memory, as loaders have them; the reference tokenizes within its step.
+
+MFU is what the steps need (`tinygptv_core/flops.py`) of what the GPU could do in that time. Needed is what the result
+depends on: no padding, nothing computed twice, no gradient of a frozen weight; with kept tokens no tower. Memory is
+torch's own count of what was held, so without the driver's part.
+
+Without a GPU, or with --toy, everything is small, so that the script can be seen to run; its numbers then say nothing.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import get_args
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from benchmarks.conventional import Conventional
+from benchmarks.gpu_work import FULL, TOY, Precision, Scale, Work, new_model, new_tokenizer, work_of_stage
+from tinygptv_core.engine import BETAS, EPSILON, DDPEngine
+from tinygptv_core.flops import peak_flops
+from tinygptv_core.run import RunOptions
+from tinygptv_core.trainable import parameter_groups
+
+RATE = 1e-6
+"""Small, for random weights have nothing to learn."""
+
+WARM_UP_STEPS = 2
+CONVENTIONAL = "conventional"
+GOAL_MFU, GOAL_GB = 0.40, 24
+
+Step = Callable[[int], Tensor | float]
+"""Steps with the batch of this index; the loss, for which ours does not wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured of a stage.
+
+    Attributes:
+        micro_batches: samples of a step (None as each data set of the stage has it) -> for each row of ours the most of
+            one forward pass; None for all at once.
+        distinct: batches that are stepped through.
+    """
+
+    micro_batches: Mapping[int | None, tuple[int | None, ...]]
+    distinct: int
+
+
+PLANS: Mapping[int, Plan] = {
+    1: Plan(micro_batches={64: (None, 32)}, distinct=4),
+    2: Plan(micro_batches={64: (None, 32)}, distinct=4),
+    3: Plan(micro_batches={6: (None,), 64: (16,)}, distinct=4),
+    4: Plan(micro_batches={None: (None,)}, distinct=32),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """Our way of stepping: the options of `RunOptions` that bear on it, and whether vision tokens are kept."""
+
+    micro_batch: int | None
+    packed: bool
+    gradient_checkpointing: bool
+    kept: bool
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        parts = (
+            "ours",
+            f"micro-batch {self.micro_batch}" if self.micro_batch else "",
+            "packed" if self.packed else "",
+            "checkpointing" if self.gradient_checkpointing else "",
+            "kept vision tokens" if self.kept else "",
+        )
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a row has to say; the peak in bytes, of a GPU."""
+
+    samples_per_second: float
+    flops_per_second: float
+    peak_bytes: int | None
+    first_loss: float
+
+
+def our_step(work: Work, how: How, device: torch.device) -> Step:
+    """`DDPEngine.step` on one process, under the settings of `train`."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    model = new_model(work, device)
+    if how.gradient_checkpointing:
+        model.llm.recompute_layers()
+    options = RunOptions(
+        processes=1,
+        threads=1,
+        device="cuda" if device.type == "cuda" else "cpu",
+        loader_workers=0,
+        micro_batch=how.micro_batch,
+        log_every_steps=1,
+        save_every_steps=1,
+        packed=how.packed,
+    )
+    engine = DDPEngine(model, work.stage, options, rank=0, world_size=1)
+    batches = work.batches(kept=how.kept)
+    return lambda index: engine.step(batches[index], step=index, rate=RATE, dataset="synthetic").loss
+
+
+def conventional_step(work: Work, device: torch.device) -> Step:
+    """The reference's: autocast, a loss scaler, torch's AdamW; the whole batch at once."""
+    torch.use_deterministic_algorithms(False)
+    model = new_model(work, device).train()
+    way, dtype = Conventional(model, new_tokenizer(), work.stage), getattr(torch, work.stage.precision)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    optimizer = AdamW(parameter_groups(model, work.stage.weight_decay), lr=RATE, betas=BETAS, eps=EPSILON)
+    pixels = [work.pixels(index) for index in range(len(work.spoken))]
+
+    def step(index: int) -> float:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype=dtype):
+            loss = way.loss(pixels[index].to(device), work.spoken[index])
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return step
+
+
+def measured(make: Callable[[], Step], work: Work, *, kept: bool, device: torch.device, seconds: float) -> Found:
+    """Whole passes through the batches, for at least `seconds`, after a few steps to warm up.
+
+    Raises:
+        torch.OutOfMemoryError: the GPU has not enough.
+    """
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    step, indices = make(), range(len(work.spoken))
+    losses = [float(step(index)) for index in indices[:WARM_UP_STEPS]]
+    _wait(device)
+    began, passes, taken = time.perf_counter(), 0, 0.0
+    while taken < seconds:
+        for index in indices:
+            step(index)
+        _wait(device)
+        passes, taken = passes + 1, time.perf_counter() - began
+    return Found(
+        samples_per_second=passes * work.samples / taken,
+        flops_per_second=passes * work.flops(kept=kept) / taken,
+        peak_bytes=torch.cuda.max_memory_allocated() if is_cuda else None,
+        first_loss=losses[0],
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the command line says, and the device."""
+
+    device: torch.device
+    scale: Scale
+    precision: Precision
+    micro_batches: tuple[int, ...]
+    packed: bool
+    gradient_checkpointing: bool
+    seconds: float
+
+
+def stage_rows(number: int, given: Given) -> Iterator[str]:
+    """The rows of a stage, each measured when it is asked for."""
+    for batch, micro_batches in PLANS[number].micro_batches.items():
+        work = work_of_stage(number, batch, PLANS[number].distinct, given.scale, given.precision)
+        usual = _tried(partial(conventional_step, work, given.device), work, kept=False, given=given)
+        yield _row(number, work, CONVENTIONAL, usual, usual, given)
+        for how in _hows(micro_batches, given):
+            found = _tried(
+                lambda how=how, work=work: our_step(work, how, given.device), work, kept=how.kept, given=given
+            )
+            yield _row(number, work, how.name, found, usual, given)
+
+
+def _hows(planned: Sequence[int | None], given: Given) -> Iterator[How]:
+    for micro_batch in given.micro_batches or planned:
+        of_scale = None if micro_batch is None else max(micro_batch // given.scale.batch_share, 1)
+        for kept in (False, True):
+            yield How(
+                micro_batch=of_scale,
+                packed=given.packed,
+                gradient_checkpointing=given.gradient_checkpointing,
+                kept=kept,
+            )
+
+
+def _tried(make: Callable[[], Step], work: Work, *, kept: bool, given: Given) -> Found | None:
+    """What was measured, or None where the memory was not enough; the memory is free again after it."""
+    found = None
+    with suppress(torch.OutOfMemoryError):
+        found = measured(make, work, kept=kept, device=given.device, seconds=given.seconds)
+    gc.collect()
+    if given.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return found
+
+
+def _row(number: int, work: Work, way: str, found: Found | None, usual: Found | None, given: Given) -> str:
+    largest = max(map(len, work.spoken))
+    cells = [str(number), str(work.stage.image_size), str(largest), way]
+    if found is None:
+        return f"| {' | '.join([*cells, 'out of memory', '', '', '', ''])} |"
+    ratio = f"{found.samples_per_second / usual.samples_per_second:.2f} x" if usual else ""
+    memory = "" if found.peak_bytes is None else f"{found.peak_bytes / 1e9:.1f} GB"
+    goal = _goal(number, largest, way) if given.scale is FULL else ""
+    told = [f"{found.samples_per_second:.1f}", ratio, _mfu(found, given.device), memory, goal]
+    return f"| {' | '.join(cells + told)} |"
+
+
+def _mfu(found: Found, device: torch.device) -> str:
+    peak = peak_flops(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    return f"{found.flops_per_second / 1e12:.3g} TFLOP/s" + (f", {found.flops_per_second / peak:.1%}" if peak else "")
+
+
+def _goal(number: int, batch: int, way: str) -> str:
+    if way == CONVENTIONAL:
+        return ""
+    goals = [f"{GOAL_MFU:.0%}"] if number <= 2 else []
+    return ", ".join([*goals, f"{GOAL_GB} GB"] if number <= 3 and batch == 64 and "micro-batch" in way else goals)
+
+
+HEAD = (
+    "| stage | px | batch | way | samples/s | speed | needed, MFU | peak memory | goal |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+)
+TOY_WORDS = (
+    "TOY SIZES ON THE CPU: this shows that the script runs, and says nothing of the paper's model. "
+    "With a GPU it takes the real sizes."
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table, row by row. Returns 0."""
+    given, stages = _parsed(arguments)
+    name = torch.cuda.get_device_name() if given.device.type == "cuda" else TOY_WORDS
+    print(f"{name}\ntorch {torch.__version__}, {given.precision}\n")
+    print(*HEAD, sep="\n", flush=True)
+    for number in stages:
+        for row in stage_rows(number, given):
+            print(row, flush=True)
+    return 0
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[Given, Sequence[int]]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
+    parser.add_argument("--stage", type=int, choices=sorted(PLANS), action="append", help="all by default")
+    parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16")
+    parser.add_argument("--micro-batch", type=_positive, action="append", help="of ours; by default as fits 24 GB")
+    parser.add_argument("--packed", action="store_true", help="ours without padding, all samples in one row")
+    parser.add_argument("--checkpointing", action="store_true", help="ours computes layers again on the way back")
+    parser.add_argument("--seconds", type=float, help="that a row is measured for, at least (6; toy 0.1)")
+    parser.add_argument("--toy", action="store_true", help="small sizes on the CPU; so without a GPU in any case")
+    told = parser.parse_args(arguments)
+    is_toy = told.toy or not torch.cuda.is_available()
+    given = Given(
+        device=torch.device("cpu" if is_toy else "cuda"),
+        scale=TOY if is_toy else FULL,
+        precision=told.precision,
+        micro_batches=tuple(told.micro_batch or ()),
+        packed=told.packed,
+        gradient_checkpointing=told.checkpointing,
+        seconds=told.seconds if told.seconds is not None else (0.1 if is_toy else 6.0),
+    )
+    return given, told.stage or sorted(PLANS)
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
