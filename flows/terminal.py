@@ -78,7 +78,7 @@ def _trained(stage: StageReport) -> str:
     taken = f"{clock(stage['seconds'])}, {stage['samples_per_second']:.0f} samples/s"
     guess = stage["predicted"]
     told += f"; {taken}{f' (predicted {clock(s)})' if guess and (s := guess['seconds']) is not None else ''}"
-    return told + (f"; {len(stage['warnings'])} warnings, see the report" if stage["warnings"] else "")
+    return told + (f"; warnings: {len(stage['warnings'])}, see the report" if stage["warnings"] else "")
 
 
 def say(text: str) -> None:

@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.choice import Choice, Prepared, prepare
+from flows.foreseen import what_it_takes
 from flows.noted import noted
 from flows.place import wait_for_imports
 from flows.plan import Planned, resolve
@@ -95,5 +96,7 @@ def _settle(flow_run_id: UUID) -> None:
 
 
 def _table(planned: tuple[Planned, ...]) -> str:
-    rows = [f"| {item.step} | {item.action} | {item.why.replace('|', '/')} |" for item in planned]
-    return "\n".join(["| step | action | why |", "| --- | --- | --- |", *rows])
+    rows = [[item.step, item.action, item.why, "<br>".join(what_it_takes(item))] for item in planned]
+    lines = [" | ".join(text.replace("|", "/") for text in row) for row in rows]
+    head = ["| step | action | why | takes |", "| --- | --- | --- | --- |"]
+    return "\n".join([*head, *(f"| {line} |" for line in lines)])

@@ -1,0 +1,24 @@
+"""What a person reads on the terminal."""
+
+from flows.terminal import Terminal
+from tests.tasks.test_report import report_of
+
+
+def summary_of(report, capsys, tmp_path):
+    Terminal().summary(report, tmp_path / "report.json")
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_trained_stage_is_a_line(capsys, tmp_path):
+    lines = summary_of(report_of(0.25, 0.8), capsys, tmp_path)
+    assert (
+        "stage1: held-out loss 3.500 to 1.250, within what is expected (1.00 to 1.50); 1:15, 62 samples/s "
+        "(predicted 1:30)" in lines
+    )
+
+
+def test_what_is_not_known_of_a_stage_is_left_out_and_warnings_are_counted(capsys, tmp_path):
+    report = report_of(0.25, 0.8)
+    report["stages"]["stage1"].update({"expected": None, "predicted": None, "warnings": ["the loss leapt"]})
+    lines = summary_of(report, capsys, tmp_path)
+    assert "stage1: held-out loss 3.500 to 1.250; 1:15, 62 samples/s; warnings: 1, see the report" in lines
