@@ -114,7 +114,7 @@ class Workers:
     def _wait_for(self, answer: Path, seconds: float) -> None:
         end = time.monotonic() + seconds
         while self._thread.is_alive() and not answer.exists() and time.monotonic() < end:
-            self._thread.join(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # a join that is interrupted takes the thread for ended (Python 3.11)
 
     def end(self) -> None:
         """Let them go. Those that are at work are left to the cluster's end."""
