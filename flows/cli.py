@@ -167,7 +167,8 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", dest="options",
         help="change where or how training runs, which builds nothing anew: device=cuda, processes=4, micro_batch=8, "
-        "gradient_checkpointing=true, packed=true, loader_workers=2, ...; may be repeated",
+        "gradient_checkpointing=true, packed=true, loader_workers=2, engine=zero2 (ddp, zero1, zero2 or zero3), ...; "
+        "may be repeated",
     )  # fmt: skip
     _add_home(command)
 

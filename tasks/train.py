@@ -251,8 +251,8 @@ def _train_one(run: Path, answer: Path, stop: Path) -> None:
     import torch
     from ray.train import get_context
 
+    from tasks.zero import train
     from tinygptv_core.saving import StoppedError
-    from tinygptv_core.train import train
 
     spec, context = read_spec(run), get_context()
     rank = context.get_world_rank()

@@ -85,7 +85,10 @@ class _Numbers:
 
 
 class Engine(Protocol):
-    """What trains. Every process of a run has one, and all call the same methods in the same order."""
+    """What trains. Every process of a run has one, and all call the same methods in the same order.
+
+    That holds for each of them, `state` too: what it gives may lie in pieces in all processes.
+    """
 
     def step(self, batch: Batch, *, step: int, rate: float, dataset: str) -> StepResult:
         """One optimizer step on this process's part of the batch. Raises NotFiniteError."""
@@ -100,7 +103,12 @@ class Engine(Protocol):
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """All that must be restored to go on to the same bits. Parameters are named `parameter/NAME`."""
+        """All that must be restored to go on to the same bits, whole in every process.
+
+        It is the same for all engines and numbers of processes, so that any of them can go on from it:
+        `parameter/NAME`; `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` of what has been stepped; `gradient/NAME`
+        of what is yet to be; all in float32. And in float16 `scaler`: the loss scale, and the steps since it grew.
+        """
         ...
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -149,13 +157,12 @@ class DDPEngine:
             NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer. On a GPU it is
                 raised by the next step, or by `state`, and the optimizer has been stepped with neither.
         """
-        torch.manual_seed(_seed(self._stage.seed, step, self._rank))
+        torch.manual_seed(seed_of(self._stage.seed, step, self._rank))
         self._clock.mark("forward")
         parts = self._parts(batch)
         own_sum, loss = self._backward(parts)
         self._clock.mark("optimizer")
-        is_due = self._is_due(step)
-        names, norms_N = self._norms() if is_due else ((), None)
+        names, norms_N = self._norms() if is_due(self._stage, step) else ((), None)
         norm = None if norms_N is None else torch.linalg.vector_norm(norms_N)
         told = [
             torch.stack([loss, own_sum, self._may_skip().double()]),
@@ -175,12 +182,6 @@ class DDPEngine:
         Communication is what is waited for: on the way back gradients travel while others are computed.
         """
         return self._clock.read()
-
-    def _is_due(self, step: int) -> bool:
-        """Whether the optimizer is stepped. As in the reference, what an epoch leaves over leaks into the next."""
-        schedule = self._stage.schedule
-        in_epoch = step % (schedule.published_epoch_steps or schedule.steps)
-        return (in_epoch + 1) % self._stage.published_accumulation == 0
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """The micro-batches on the device. To a GPU they travel while it still computes the step before."""
@@ -261,16 +262,11 @@ class DDPEngine:
         loss, own_sum, may_skip, *norms = seen.told_M.tolist()
         if not isfinite(loss):
             layer = None if isfinite(own_sum) else self._first_not_finite(seen.parts)
-            keys = ", ".join(key for part in seen.parts for key in part.keys)
-            here = f"; here the first layer to give such a number is {layer}, with the samples {keys}" if layer else ""
-            raise NotFiniteError(f"the loss is {loss} at {seen.where}{here}. Nothing was stepped with it.")
+            raise loss_error(loss, seen.where, layer, seen.parts)
         if not norms or isfinite(norms[0]) or may_skip:
             return
         bad = [name for name, norm in zip(seen.names, norms[1:], strict=True) if not isfinite(norm)]
-        raise NotFiniteError(
-            f"the gradients of {len(bad)} of {len(seen.names)} tensors are not finite at {seen.where}: "
-            f"{', '.join(bad[:LISTED_NAMES])}. Nothing was stepped with them."
-        )
+        raise gradients_error(bad, len(seen.names), seen.where)
 
     def _first_not_finite(self, parts: Sequence[Batch]) -> str | None:
         with self._autocast():
@@ -318,8 +314,7 @@ class DDPEngine:
             for kind, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{kind}/{name}"] = value
         if self._scaler.is_enabled():
-            told = self._scaler.state_dict()
-            tensors["scaler"] = torch.tensor([told["scale"], told["_growth_tracker"]], dtype=torch.float64)
+            tensors["scaler"] = scaler_tensor(self._scaler)
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -328,9 +323,7 @@ class DDPEngine:
         Raises:
             ValueError: it is the state of other parameters.
         """
-        names = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
-        if names != self._parameters.keys():
-            raise ValueError(f"the state has other parameters: {sorted(names ^ set(self._parameters))[:LISTED_NAMES]}")
+        check_parameters(tensors, self._parameters)
         for name, parameter in self._parameters.items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter/{name}"])
@@ -342,12 +335,10 @@ class DDPEngine:
                 taken = tensors[f"step/{name}"].to(parameter.device if self._steps_unseen else "cpu", copy=True)
                 self._optimizer.state[parameter] = {"step": taken, **moments}
         if self._scaler.is_enabled():
-            scale, growth = tensors["scaler"].tolist()
-            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
+            load_scaler(self._scaler, tensors["scaler"])
 
     def _autocast(self) -> torch.autocast:
-        dtype = DTYPES[self._stage.precision]
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32)
+        return autocast(self._device, self._stage)
 
     def _number(self, value: float) -> Tensor:
         """It on the device: filled there, for the host would wait for a copy."""
@@ -374,7 +365,54 @@ def _distributed(model: nn.Module, device: torch.device) -> DistributedDataParal
     )
 
 
-def _seed(*of: int) -> int:
+def is_due(stage: Stage, step: int) -> bool:
+    """Whether the optimizer is stepped. As in the reference, what an epoch leaves over leaks into the next."""
+    in_epoch = step % (stage.schedule.published_epoch_steps or stage.schedule.steps)
+    return (in_epoch + 1) % stage.published_accumulation == 0
+
+
+def autocast(device: torch.device, stage: Stage) -> torch.autocast:
+    """The stage's precision around float32 parameters."""
+    dtype = DTYPES[stage.precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def loss_error(loss: float, where: str, layer: str | None, parts: Sequence[Batch]) -> NotFiniteError:
+    """The error for a mean loss that is not finite; `layer` is the first of this process that gave such a number."""
+    keys = ", ".join(key for part in parts for key in part.keys)
+    here = f"; here the first layer to give such a number is {layer}, with the samples {keys}" if layer else ""
+    return NotFiniteError(f"the loss is {loss} at {where}{here}. Nothing was stepped with it.")
+
+
+def gradients_error(bad: Sequence[str], total: int, where: str) -> NotFiniteError:
+    """The error for the gradients of `bad` among `total` tensors."""
+    return NotFiniteError(
+        f"the gradients of {len(bad)} of {total} tensors are not finite at {where}: "
+        f"{', '.join(bad[:LISTED_NAMES])}. Nothing was stepped with them."
+    )
+
+
+def check_parameters(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raises ValueError when `tensors`, an engine's state, is of others than `parameters`."""
+    names = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
+    if names != parameters.keys():
+        raise ValueError(f"the state has other parameters: {sorted(names ^ set(parameters))[:LISTED_NAMES]}")
+
+
+def scaler_tensor(scaler: torch.amp.GradScaler) -> Tensor:
+    """The two numbers of a scaler that change."""
+    told = scaler.state_dict()
+    return torch.tensor([told["scale"], told["_growth_tracker"]], dtype=torch.float64)
+
+
+def load_scaler(scaler: torch.amp.GradScaler, tensor: Tensor) -> None:
+    """Go on from what `scaler_tensor` gave."""
+    scale, growth = tensor.tolist()
+    scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
+
+
+def seed_of(*of: int) -> int:
+    """A seed for torch that follows from some numbers."""
     return int.from_bytes(hashlib.sha256(json.dumps(of).encode()).digest()[:7])
 
 

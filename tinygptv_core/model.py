@@ -103,7 +103,7 @@ class TinyGPTV(nn.Module):
             ValueError: as `forward` does.
         """
         if batch.layout is None:
-            return laid_out(batch, self.qformer.query_tokens.shape[1], packed=packed)
+            return laid_out(batch, self.qformer.num_queries, packed=packed)
         assert packed == (batch.layout.packing is not None)
         return batch
 
@@ -202,7 +202,8 @@ def _draw(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
 def _add_adapters(llm: TinyPhi, lora: Lora, generator: torch.Generator) -> None:
     """Put LoRA on both Linears of every attention block: found by what the block is, since others have a `dense`."""
     blocks = [name for name, module in llm.named_modules() if isinstance(module, FusedAttention)]
-    with torch.random.fork_rng(devices=[]), _bitsandbytes_unseen():
+    with torch.random.fork_rng(devices=[]), unseen("bitsandbytes"):
+        # Two seconds in every process, for layers that are not used.
         from peft import LoraConfig, inject_adapter_in_model
 
         config = LoraConfig(
@@ -219,14 +220,14 @@ def _add_adapters(llm: TinyPhi, lora: Lora, generator: torch.Generator) -> None:
 
 
 @contextmanager
-def _bitsandbytes_unseen() -> Iterator[None]:
-    """peft imports bitsandbytes where it is installed, two seconds in every process, for layers that are not used."""
+def unseen(module: str) -> Iterator[None]:
+    """Whoever looks for `module` meanwhile finds it not installed, unless it is imported already."""
     modules: dict[str, Any] = sys.modules
-    if "bitsandbytes" in modules:
+    if module in modules:
         yield
         return
-    modules["bitsandbytes"] = None  # who looks for it now finds none
+    modules[module] = None
     try:
         yield
     finally:
-        del modules["bitsandbytes"]
+        del modules[module]

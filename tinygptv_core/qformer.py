@@ -12,7 +12,7 @@ class QFormer(nn.Module):
 
     def __init__(self, config: Blip2QFormerConfig, num_queries: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.num_queries = config, num_queries
         self.query_tokens = nn.Parameter(torch.empty(1, num_queries, config.hidden_size))
         nn.init.normal_(self.query_tokens, std=config.initializer_range)
         self.qformer = Blip2QFormerModel(config)

@@ -9,6 +9,8 @@ from typing import Literal
 from tinygptv_core.plain import from_plain, plain, require
 from tinygptv_core.stages import Stage
 
+EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -26,6 +28,8 @@ class RunOptions:
         save_every_steps: steps between the states that a killed run goes on from.
         save_every_seconds: save by the clock too: whatever the steps, about so often.
         keep_states: how many of the newest are kept.
+        engine: what steps: torch's DDP, or DeepSpeed's ZeRO, which divides among the processes the optimizer's moments
+            (1), and the gradients (2), and all weights (3).
     """
 
     processes: int
@@ -40,6 +44,7 @@ class RunOptions:
     compile: bool = False
     save_every_seconds: int | None = None
     keep_states: int = 2
+    engine: EngineName = "ddp"
 
     @property
     def cores(self) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as distributed
@@ -34,10 +35,11 @@ from tinygptv_core.metrics import left, replace_text, words
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.prompt import Tokenizer
-from tinygptv_core.run import RunSpec, read_spec
+from tinygptv_core.run import RunOptions, RunSpec, read_spec
 from tinygptv_core.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
 from tinygptv_core.schedule import rate
 from tinygptv_core.sizes import Sizes
+from tinygptv_core.stages import Stage
 from tinygptv_core.telling import Telling, gathered
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones
@@ -48,11 +50,47 @@ Report = Callable[[int, int, str], None]
 """(finished steps, all steps, words about it)."""
 
 
+class NewEngine(Protocol):
+    """Makes the engine that trains `model`, in each process of a run."""
+
+    def __call__(self, model: TinyGPTV, stage: Stage, options: RunOptions, *, rank: int, world_size: int) -> Engine: ...
+
+
+class Train(Protocol):
+    """`train`, or one that knows more engines."""
+
+    def __call__(
+        self, spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never
+    ) -> None: ...
+
+
 STOPPED = 128 + signal.SIGTERM
 """The exit status of a run that was asked to stop, as of one that the signal ended."""
 
 
-def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never) -> None:
+def ddp_engine(model: TinyGPTV, stage: Stage, options: RunOptions, *, rank: int, world_size: int) -> DDPEngine:
+    """The only engine of the core.
+
+    Raises:
+        ConfigError: the options name another.
+    """
+    if options.engine != "ddp":
+        raise ConfigError(
+            f"engine is {options.engine}, which is DeepSpeed's and not of the core; here there is ddp, with the same "
+            "numbers. With the pipeline installed (pip install 'tinygptv[pipeline]') it is: "
+            "torchrun -m tasks.zero RUN.json"
+        )
+    return DDPEngine(model, stage, options, rank=rank, world_size=world_size)
+
+
+def train(
+    spec: RunSpec,
+    rank: int,
+    world_size: int,
+    report: Report,
+    asked_to_stop: AskedToStop = never,
+    new_engine: NewEngine = ddp_engine,
+) -> None:
     """Train `spec.stage` and write its checkpoint to `spec.out`, `metrics.jsonl` and `summary.json` to `spec.notes`.
 
     With more than one process torch's default process group must be there; each process calls this.
@@ -74,17 +112,18 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_st
     if missing:
         raise ConfigError(f"{spec.stage.name} draws from {', '.join(missing)}, for which data or prompts has nothing")
     model, tokenizer = starting_model(spec)
-    engine = DDPEngine(model, spec.stage, spec.options, rank=rank, world_size=world_size)
-    steps = Steps(spec, tokenizer, rank=rank, world_size=world_size)
     sizes = sizes_of(model)
+    engine = new_engine(model, spec.stage, spec.options, rank=rank, world_size=world_size)
+    steps = Steps(spec, tokenizer, rank=rank, world_size=world_size)
     run = _Run(spec=spec, engine=engine, sizes=sizes, steps=steps, rank=rank, world_size=world_size, report=report)
     start = _start(run)
     with Saver(spec, rank=rank, world_size=world_size, asked_to_stop=asked_to_stop) as saver:
         end = _loop(run, start, saver)
     loss_last = engine.mean_loss(steps.held_out())
     memory = gathered(peak_memory_bytes(spec.options.device), world_size)
+    parameters = parameters_of(engine)
     if rank == 0:
-        write_checkpoint(spec.out, parameters_of(engine), spec.stage)
+        write_checkpoint(spec.out, parameters, spec.stage)
         samples = sum(spec.stage.mix[steps.order.dataset_at(step)].batch for step in range(end.step))
         summary = {
             "steps": end.step,
@@ -122,7 +161,7 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
 
 
 def parameters_of(engine: Engine) -> dict[str, torch.Tensor]:
-    """What the engine has trained, by its name in a checkpoint."""
+    """What the engine has trained, by its name in a checkpoint. A call of all processes."""
     state = engine.state()
     return {name.removeprefix("parameter/"): state[name] for name in state if name.startswith("parameter/")}
 
@@ -188,7 +227,7 @@ def _log_progress(done: int, total: int, text: str) -> None:
     LOGGER.info("%d/%d %s", done, total, text)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], training: Train = train) -> int:
     """Run `RUN.json` in this process, or as one of torchrun's.
 
     Returns:
@@ -207,7 +246,7 @@ def main(arguments: Sequence[str]) -> int:
         if world_size > 1:
             distributed.init_process_group("nccl" if spec.options.device == "cuda" else "gloo")
         with asked_by_signals() as asked_to_stop:
-            train(spec, rank, world_size, _log_progress, asked_to_stop)
+            training(spec, rank, world_size, _log_progress, asked_to_stop)
     except StoppedError as stopped:
         LOGGER.warning("%s, with the same command.", stopped)
         return STOPPED

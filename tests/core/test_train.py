@@ -334,3 +334,11 @@ def test_two_processes_equal_one_and_go_on_where_one_has_stopped(tmp_path):
     assert tokens_of(two) == pytest.approx(tokens_of(one))
     single, double = weights_of(one), weights_of(two)
     assert max(float((single[name] - double[name]).abs().max()) for name in single) < 1e-5
+
+
+def test_an_engine_that_the_core_does_not_have_is_told(whole, tmp_path, caplog):
+    spec = replace(elsewhere(whole, tmp_path), options=replace(OPTIONS, engine="zero2"))
+    write_spec(spec, tmp_path / "RUN.json")
+    assert main([str(tmp_path / "RUN.json")]) == 2
+    assert "engine is zero2, which is DeepSpeed's and not of the core" in caplog.text
+    assert "torchrun -m tasks.zero RUN.json" in caplog.text

@@ -16,6 +16,7 @@ from tasks.train import TrainingError, Workers, ray_workers
 from tests.core.test_train import losses_of, quiet, summary_of, torchrun
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.train import train
 
 STEPS = 200
 LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=STEPS))
@@ -165,6 +166,17 @@ def stops_of(spec) -> list[int]:
     """After which steps the run was stopped, as its first worker has told."""
     log = spec.notes / "worker-0.log"
     return [int(step) for step in re.findall(r"goes on from step (\d+)", log.read_text())] if log.exists() else []
+
+
+def test_they_train_with_zero_to_the_weights_of_one_process(workers, tmp_path):
+    one = tiny_spec(tmp_path / "one")
+    train(one, 0, 1, quiet)
+    spec = replace(elsewhere(one, tmp_path / "two"), options=replace(TWO, engine="zero2", log_every_steps=1))
+    workers.train(spec, quiet)
+    assert summary_of(spec)["world_size"] == 2
+    assert [loss for _, loss in losses_of(spec)] == pytest.approx([loss for _, loss in losses_of(one)], abs=1e-6)
+    found, wanted = (load_file(run.out / "trainable.safetensors") for run in (spec, one))
+    assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) < 1e-6
 
 
 def test_a_mistake_of_the_users_is_told_as_one(workers, bare, tmp_path):

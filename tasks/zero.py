@@ -1,0 +1,483 @@
+"""DeepSpeed's ZeRO as an engine: what DDP keeps whole in every process is divided among them.
+
+torchrun --nproc-per-node 2 -m tasks.zero RUN.json
+
+ZeRO 1 divides the optimizer's moments, ZeRO 2 the gradients too, ZeRO 3 all weights, the frozen ones among them. The
+numbers are those of DDP but for the order in which they are summed, and so are state and checkpoint.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from math import inf, isfinite
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import AdamW
+
+from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.clock import Clock
+from tinygptv_core.engine import (
+    BETAS,
+    EPSILON,
+    SMALLEST_SCALE,
+    StepResult,
+    autocast,
+    check_parameters,
+    first_not_finite,
+    gradients_error,
+    is_due,
+    load_scaler,
+    loss_error,
+    micro_batches,
+    scaler_tensor,
+    seed_of,
+)
+from tinygptv_core.model import TinyGPTV, unseen
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.prepack import prepack
+from tinygptv_core.run import RunOptions, RunSpec
+from tinygptv_core.saving import AskedToStop, never
+from tinygptv_core.stages import Stage
+from tinygptv_core.train import Report, main
+from tinygptv_core.train import train as train_with
+from tinygptv_core.trainable import parameter_groups, trainable_parameters
+
+# Shape letters of this file: B batch, T text positions.
+
+LEVELS = {"zero1": 1, "zero2": 2, "zero3": 3}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+USED = "is_used"
+"""In an optimizer's group: whether the batch has given it gradients."""
+
+
+def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never) -> None:
+    """As the core's `train`, with the engine that `spec.options` names.
+
+    Raises:
+        StoppedError, ConfigError, NotFiniteError: as the core's; or DeepSpeed is asked for and not installed.
+    """
+    if spec.options.engine == "ddp":
+        train_with(spec, rank, world_size, report, asked_to_stop)
+        return
+    with ExitStack() as stack:
+
+        def new_engine(
+            model: TinyGPTV, stage: Stage, options: RunOptions, *, rank: int, world_size: int
+        ) -> "ZeroEngine":
+            engine = ZeroEngine(model, stage, options, rank=rank, world_size=world_size)
+            stack.callback(engine.close)
+            return engine
+
+        train_with(spec, rank, world_size, report, asked_to_stop, new_engine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all processes must agree on about a batch: they reduce the same gradients in the same order.
+
+    Attributes:
+        parts: as many on every process; those beyond a process's own have no targets.
+        num_targets: of all processes.
+        has_pictures: any of them has some. One of text alone then has black ones, behind its tokens.
+    """
+
+    parts: list[Batch]
+    num_targets: int
+    has_pictures: bool
+
+
+class ZeroEngine:
+    """DeepSpeed's ZeRO 1, 2 or 3 over the processes of the default group; without one, over this process.
+
+    DeepSpeed computes in float32; lower precisions are torch's autocast around it, as with DDP, and in float16 the loss
+    scale is torch's. `close` it before another is made.
+
+    Args:
+        model: gives (sum of losses, number of targets) for a batch; moved to the device, and taken apart by ZeRO 3.
+    """
+
+    def __init__(self, model: TinyGPTV, stage: Stage, options: RunOptions, *, rank: int, world_size: int):
+        self._stage, self._options, self._rank, self._world_size = stage, options, rank, world_size
+        self._device, self._level = torch.device(options.device), LEVELS[options.engine]
+        if options.compile and self._level == 3:
+            raise ConfigError("compile=true and engine=zero3 do not go together: weights come and go between layers")
+        deepspeed = _deepspeed(self._device)
+        _ensure_group(self._device)
+        self._gathered = deepspeed.zero.GatheredParameters
+        self._parameters = trainable_parameters(model)
+        self._not_finite = torch.zeros(len(self._parameters), dtype=torch.bool, device=self._device)
+        self._watch_gradients()
+        self._model = model = model.to(self._device).train()
+        if self._level < 3:
+            for frozen in (model.vision, model.qformer) if options.compile else (model,):
+                prepack(frozen)
+        groups = _groups(model, stage.weight_decay)
+        self._group_of = {id(item): number for number, group in enumerate(groups) for item in group["params"]}
+        optimizer = AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON)
+        optimizer.register_step_pre_hook(_leave_unused)
+        self._engine, *_ = deepspeed.initialize(
+            model=_Autocast(model, self._device, stage), optimizer=optimizer, config=self._config()
+        )
+        self._zero: Any = self._engine.optimizer
+        self._begin_moments()
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=stage.precision == "float16")
+        self._clock = Clock(self._device)
+        self._kept: dict[str, Tensor] = {}
+        """Whole gradients that are yet to be stepped with (`Stage.published_accumulation`)."""
+
+    def _config(self) -> dict[str, Any]:
+        num_trained = sum(parameter.numel() for parameter in self._parameters.values())
+        return {
+            "train_batch_size": self._world_size,
+            "train_micro_batch_size_per_gpu": 1,
+            "steps_per_print": sys.maxsize,
+            "gradient_clipping": self._stage.clip_norm or 0.0,
+            "zero_optimization": {
+                "stage": self._level,
+                # The defaults are 2 GB each; ours is never larger than what is trained.
+                "reduce_bucket_size": num_trained,
+                "allgather_bucket_size": num_trained,
+                "stage3_param_persistence_threshold": 0,
+            },
+        }
+
+    def _begin_moments(self) -> None:
+        """Moments of 0 at step 0. DeepSpeed would look for them once, after its first group has been stepped."""
+        for flat in self._flats():
+            zeros = {kind: torch.zeros_like(flat) for kind in MOMENTS}
+            self._zero.state[flat] = {"step": torch.tensor(0.0), **zeros}
+        if self._level < 3:
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _flats(self) -> list[Tensor]:
+        """This process's piece of each group, in one row."""
+        return (
+            self._zero.single_partition_of_fp32_groups if self._level < 3 else self._zero.fp32_partitioned_groups_flat
+        )
+
+    def _watch_gradients(self) -> None:
+        for place, parameter in enumerate(self._parameters.values()):
+            parameter.register_hook(lambda gradient, place=place: self._look_at(gradient, place))
+
+    def _look_at(self, gradient: Tensor, place: int) -> None:
+        self._not_finite[place] |= ~gradient.isfinite().all()
+
+    def step(self, batch: Batch, *, step: int, rate: float, dataset: str) -> StepResult:
+        """One AdamW step at `rate`, as `DDPEngine.step`.
+
+        Raises:
+            NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer.
+        """
+        torch.manual_seed(seed_of(self._stage.seed, step, self._rank))
+        where = f"step {step + 1} of {self._stage.name}, on {dataset}"
+        self._not_finite.zero_()
+        self._clock.mark("communication")
+        shared = self._share(batch)
+        loss = self._backward(shared, where)
+        self._clock.mark("optimizer")
+        used = {name for name in self._parameters if shared.has_pictures or not _reads_pictures(name)}
+        self._complete_gradients(used)
+        used |= self._kept.keys()
+        if not is_due(self._stage, step):
+            self._keep_gradients(used)
+            norm = None
+        else:
+            self._kept = {}
+            norm = self._number(self._optimizer_step(used, rate, where))
+        self._clock.mark(None)
+        return StepResult(loss=self._number(loss), gradient_norm=norm)
+
+    def seconds(self) -> dict[str, float]:
+        """Of each of `clock.PARTS` since this was last asked, summed over the steps. Waits for the device.
+
+        Gradients, and ZeRO 3's weights, travel within the other parts; communication is what processes agree on.
+        """
+        return self._clock.read()
+
+    def _share(self, batch: Batch) -> Shared:
+        """The batch in parts that agree with those of the other processes."""
+        parts = micro_batches(batch, self._options.micro_batch)
+        pictures = () if batch.images_B3HW is None else batch.images_B3HW.shape[-1:]
+        queries = () if batch.queries_BQE is None else batch.queries_BQE.shape[1:]
+        told = torch.tensor(
+            [int((batch.labels_BT != IGNORED).sum()), len(parts), *(pictures or (0,)), *(queries or (0, 0))],
+            device=self._device,
+        )
+        all_told = [torch.empty_like(told) for _ in range(self._world_size)]
+        distributed.all_gather(all_told, told)
+        most = torch.stack(all_told).amax(0).tolist()
+        parts += [_without_targets(parts[0])] * (most[1] - len(parts))
+        if any(most[2:]) and batch.slot_B is None:
+            parts = [_with_black_pictures(part, side=most[2], queries=tuple(most[3:])) for part in parts]
+        num_targets = int(torch.stack(all_told)[:, 0].sum())
+        parts = [self._model.laid_out(part, packed=self._options.packed).to(self._device) for part in parts]
+        return Shared(parts=parts, num_targets=num_targets, has_pictures=any(most[2:]))
+
+    def _backward(self, shared: Shared, where: str) -> float:
+        """The mean loss over all processes, its gradients left with DeepSpeed."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
+        num_targets = max(shared.num_targets, 1)
+        self._zero.loss_scale = self._scaler.get_scale()
+        for number, part in enumerate(shared.parts, start=1):
+            self._engine.set_gradient_accumulation_boundary(number == len(shared.parts))
+            self._clock.mark("forward")
+            part_sum, _ = self._engine(part, packed=self._options.packed)
+            self._clock.mark("backward")
+            # DeepSpeed takes the mean over the processes, and the sum is wanted.
+            self._engine.backward(part_sum * (self._world_size / num_targets), scale_wrt_gas=False)
+            loss_sum += part_sum.detach()
+        self._clock.mark("communication")
+        loss = float(self._sum(loss_sum.clone())) / num_targets
+        if not isfinite(loss):
+            # ZeRO 3 fetches weights from all, so all look.
+            layer = first_not_finite(self._engine.module, shared.parts, packed=self._options.packed)
+            layer = None if layer is None or isfinite(float(loss_sum)) else layer.removeprefix("model.")
+            raise loss_error(loss, where, layer, shared.parts)
+        return loss
+
+    def _complete_gradients(self, used: set[str]) -> None:
+        """Add what earlier steps have kept, and clear what ZeRO 3 still has of a group that this batch has not used."""
+        for name, parameter in self._parameters.items():
+            kept = self._kept.get(name)
+            if name in used and kept is None:
+                continue
+            whole = torch.zeros(_shape(parameter), device=self._device) if kept is None else kept
+            self._set_gradient(parameter, whole + _whole_gradient(parameter) if name in used else whole)
+
+    def _set_gradient(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        from deepspeed.utils import safe_get_local_grad, safe_set_full_grad, safe_set_local_grad
+
+        if self._level < 3:
+            safe_set_full_grad(parameter, whole)
+            return
+        size = safe_get_local_grad(parameter).numel()
+        padded = functional.pad(whole.flatten(), (0, size * self._world_size - whole.numel()))
+        safe_set_local_grad(parameter, padded.narrow(0, size * self._rank, size))
+
+    def _keep_gradients(self, used: set[str]) -> None:
+        self._kept = {name: _whole_gradient(self._parameters[name]).clone() for name in sorted(used)}
+        self._zero.zero_grad()
+
+    def _optimizer_step(self, used: set[str], rate: float, where: str) -> float:
+        """Clip and step. The norm of all gradients; infinite where float16 overflowed, and nothing was stepped."""
+        used_groups = {self._group_of[id(self._parameters[name])] for name in used}
+        for number, group in enumerate(self._zero.param_groups):
+            group["lr"], group[USED] = rate, number in used_groups
+        self._engine.step()  # which leaves everything as it is if the norm is not finite
+        if not self._zero.overflow:
+            self._update_scale(1)
+            return float(self._engine.get_global_grad_norm())
+        if self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE:
+            self._update_scale(0)
+            return inf
+        flags = self._sum(self._not_finite.int()).tolist()
+        bad = [name for name, flag in zip(self._parameters, flags, strict=True) if flag]
+        raise gradients_error(bad, len(used), where)
+
+    def _update_scale(self, good_steps: int) -> None:
+        """As torch's scaler: halved after a step that overflowed, doubled after many that did not."""
+        if not self._scaler.is_enabled():
+            return
+        scale, grown = scaler_tensor(self._scaler).tolist()
+        grown = (grown + 1) * good_steps
+        scale *= 1.0 if good_steps else self._scaler.get_backoff_factor()
+        if grown == self._scaler.get_growth_interval():
+            scale, grown = scale * self._scaler.get_growth_factor(), 0
+        load_scaler(self._scaler, torch.tensor([scale, grown], dtype=torch.float64))
+
+    def mean_loss(self, batches: Sequence[Batch]) -> float | None:
+        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any."""
+        totals = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self._engine.eval()
+        with torch.no_grad():
+            for batch in batches:
+                for part in self._share(batch).parts:
+                    told = self._engine(part, packed=self._options.packed)
+                    totals += torch.stack([value.double() for value in told])
+        self._engine.train()
+        loss_sum, num_targets = self._sum(totals).tolist()
+        return loss_sum / num_targets if num_targets else None
+
+    def state(self) -> dict[str, Tensor]:
+        """As `DDPEngine.state`, put together from all processes, each of which must call it."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        with self._gathered(list(self._parameters.values())):
+            tensors = {f"parameter/{name}": item.detach().clone() for name, item in self._parameters.items()}
+        tensors |= {f"gradient/{name}": gradient for name, gradient in self._kept.items()}
+        steps = [self._zero.state[flat]["step"] for flat in self._flats()]
+        for name, parameter in self._parameters.items():
+            step = steps[self._group_of[id(parameter)]]
+            if step > 0:
+                tensors[f"step/{name}"] = step.clone()
+                for kind in MOMENTS:
+                    tensors[f"{kind}/{name}"] = torch.as_tensor(safe_get_full_optimizer_state(parameter, kind))
+        if self._scaler.is_enabled():
+            tensors["scaler"] = scaler_tensor(self._scaler)
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave, of this engine or another.
+
+        Raises:
+            ValueError: it is the state of other parameters, or of some that have been stepped more often than others
+                of their kind.
+        """
+        check_parameters(tensors, self._parameters)
+        steps = self._steps_in(tensors)
+        for kind in MOMENTS:
+            # By way of the parameters, which come last: what ZeRO makes of a whole one is the right piece of it.
+            self._fill(tensors, kind)
+            for flat in self._flats():
+                self._zero.state[flat][kind].copy_(flat)
+        self._fill(tensors, "parameter")
+        for flat, step in zip(self._flats(), steps, strict=True):
+            self._zero.state[flat]["step"].fill_(step)
+        gradients = {name: tensors.get(f"gradient/{name}") for name in self._parameters}
+        self._kept = {name: item.to(self._device) for name, item in gradients.items() if item is not None}
+        if self._scaler.is_enabled():
+            load_scaler(self._scaler, tensors["scaler"])
+
+    def _steps_in(self, tensors: Mapping[str, Tensor]) -> list[float]:
+        """How often each group has been stepped."""
+        found: list[set[float]] = [set() for _ in self._flats()]
+        for name, parameter in self._parameters.items():
+            found[self._group_of[id(parameter)]].add(float(tensors.get(f"step/{name}", torch.zeros(()))))
+        if any(len(steps) != 1 for steps in found):
+            raise ValueError(f"the state has parameters of one kind that were stepped {found} times; with ZeRO all are")
+        return [steps.pop() for steps in found]
+
+    def _fill(self, tensors: Mapping[str, Tensor], kind: str) -> None:
+        """Set the parameters to the tensors of this kind, zeros where there are none."""
+        with self._gathered(list(self._parameters.values()), modifier_rank=0), torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(tensors.get(f"{kind}/{name}", torch.zeros(())))
+        self._zero.refresh_fp32_params()
+
+    def close(self) -> None:
+        """Let go of the model, on which DeepSpeed keeps a hold otherwise."""
+        self._engine.destroy()
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=self._device)
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` (changed in place) over all processes."""
+        distributed.all_reduce(value)
+        return value
+
+
+class _Autocast(nn.Module):
+    """`model` under the stage's precision: DeepSpeed turns off an autocast that is around it."""
+
+    def __init__(self, model: TinyGPTV, device: torch.device, stage: Stage) -> None:
+        super().__init__()
+        self.model, self._autocast = model, lambda: autocast(device, stage)
+
+    def forward(self, batch: Batch, *, packed: bool) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            return self.model(batch, packed=packed)
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """The package, set to neither compile anything nor look for what it does not need.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    os.environ["DS_ACCELERATOR"] = device.type
+    try:
+        with unseen("mlflow"):  # five seconds, for a tuner that is not used
+            import deepspeed
+    except ModuleNotFoundError as error:
+        if error.name != "deepspeed":
+            raise
+        raise ConfigError(
+            "the ZeRO engines are DeepSpeed's, which is not installed. To install it: pip install "
+            "'tinygptv[pipeline]'. Or take --option engine=ddp: the numbers are the same."
+        ) from error
+    # Shared memory instead of gloo between processes of one machine: half a minute with a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names that it calls
+    return deepspeed
+
+
+def _ensure_group(device: torch.device) -> None:
+    if not distributed.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        store = distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage] -- documented all the same
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def _reads_pictures(name: str) -> bool:
+    """Whether a batch of text alone leaves the parameter of this name unused."""
+    return name.startswith("projections.")
+
+
+def _groups(model: TinyGPTV, weight_decay: float) -> list[dict[str, Any]]:
+    """`parameter_groups`, and those apart that a batch of text alone leaves unused: ZeRO steps a group as a whole."""
+    projections = {id(parameter) for parameter in model.projections.parameters()}
+    parts = (
+        {**group, "params": [item for item in group["params"] if (id(item) in projections) == is_apart], USED: True}
+        for group in parameter_groups(model, weight_decay)
+        for is_apart in (True, False)
+    )
+    return [part for part in parts if part["params"]]
+
+
+def _leave_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """AdamW passes over what has no gradient; ZeRO gives one of zeros, which would decay weights and moments."""
+    for group in optimizer.param_groups:
+        if not group[USED]:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def _whole_gradient(parameter: nn.Parameter) -> Tensor:
+    from deepspeed.utils import safe_get_full_grad
+
+    return torch.as_tensor(safe_get_full_grad(parameter))
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Of the whole parameter, of which ZeRO 3 leaves nothing in its place."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _without_targets(part: Batch) -> Batch:
+    """Its first sample, which adds nothing to loss and gradients."""
+    first = micro_batches(part, 1)[0]
+    return replace(first, layout=None, labels_BT=torch.full_like(first.labels_BT, IGNORED))
+
+
+def _with_black_pictures(part: Batch, *, side: int, queries: tuple[int, ...]) -> Batch:
+    """Text alone with a picture behind each sample, which no target sees, so that it uses what others do.
+
+    Args:
+        side: of the pictures that others have, in pixels; 0 where they have `queries` (Q, E) instead.
+    """
+    B, T = part.ids_BT.shape
+    return replace(
+        part,
+        ids_BT=functional.pad(part.ids_BT, (0, 1)),
+        labels_BT=functional.pad(part.labels_BT, (0, 1), value=IGNORED),
+        mask_BT=functional.pad(part.mask_BT, (0, 1), value=False),
+        slot_B=torch.full((B,), T, device=part.ids_BT.device),
+        images_B3HW=part.ids_BT.new_zeros((B, 3, side, side), dtype=torch.uint8) if side else None,
+        queries_BQE=None if side else torch.zeros((B, *queries), device=part.ids_BT.device),
+        layout=None,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], train))

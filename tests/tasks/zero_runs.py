@@ -1,0 +1,67 @@
+"""One of two processes that train one run after another, in the order of `runs.json` of a folder.
+
+python -m tests.tasks.zero_runs FOLDER RANK WORLD_SIZE
+"""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as distributed
+
+from benchmarks.engines import joined
+from tasks.zero import ZeroEngine, train
+from tests.core.test_train import quiet
+from tinygptv_core.engine import NotFiniteError
+from tinygptv_core.loader import Steps
+from tinygptv_core.run import read_spec
+from tinygptv_core.train import starting_model
+
+WORLD_SIZE = 2
+
+
+def run(path: Path, begun: str | None, rank: int) -> None:
+    """Train; `begun` is the state that the run goes on from, as if another had been killed there."""
+    spec = read_spec(path)
+    if begun and rank == 0:
+        spec.work.mkdir(parents=True)
+        shutil.copy(next(Path(begun).glob("state-000000003-*")), spec.work)
+    distributed.barrier()
+    try:
+        train(spec, rank, WORLD_SIZE, quiet)
+    except NotFiniteError as error:
+        (path.parent / f"error-{rank}.txt").write_text(str(error))
+
+
+def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
+    """A step in which the first process alone finds one; what it comes to is written beside the run."""
+    spec = read_spec(path)
+    model, tokenizer = starting_model(spec)
+    if rank == 0:
+        model.projections[0].weight.register_hook(lambda gradient: gradient * float("inf"))
+    engine = ZeroEngine(model, spec.stage, spec.options, rank=rank, world_size=WORLD_SIZE)
+    before = engine.state()
+    try:
+        engine.step(Steps(spec, tokenizer, rank=rank, world_size=WORLD_SIZE)[0], step=0, rate=1e-2, dataset="shapes")
+    except NotFiniteError as error:
+        after = engine.state()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        (path.parent / f"infinite-{rank}.txt").write_text(str(error))
+    engine.close()
+
+
+def main(folder: Path, rank: int, world_size: int) -> None:
+    logging.disable()
+    with joined(folder, rank, world_size):
+        for path, begun in json.loads((folder / "runs.json").read_text()):
+            run(Path(path), begun, rank)
+        for engine in ("zero2", "zero3"):
+            step_with_an_infinite_gradient(folder / engine / "RUN.json", rank)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
