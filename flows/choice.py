@@ -30,13 +30,13 @@ COMPUTING = ("/features", "/train", "/evaluate")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The command's options, as typed. `until` walks to a step and no further (`tinygptv data`, `train`)."""
+    """The command's options, as typed. `until` walks to these steps and no further (`tinygptv data`, `train`)."""
 
     preset: str
     settings: tuple[str, ...]
     only: str | None
     start_from: str | None
-    until: str | None
+    until: tuple[str, ...]
     list_file: str | None
     removal_list: str | None
     instruct: str | None

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from flows.plan import lacking_files, probed
 from flows.server import start_prefect_server
 from flows.terminal import say
 from flows.train import backbones_step
+from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up, use_up
 from tasks.build import Store
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
@@ -61,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
         "--probe", action="store_true",
         help="try each stage that is to be built for 20 steps, where its data are there, to say how long it will take",
     )  # fmt: skip
+    up = commands.add_parser("up", help="Prefect's and MLflow's pages, and the worker that runs what is started there")
+    _add_up(up)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -119,6 +123,27 @@ def _add_weights(weights: argparse.ArgumentParser) -> None:
     take.add_argument("--backbones", metavar="DIGEST", help="on which it was trained, where the store does not say")
     for command in (backbones, checkpoint, model, take):
         _add_home(command)
+
+
+def _add_up(up: argparse.ArgumentParser) -> None:
+    up.add_argument(
+        "--port", type=int, default=PREFECT_PORT, metavar="N", help="of Prefect's pages (default: %(default)s)"
+    )
+    up.add_argument(
+        "--mlflow-port", type=int, default=MLFLOW_PORT, metavar="N", help="of MLflow's pages (default: %(default)s)"
+    )
+    up.add_argument("--runs", type=int, default=4, metavar="N", help="runs at once (default: %(default)s)")
+    up.add_argument(
+        "--trainings", type=int, default=1, metavar="N",
+        help="stages that train at once, of all runs together: as many as there are GPUs for (default: %(default)s)",
+    )  # fmt: skip
+    up.add_argument("--prefect-database", metavar="URL", help="postgresql://USER@HOST/NAME (default: SQLite here)")
+    up.add_argument(
+        "--notify", default=os.environ.get("TINYGPTV_NOTIFY"), metavar="URL",
+        help="who is told how a run ended, as Apprise writes it: mailto://..., slack://... (default: $TINYGPTV_NOTIFY)",
+    )  # fmt: skip
+    up.add_argument("--mlflow-database", metavar="URL", help="postgresql://USER@HOST/NAME (default: SQLite here)")
+    _add_home(up)
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
@@ -193,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _choice(options: argparse.Namespace, until: str | None = None) -> Choice:
+def _choice(options: argparse.Namespace, until: tuple[str, ...] = ()) -> Choice:
     return Choice(
         preset=options.preset,
         settings=tuple(options.settings),
@@ -242,11 +267,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    return _walk(_choice(options, until=f"{options.name}/screen"))
+    return _walk(_choice(options, until=(f"{options.name}/screen",)))
 
 
 def _train(options: argparse.Namespace) -> int:
-    return _walk(_choice(options, until=f"{options.stage}/train"))
+    return _walk(_choice(options, until=(f"{options.stage}/train",)))
 
 
 def _walk(choice: Choice) -> int:
@@ -255,8 +280,10 @@ def _walk(choice: Choice) -> int:
     trains = any(item.action == "build" and item.step.endswith("/train") for item in planned)
     # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    home = Path(choice.home).expanduser().absolute()
+    use_up(home)
     try:
-        wait_for_server = start_prefect_server(Path(choice.home).expanduser().absolute())
+        wait_for_server = start_prefect_server(home)
         from flows.walk import run_pipeline
 
         import_ahead(choice.ray_address, trains=trains)  # while the server starts
@@ -279,6 +306,27 @@ def _failed(choice: Choice, error: Exception) -> int:
         details = f"details could not be written to {log} ({full.strerror})"
     print(f"tinygptv: the run failed: {error}\n  {details}\n  the same command goes on from here", file=sys.stderr)
     return FAILED
+
+
+def _up(options: argparse.Namespace) -> int:
+    check_writable(_home(options))
+    try:
+        run_up(
+            UpOptions(
+                home=_home(options),
+                port=options.port,
+                mlflow_port=options.mlflow_port,
+                runs=options.runs,
+                trainings=options.trainings,
+                prefect_database=options.prefect_database,
+                mlflow_database=options.mlflow_database,
+                notify=options.notify,
+            )
+        )
+    except RuntimeError as error:
+        print(f"tinygptv: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 def _ask(options: argparse.Namespace) -> int:
@@ -328,6 +376,7 @@ COMMANDS = {
     "presets": _presets,
     "data": _data,
     "train": _train,
+    "up": _up,
     "ask": _ask,
     "weights": _weights,
 }

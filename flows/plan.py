@@ -72,22 +72,24 @@ def downstream(requests: Sequence[Request], names: frozenset[str]) -> frozenset[
     return frozenset(reached)
 
 
-def select(requests: tuple[Request, ...], *, only: str | None, start_from: str | None, until: str | None) -> Selection:
+def select(
+    requests: tuple[Request, ...], *, only: str | None, start_from: str | None, until: Sequence[str]
+) -> Selection:
     """The steps of a run: without a target the last of `requests`, and what it is made from.
 
     Args:
         only: walk this step alone; what it is made from must be there.
         start_from: make this step and all that follows from it anew.
-        until: walk this step and what it is made from, nothing after it.
+        until: walk these steps and what they are made from, nothing after them.
 
     Raises:
-        ConfigError: a name that is no step, or more than one of the three.
+        ConfigError: a name that is no step, or `only` and `start_from` together.
     """
-    if sum(value is not None for value in (only, start_from, until)) > 1:
+    if only and start_from:
         raise ConfigError("--only and --from exclude each other: name one step with one of them")
     forced = downstream(requests, named(requests, start_from)) if start_from else frozenset[str]()
-    target = only or until
-    targets = named(requests, target) if target else frozenset({requests[-1].name})
+    ends = (only,) if only else tuple(until) or (requests[-1].name,)
+    targets = frozenset[str]().union(*(named(requests, end) for end in ends))
     needed = upstream(requests, targets)
     walked = tuple(request for request in requests if request.name in needed)
     return Selection(walked=walked, must_exist=needed - targets if only else frozenset(), forced=forced)

@@ -7,9 +7,7 @@ python -m flows.server SOCKET PARENT
 """
 
 import atexit
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from flows.settings import settle_prefect
+from flows.tied import tie_to
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -35,7 +34,6 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
 }
-PR_SET_PDEATHSIG = 1
 
 
 def start_prefect_server(home: Path) -> Callable[[], None]:
@@ -109,9 +107,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 def main(arguments: Sequence[str]) -> None:
     """Serve on the open `SOCKET`, by its number, until the process `PARENT`, which started this one, ends."""
     number, parent = map(int, arguments)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before it could be watched
+    if not tie_to(parent):
         return
     import uvicorn
 

@@ -4,19 +4,24 @@ import logging
 import os
 from pathlib import Path
 
+SERVER = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds: 0.3 would spin
+}
+"""A server of Prefect sends nothing anywhere, and writes down what it is told soon."""
+
 
 def settle_prefect(home: Path) -> None:
     """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays."""
     (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of the path
     for name, value in {
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
+        **SERVER,
         # The server gets the log; the terminal has lines of its own, and a person's mistake shows no traceback.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds: 0.3 would spin
     }.items():
         os.environ.setdefault(name, value)
     warnings = logging.StreamHandler()

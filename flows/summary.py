@@ -34,8 +34,8 @@ from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
 
 
-def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, Path]:
-    """Write report.json and report.html of the run: what is in it, and the path of the first."""
+def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, ReportDetails, Path]:
+    """Write report.json and report.html of the run: what is in them, and the path of the first."""
     preset, place = prepared.preset, prepared.place
     trained = [stage.name for stage in preset.stages if f"{stage.name}/train" in built]
     told = {name: _told(place, built[f"{name}/train"]) for name in trained}
@@ -53,7 +53,8 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, P
     }
     sources = [_card_sources(built, name) for name in report["data"]]
     cards = write_cards(sources, place.report_folder / "data", place.home / "cards")
-    return report, write_report(report, place.report_folder, _details(prepared, built, cards))
+    details = _details(prepared, built, cards)
+    return report, details, write_report(report, place.report_folder, details)
 
 
 def _step(item: Built) -> StepReport:

@@ -19,15 +19,27 @@ LINE_SECONDS = 5.0
 
 @dataclass(kw_only=True)
 class Terminal:
-    """Prints to standard error, so that standard output holds the result alone."""
+    """Prints to standard error, so that standard output holds the result alone.
 
+    Attributes:
+        also: told the same of a step, and its name.
+    """
+
+    also: Callable[[str, int, int, str], None] | None = field(default=None, init=False)
     steps: int = field(default=0, init=False)
     finished: int = field(default=0, init=False)
     bar: "tqdm[Any] | None" = field(default=None, init=False)
 
     def progress(self, name: str) -> Callable[[int, int, str], None]:
         """What a step tells how far it is: a bar on a terminal, else a line now and then."""
-        return self._bar(name) if sys.stderr.isatty() else _lines(name)
+        shown = self._bar(name) if sys.stderr.isatty() else _lines(name)
+
+        def tell(done: int, total: int, text: str) -> None:
+            shown(done, total, text)
+            if self.also is not None:
+                self.also(name, done, total, text)
+
+        return tell
 
     def _bar(self, name: str) -> Callable[[int, int, str], None]:
         def tell(done: int, total: int, text: str) -> None:

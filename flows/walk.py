@@ -2,52 +2,62 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
+from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.choice import Choice, Prepared, prepare
-from flows.foreseen import what_it_takes
 from flows.noted import noted
 from flows.place import wait_for_imports
-from flows.plan import Planned, resolve
+from flows.plan import resolve
+from flows.shown import Progress, show_plan, show_result
 from flows.summary import report_on
 from flows.terminal import say
 from tasks.build import Built, Inputs, Request, Store
+from tasks.train import TRAIN
 
 SETTLE_SECONDS = 10.0
+TRAINING = "tinygptv-training"
+"""The limit, if the server has one, on how many stages train at once."""
 
 
 @flow(name="tinygptv", validate_parameters=False, persist_result=False)
 def run_pipeline(choice: Choice) -> Path:
-    """From lists of URLs to a registered model; what the store already has is reused.
+    """`walk` for the command."""
+    return walk(choice)
+
+
+def walk(choice: Choice) -> Path:
+    """From lists of URLs to a registered model, within a flow; what the store already has is reused.
 
     Returns:
         The path of the run's report.json.
     """
     wait_for_imports()
     prepared = prepare(choice, writes=True)
-    create_markdown_artifact(
-        _table(prepared.planned), key="plan", description="What this run builds and reuses, and why"
-    )
-    with prepared.place.opened:
-        built = _walk(prepared)
+    show_plan(prepared.planned)
+    progress = Progress()
+    prepared.terminal.also = progress.tell
+    with progress.shown(), prepared.place.opened:
+        built = _steps(prepared)
     _settle(UUID(flow_run.get_id()))
-    report, path = report_on(prepared, built)
+    report, details, path = report_on(prepared, built)
+    show_result(prepared, report, details, path)
     prepared.terminal.summary(report, path)
     return path
 
 
-def _walk(prepared: Prepared) -> dict[str, Built]:
+def _steps(prepared: Prepared) -> dict[str, Built]:
     """Every selected step in its order, each answered from the store or built."""
     place, selection = prepared.place, prepared.selection
     prepared.terminal.steps = len(selection.walked)
@@ -75,12 +85,20 @@ def step(
             logger.warning(text)
             say(f"        {request.name}: {text}")
 
-        built = store.build(request, inputs, aids, noted=noted, force=force, waiting=waiting)
+        with _slot(store, request, inputs, force):
+            built = store.build(request, inputs, aids, noted=noted, force=force, waiting=waiting)
         logger.info("%s: %s; %s", built.action, built.why, built.artifact.path)
         name = "Reused" if built.action == "reuse" else "Completed"
         return Completed(name=name, message=built.why, data=built)
 
     return cast(Built, built_or_reused(return_state=True).result())
+
+
+def _slot(store: Store, request: Request, inputs: Inputs, force: bool) -> AbstractContextManager[None]:
+    """Training's turn, where the server limits how many stages train at once; what is there needs none."""
+    if request.step != TRAIN or (store.look(request, inputs).artifact and not force):
+        return nullcontext()
+    return concurrency(TRAINING, occupy=1)
 
 
 def _settle(flow_run_id: UUID) -> None:
@@ -93,10 +111,3 @@ def _settle(flow_run_id: UUID) -> None:
             if all(state is not None and state.is_final() for state in states):
                 return
             time.sleep(0.2)
-
-
-def _table(planned: tuple[Planned, ...]) -> str:
-    rows = [[item.step, item.action, item.why, "<br>".join(what_it_takes(item))] for item in planned]
-    lines = [" | ".join(text.replace("|", "/") for text in row) for row in rows]
-    head = ["| step | action | why | takes |", "| --- | --- | --- | --- |"]
-    return "\n".join([*head, *(f"| {line} |" for line in lines)])

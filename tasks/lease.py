@@ -31,10 +31,18 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
-def myself() -> Holder:
-    """This process as a holder."""
-    pid = os.getpid()
+def myself(pid: int | None = None) -> Holder:
+    """This process as a holder, or another of this machine."""
+    pid = os.getpid() if pid is None else pid
     return Holder(host=socket.gethostname(), boot=_boot(), pid=pid, started=_started(pid) or 0)
+
+
+def is_alive(holder: Holder) -> bool:
+    """Whether a holder on this machine is still there; one on another is taken to be."""
+    me = myself()
+    if holder.host != me.host:
+        return True
+    return holder.boot == me.boot and _started(holder.pid) == holder.started
 
 
 @contextmanager

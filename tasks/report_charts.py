@@ -1,5 +1,6 @@
 """The report's charts, as SVG that stands inside the page and takes its colours from the page's style."""
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,6 +155,21 @@ def _panel(title: str, inches: tuple[float, float] = (WIDTH_INCHES, HEIGHT_INCHE
     # A name comes from the run, and a dollar sign in it is no formula.
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", parse_math=False)
     return figure, axes
+
+
+def standing_alone(drawn: str) -> str:
+    """A chart as a data URL, in colours that are seen on light and on dark."""
+    colours = {
+        "--ink": "#8a8f98",
+        "--muted": "#8a8f98",
+        "--line": "#8a8f9855",
+        "--own": "#2f81f7",
+        "--control": "#d29922",
+    }
+    for name, colour in colours.items():
+        drawn = drawn.replace(f"var({name})", colour)
+    whole = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="440" height="270" ', 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(whole.encode()).decode()}"
 
 
 def _svg(figure: Figure, label: str) -> str:

@@ -111,7 +111,7 @@ def render(report: Report, details: ReportDetails) -> str:
             points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
             gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
             score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
-            loss_charts=[_loss_chart(name, stage, lines[name]) for name, stage in report["stages"].items()],
+            loss_charts=[loss_chart_of(name, stage, lines[name]) for name, stage in report["stages"].items()],
             courses={name: course_of(lines[name]) for name in report["stages"]},
             mark_of=mark_of,
             parts=PARTS,
@@ -150,7 +150,14 @@ def _title(metric: Metric) -> str:
     return f"{metric.evaluation}: {metric.metric}"
 
 
-def _loss_chart(name: str, stage: StageReport, lines: Sequence[Line]) -> str:
+def loss_charts(report: Report, details: ReportDetails) -> dict[str, str]:
+    """Stage -> its loss, as SVG."""
+    lines = {name: _lines_of(details.metrics.get(name)) for name in report["stages"]}
+    return {name: loss_chart_of(name, stage, lines[name]) for name, stage in report["stages"].items()}
+
+
+def loss_chart_of(name: str, stage: StageReport, lines: Sequence[Line]) -> str:
+    """The loss of one stage, as SVG."""
     curve = Curve(
         steps=[line["step"] for line in lines],
         losses=[line.get("loss_mean", line["loss"]) for line in lines],

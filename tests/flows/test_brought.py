@@ -51,7 +51,7 @@ def no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("TINYGPTV_DATA", raising=False)
 
 
-def prepared(home: Path, *options: str, writes: bool = False, until: str | None = None) -> Prepared:
+def prepared(home: Path, *options: str, writes: bool = False, until: tuple[str, ...] = ()) -> Prepared:
     return prepare(_choice(parser().parse_args(["run", "--home", str(home), *options]), until), writes=writes)
 
 
@@ -109,23 +109,23 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.Captu
 
 def test_what_is_brought_becomes_shards_and_its_place_bears_on_nothing(tmp_path: Path):
     options = ("--preset", "paper", "--data", str(write(tmp_path / "data", GQA)))
-    found = prepared(tmp_path / "home", *options, until="gqa/screen", writes=True)
+    found = prepared(tmp_path / "home", *options, until=("gqa/screen",), writes=True)
     built = build(found)
     assert [name for name in built] == ["gqa_images/pictures", "gqa/rows", "gqa/filter", "gqa/fetch", "gqa/screen"]
     sample = samples(found, built, "gqa")[0]
     assert (sample.picture, [turn.text for turn in sample.turns]) == (GQA["gqa/images/1.jpg"], ["is it red?", "yes"])
     assert read_counts(built["gqa/fetch"].artifact.path)["dropped"] == {"missing": 1}
     (tmp_path / "data").rename(tmp_path / "moved")
-    again = prepared(tmp_path / "home", "--preset", "paper", "--data", str(tmp_path / "moved"), until="gqa/screen")
+    again = prepared(tmp_path / "home", "--preset", "paper", "--data", str(tmp_path / "moved"), until=("gqa/screen",))
     assert {item.action for item in again.planned} == {"reuse"}
     write(tmp_path / "moved", {"gqa/images/2.jpg": picture("blue")})
-    changed = prepared(tmp_path / "home", "--preset", "paper", "--data", str(tmp_path / "moved"), until="gqa/screen")
+    changed = prepared(tmp_path / "home", "--preset", "paper", "--data", str(tmp_path / "moved"), until=("gqa/screen",))
     assert [item.step for item in changed.planned if item.action == "reuse"] == ["gqa/rows", "gqa/filter"]
 
 
 def test_the_folder_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TINYGPTV_DATA", str(write(tmp_path / "data", GQA)))
-    found = prepared(tmp_path / "home", "--preset", "paper", until="gqa/screen")
+    found = prepared(tmp_path / "home", "--preset", "paper", until=("gqa/screen",))
     assert lacking_files(found.selection) is None
 
 
@@ -141,7 +141,7 @@ TALKS = [
 def test_own_talks_take_the_place_of_what_the_instruction_stages_draw_from(tmp_path: Path):
     write(tmp_path, {"my.json": TALKS, "images/sub/1.gif": picture("red", "GIF"), "secret.jpg": picture("blue")})
     options = ("--instruct", str(tmp_path / "my.json"), "--images", str(tmp_path / "images"))
-    found = prepared(tmp_path / "home", *options, until="instruct/screen", writes=True)
+    found = prepared(tmp_path / "home", *options, until=("instruct/screen",), writes=True)
     built = build(found)
     talks = samples(found, built, "instruct")
     assert [talks[place].picture for place in range(len(talks))] == [picture("red", "GIF")]

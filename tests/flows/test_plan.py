@@ -30,7 +30,7 @@ def graph(a=1, b=2):
 
 
 def everything(requests, **options):
-    return select(requests, **{"only": None, "start_from": None, "until": None, **options})
+    return select(requests, **{"only": None, "start_from": None, "until": (), **options})
 
 
 def run(store, requests, **options):
@@ -119,7 +119,7 @@ def test_what_can_be_tried_is_tried_where_it_is_to_be_built(store):
 
 
 def test_until_walks_to_a_step_and_no_further(tmp_path):
-    assert run(Store(tmp_path), graph(), until="stage1") == ["x/rows", "stage1/train"]
+    assert run(Store(tmp_path), graph(), until=("stage1",)) == ["x/rows", "stage1/train"]
 
 
 def test_only_builds_one_step_and_refuses_without_what_comes_before_it(store, tmp_path):

@@ -55,13 +55,18 @@ class Eval:
 
 
 @cache
+def names() -> tuple[str, ...]:
+    """Of all evaluations, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+@cache
 def load(name: str) -> Eval:
     """The evaluation in `tinygptv_core/evals/<name>.py`.
 
     Raises:
         ConfigError: there is no such file; says which there are.
     """
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    if name not in names:
-        raise ConfigError(unknown("evaluation ", name, names))
+    if name not in names():
+        raise ConfigError(unknown("evaluation ", name, list(names())))
     return importlib.import_module(f"{__name__}.{name}").EVAL

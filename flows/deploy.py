@@ -1,0 +1,130 @@
+"""The deployments on the server that is named, and what goes with them: the pool, a limit, an automation.
+
+Imported after the server is known (`PREFECT_API_URL`).
+"""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import yaml
+from prefect.automations import Automation
+from prefect.blocks.notifications import SlackWebhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from pydantic import SecretStr
+
+from flows.walk import TRAINING
+
+SILENT = timedelta(seconds=75)
+"""Two heartbeats and a half."""
+CRASHED = "tinygptv: a run whose heartbeat stays away has crashed"
+NOTIFIED = "tinygptv: somebody is told how a run ended"
+BLOCK = "tinygptv-notify"
+ANY_RUN = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def deploy(file: Path, pool: str, *, trainings: int, notify: str | None) -> None:
+    """Bring the server up to date with `file` (a prefect.yaml).
+
+    Args:
+        trainings: so many stages train at once, of all runs on this server.
+        notify: who is told how a run ended, as Apprise writes it (mailto://..., slack://..., json://...).
+
+    Raises:
+        RuntimeError: Prefect refuses it; says what it said.
+    """
+    with get_client(sync_client=True) as client:
+        _pool(client, pool)
+        client.upsert_global_concurrency_limit_by_name(TRAINING, trainings)
+        told = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
+            env={**os.environ, "TINYGPTV_POOL": pool},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if told.returncode:
+            raise RuntimeError(f"the deployments of {file} were refused:\n{told.stdout}{told.stderr}")
+        for deployment in yaml.safe_load(file.read_text())["deployments"]:
+            _forbid_unknown(client, deployment)
+    _crash_the_silent()
+    _notify(notify)
+
+
+def _pool(client: SyncPrefectClient, pool: str) -> None:
+    try:
+        client.read_work_pool(pool)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+
+
+def _forbid_unknown(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:
+    """Refuse parameters that the flow does not have: Prefect itself would start a run, which then crashes."""
+    found = client.read_deployment_by_name(f"{deployment['name']}/{deployment['name']}")
+    schema = {**(found.parameter_openapi_schema or {}), "additionalProperties": False}
+    client.update_deployment(found.id, DeploymentUpdate(parameter_openapi_schema=schema))
+
+
+def _crash_the_silent() -> None:
+    """A run whose heartbeat stays away is shown as crashed: it was killed together with its worker."""
+    beat = "prefect.flow-run.heartbeat"
+    crashed = ChangeFlowRunState(
+        name=None, state=StateType.CRASHED, message="Its process ended without a word: no heartbeat came.", force=False
+    )
+    trigger = EventTrigger(
+        after={beat},
+        expect={beat, *(f"prefect.flow-run.{end}" for end in ENDS)},
+        match=ANY_RUN,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=SILENT,
+    )
+    _automate(CRASHED, trigger, crashed)
+
+
+def _notify(address: str | None) -> None:
+    """Tell `address` how every run ended; nobody any more where it is None."""
+    if address is None:
+        _forget(NOTIFIED)
+        return
+    # Prefect's base of its Apprise blocks is abstract; this one of them hands any address on to Apprise.
+    block = SlackWebhook(url=SecretStr(address)).save(BLOCK, overwrite=True)
+    told = SendNotification(
+        block_document_id=cast(UUID, block),
+        subject="tinygptv: {{ flow_run.name }} {{ flow_run.state.name }}",
+        body="{{ flow.name }} {{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }}",
+    )
+    trigger = EventTrigger(
+        expect={f"prefect.flow-run.{end}" for end in ENDS},
+        match=ANY_RUN,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(0),
+    )
+    _automate(NOTIFIED, trigger, told)
+
+
+def _automate(name: str, trigger: EventTrigger, action: Any) -> None:
+    _forget(name)
+    Automation(name=name, trigger=trigger, actions=[action]).create()
+
+
+def _forget(name: str) -> None:
+    try:
+        found = cast(Automation, Automation.read(name=name))  # no coroutine here, where no loop runs
+    except ValueError:
+        return
+    found.delete()

@@ -1,0 +1,165 @@
+"""The flows that Prefect's interface and REST API start; deployments/prefect.yaml names them.
+
+Each fills in a `Choice`, as the command does, and walks it: what can be started here is what can be typed there. The
+docstrings and the types' descriptions are the form's own words.
+"""
+
+from collections.abc import Callable
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.choice import Choice
+from flows.forms import (
+    ALL,
+    AS_NEEDED,
+    EVERY_STEP,
+    Changes,
+    Data,
+    DatasetName,
+    Filled,
+    Machine,
+    Only,
+    PresetName,
+    StageName,
+    StartFrom,
+    choice_of,
+    datasets_of,
+)
+from flows.train import BACKBONES
+from flows.walk import walk
+from tinygptv_core.plain import ConfigError
+
+
+@flow(persist_result=False)
+def pipeline(
+    preset: PresetName = "nano",
+    start_from: StartFrom = AS_NEEDED,
+    only: Only = EVERY_STEP,
+    data: Data = Data(),
+    changes: Changes = Changes(),
+    machine: Machine = Machine(),
+) -> str | State[str]:
+    """From lists of URLs to a registered model. What is there already is reused.
+
+    Args:
+        preset: The run: backbones, data sets, stages and evaluations.
+        start_from: Build this anew, and what follows from it.
+        only: This step alone; what comes before it must be there.
+        data: Your own data.
+        changes: What is changed of the preset.
+        machine: Where and how it runs.
+    """
+    alone, begin = _unless(EVERY_STEP, only), _unless(AS_NEEDED, start_from)
+    return _walk(lambda: choice_of(preset, Filled(data, changes, machine), only=alone, start_from=begin))
+
+
+@flow(persist_result=False)
+def data(
+    preset: PresetName = "nano",
+    dataset: DatasetName = ALL,
+    data: Data = Data(),
+    changes: Changes = Changes(),
+    machine: Machine = Machine(),
+) -> str | State[str]:
+    """Lists to shards: rows, filter, fetch, screen; nothing is trained.
+
+    Args:
+        preset: Whose data sets and limits.
+        dataset: One of them, or all.
+        data: Your own data.
+        changes: What is changed of the preset.
+        machine: Where and how it runs.
+    """
+    return _walk(lambda: choice_of(preset, Filled(data, changes, machine), until=datasets_of(preset, data, dataset)))
+
+
+@flow(persist_result=False)
+def stages(
+    preset: PresetName = "nano",
+    first: StageName = "stage1",
+    last: StageName = "stage4",
+    anew: bool = False,
+    data: Data = Data(),
+    changes: Changes = Changes(),
+    machine: Machine = Machine(),
+) -> str | State[str]:
+    """Train one stage or a range of them, and score each.
+
+    Args:
+        preset: The run that they belong to.
+        first: The first stage of the range.
+        last: The last one; nothing after it is built.
+        anew: Train the range anew although it is there; the stages before it are reused.
+        data: Your own data.
+        changes: What is changed of the preset.
+        machine: Where and how it runs.
+    """
+    if first > last:
+        return Failed(message=f"the range begins with {first}, which comes after its end, {last}")
+    start_from = first if anew else None
+    return _walk(lambda: choice_of(preset, Filled(data, changes, machine), start_from=start_from, until=(last,)))
+
+
+@flow(persist_result=False)
+def evaluation(
+    preset: PresetName = "nano",
+    stage: StageName = "stage4",
+    anew: bool = False,
+    data: Data = Data(),
+    changes: Changes = Changes(),
+    machine: Machine = Machine(),
+) -> str | State[str]:
+    """Score a stage's checkpoint; builds what it lacks.
+
+    Args:
+        preset: The run that it belongs to.
+        stage: Whose checkpoint.
+        anew: Score it anew although the scores are there.
+        data: Your own data.
+        changes: What is changed of the preset; `evaluations` chooses the sets.
+        machine: Where and how it runs.
+    """
+    step = f"{stage}/evaluate"
+    return _walk(
+        lambda: choice_of(preset, Filled(data, changes, machine), start_from=step if anew else None, until=(step,))
+    )
+
+
+@flow(persist_result=False)
+def registration(
+    preset: PresetName = "nano", data: Data = Data(), changes: Changes = Changes(), machine: Machine = Machine()
+) -> str | State[str]:
+    """Put the last stage's model into the registry; refuses to build what comes before.
+
+    Args:
+        preset: The run that it belongs to.
+        data: Your own data.
+        changes: What was changed of the preset.
+        machine: Where and how it runs.
+    """
+    return _walk(lambda: choice_of(preset, Filled(data, changes, machine), only="register"))
+
+
+@flow(persist_result=False)
+def backbones(preset: PresetName = "nano", machine: Machine = Machine()) -> str | State[str]:
+    """Bring the frozen parts of a preset into the store, checked.
+
+    Args:
+        preset: Whose backbones.
+        machine: Where and how it runs.
+    """
+    return _walk(lambda: choice_of(preset, Filled(Data(), Changes(), machine), until=(BACKBONES,)))
+
+
+def _unless(nothing: str, value: str) -> str | None:
+    return None if value == nothing else value
+
+
+def _walk(asked: Callable[[], Choice]) -> str | State[str]:
+    """The path of the run's report; a person's mistake ends the run with its message, not with a stack trace."""
+    try:
+        return str(walk(asked()))
+    except ConfigError as error:
+        return Failed(message=str(error))

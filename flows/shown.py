@@ -1,0 +1,155 @@
+"""What a run shows in Prefect's interface beside its tasks: the plan, how far it is, and what it reached."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import copy_context
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+
+from flows.choice import Prepared
+from flows.foreseen import what_it_takes
+from flows.plan import Planned
+from tasks.report import Report, ReportDetails, ScoreReport
+from tasks.track import repeating
+
+PROGRESS_SECONDS = 3.0
+ANSWERS_EACH = 2
+"""Of each evaluation, so many of the right answers and so many of the wrong ones."""
+MARKUP = frozenset("<>|`*_[]!\\&#")
+
+
+def show_plan(planned: Sequence[Planned]) -> None:
+    """Before anything is built: what will be, why, and what it takes."""
+    builds = sum(item.action == "build" for item in planned)
+    rows = [(item.step, item.action, item.why.partition("\n")[0], "; ".join(what_it_takes(item))) for item in planned]
+    text = f"{builds} to build, {len(planned) - builds} to reuse\n\n{_table(('step', 'action', 'why', 'takes'), rows)}"
+    create_markdown_artifact(text, key="plan", description="What is built and reused, and why")
+
+
+class Progress:
+    """How far the step at work has come, as one artifact that is brought up to date now and then."""
+
+    def __init__(self) -> None:
+        self._told: tuple[float, str] | None = None
+        self._artifact: UUID | None = None
+        self._lock = threading.Lock()
+
+    def tell(self, name: str, done: int, total: int, text: str) -> None:
+        """Take what a step says of itself."""
+        words = f"**{name}**: {done:,} of {total:,}{f', {text}' if text else ''}"
+        with self._lock:
+            self._told = (100 * done / total if total else 0.0, words)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show it for as long as the block lasts."""
+        context = copy_context()  # of the run, which the thread that shows it is not part of
+        with repeating(lambda: context.run(self._show), PROGRESS_SECONDS):
+            yield
+
+    def _show(self) -> None:
+        with self._lock:
+            told, self._told = self._told, None
+        if told is None:
+            return
+        percent, words = told
+        if self._artifact is None:
+            self._artifact = cast(UUID, create_progress_artifact(percent, key="progress", description=words))
+        else:
+            update_progress_artifact(self._artifact, percent, words)
+
+
+def show_result(prepared: Prepared, report: Report, details: ReportDetails, path: Path) -> None:
+    """At the end: scores, curves, some answers, and where the rest is."""
+    parts = [
+        _links(prepared, report, path),
+        _scores(report),
+        _stages(report),
+        _curves(report, details),
+        _answers(details),
+    ]
+    create_markdown_artifact("\n\n".join(part for part in parts if part), key="result", description="What it reached")
+
+
+def _curves(report: Report, details: ReportDetails) -> str:
+    from tasks.report_charts import standing_alone
+    from tasks.report_page import loss_charts
+
+    charts = loss_charts(report, details).items()
+    return "\n".join(f"![the loss of {name}]({standing_alone(chart)})" for name, chart in charts)
+
+
+def _answers(details: ReportDetails) -> str:
+    """Some of each evaluation that asks about pictures."""
+    from tasks.report_page import samples_of
+
+    rows = [
+        (
+            f"![{shown.line['key']}]({shown.picture})",
+            *(_said(shown.line[name]) for name in ("question", "answer")),
+            _said(", ".join(shown.line["references"])),
+        )
+        for found in samples_of(details).values()
+        for shown in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])
+    ]
+    return _table(("picture", "question", "answer", "wanted"), rows) if rows else ""
+
+
+def _said(text: str) -> str:
+    """Words that come from data, which are no markup."""
+    return "".join(f"&#{ord(letter)};" if letter in MARKUP else letter for letter in text.replace("\n", " "))
+
+
+def _links(prepared: Prepared, report: Report, path: Path) -> str:
+    place, model = prepared.place, report["model"]
+    lines = [f"* report: `{path.with_suffix('.html')}`"]
+    if urlsplit(place.tracking_uri).scheme in ("http", "https"):
+        at = place.tracking_uri.rstrip("/")
+        if model:
+            words = f"{model['name']} version {model['version']}"
+            lines.append(f"* model: [{words}]({at}/#/models/{model['name']}/versions/{model['version']})")
+        lines.append(f"* curves: [{place.experiment}]({at}/#/experiments)")
+    elif model:
+        lines.append(f"* model: `models:/{model['name']}/{model['version']}` in `{place.tracking_uri}`")
+    if model:
+        lines.append(f"* aliases: {', '.join(model['aliases'])}; checkpoint `{model['checkpoint_digest'][:12]}`")
+    return "\n".join(lines)
+
+
+def _scores(report: Report) -> str:
+    rows = [
+        (f"{evaluation}: {metric}", _percent(score), _interval(score), _control(score))
+        for evaluation, metrics in report["scores"].items()
+        for metric, score in metrics.items()
+    ]
+    return _table(("score", "value", "95 %", "control"), rows) if rows else ""
+
+
+def _percent(score: ScoreReport) -> str:
+    return f"{score['value']:.1%}"
+
+
+def _interval(score: ScoreReport) -> str:
+    return f"{score['low']:.1%} to {score['high']:.1%}"
+
+
+def _control(score: ScoreReport) -> str:
+    return f"{score['control']['value']:.1%}" if score["control"] else ""
+
+
+def _stages(report: Report) -> str:
+    rows = [
+        (name, f"{of['steps']:,}", f"{of['loss_first']:.3f}", f"{of['loss_last']:.3f}", f"{of['seconds']:.0f}")
+        for name, of in report["stages"].items()
+    ]
+    return _table(("stage", "steps", "loss before", "after", "seconds"), rows) if rows else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

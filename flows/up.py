@@ -1,0 +1,347 @@
+"""`tinygptv up`: Prefect's server, MLflow's server, the deployments and the worker that runs them, on loopback.
+
+They share one home, whose databases they keep. `up.json` in it says who they are: a run on that home tells them what
+it does instead of starting a server of its own, a second `up` is refused, and what a killed one left is ended.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import psutil
+
+from flows.settings import SERVER, settle_prefect
+from tasks.lease import Holder, is_alive, myself
+from tasks.register import QUIET
+from tinygptv_core.metrics import replace_text
+from tinygptv_core.plain import ConfigError
+
+HOST = "127.0.0.1"
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
+POOL = "tinygptv"
+DEPLOYMENTS = Path(__file__).parents[1] / "deployments" / "prefect.yaml"
+START_SECONDS = 120.0
+END_SECONDS = 12.0
+"""What a run has to save itself in before it is killed."""
+POLL_SECONDS = 0.2
+RESTART_SECONDS = 2.0
+HEARTBEAT_SECONDS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """How the servers run.
+
+    Attributes:
+        runs: so many runs at once; `trainings`: of these so many train at once.
+        prefect_database, mlflow_database: postgresql://USER:PASSWORD@HOST/NAME; None: SQLite in the home.
+        notify: who is told how a run ended, as Apprise writes it; None: nobody.
+    """
+
+    home: Path
+    port: int
+    mlflow_port: int
+    runs: int
+    trainings: int
+    prefect_database: str | None
+    mlflow_database: str | None
+    notify: str | None
+
+    @property
+    def prefect(self) -> str:
+        """The address of Prefect's pages."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def mlflow(self) -> str:
+        """The address of MLflow's pages."""
+        return f"http://{HOST}:{self.mlflow_port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Up:
+    """Who is up on a home.
+
+    Attributes:
+        servers: the processes that it started, each in a group of its own.
+    """
+
+    holder: Holder
+    prefect: str
+    mlflow: str
+    servers: tuple[Holder, ...] = ()
+
+
+def up_on(home: Path) -> Up | None:
+    """Who is up on `home`; None where nobody is, or not any more."""
+    found = _noted(home)
+    return found if found and is_alive(found.holder) else None
+
+
+def use_up(home: Path) -> bool:
+    """Have this process tell what it does to the servers that are up on `home`, if they are; whether they are.
+
+    What a person's own settings name, stands.
+    """
+    found = up_on(home)
+    if found is None:
+        return False
+    os.environ.setdefault("PREFECT_API_URL", f"{found.prefect}/api")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", found.mlflow)
+    return True
+
+
+def run_up(options: UpOptions) -> None:
+    """Start everything, print the addresses, and end everything when told to (Ctrl-C, SIGTERM).
+
+    Raises:
+        ConfigError: the home or a port is taken.
+        RuntimeError: a server ended by itself, or did not start.
+    """
+    _refuse_second(options)
+    _end_what_was_left(options.home)
+    for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
+        _check_free(name, port)
+    settle_prefect(options.home)
+    os.environ.update(_environment(options))
+    (options.home / "mlflow").mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end everything in good order
+    try:
+        with suppress(KeyboardInterrupt), _Servers(options) as servers:
+            _serve(options, servers)
+    finally:
+        (options.home / "up.json").unlink(missing_ok=True)
+
+
+def _serve(options: UpOptions, servers: "_Servers") -> NoReturn:
+    servers.start("prefect-server", _prefect_server(options))
+    servers.start("mlflow-server", _mlflow_server(options))
+    servers.wait_for(f"{options.prefect}/api/health")
+    servers.wait_for(f"{options.mlflow}/health")
+    from flows.deploy import deploy
+
+    deploy(DEPLOYMENTS, POOL, trainings=options.trainings, notify=options.notify)
+    _say(f"Prefect  {options.prefect}/deployments   start a run, see what runs")
+    _say(f"MLflow   {options.mlflow}/#/models   curves, and the models")
+    _say(f"home     {options.home}")
+    _say("Ctrl-C stops all of it; what runs then goes on when it is started again.")
+    servers.keep("worker", _worker(options))
+
+
+class _Servers:
+    """Processes that end together."""
+
+    def __init__(self, options: UpOptions):
+        self._options, self._running = options, dict[str, subprocess.Popen[bytes]]()
+        self._up = Up(holder=myself(), prefect=options.prefect, mlflow=options.mlflow)
+        self._note()
+
+    def __enter__(self) -> "_Servers":
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        """End them."""
+        end_trees([process.pid for process in self._running.values()])
+
+    def log(self, name: str) -> Path:
+        """Where the process's messages are."""
+        return self._options.home / "up" / f"{name}.log"
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        """Start a process that ends with this one."""
+        self.log(name).parent.mkdir(parents=True, exist_ok=True)
+        with self.log(name).open("ab") as messages:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.tied", str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us, who tell them in order
+            )
+        self._running[name] = process
+        started = [myself(one.pid) for one in self._running.values()]
+        self._up = replace(self._up, servers=tuple(started))
+        self._note()
+
+    def wait_for(self, address: str) -> None:
+        """Until it answers.
+
+        Raises:
+            RuntimeError: a process ended, or it does not answer in time.
+        """
+        end = time.monotonic() + START_SECONDS
+        while not _answers(address):
+            self._check()
+            if time.monotonic() > end:
+                raise RuntimeError(f"{address} did not answer in {START_SECONDS:.0f} s; see {self._options.home}/up")
+            time.sleep(POLL_SECONDS)
+
+    def keep(self, name: str, command: Sequence[str]) -> NoReturn:
+        """Start it again whenever it ends, until a server does.
+
+        Raises:
+            RuntimeError: a server ended by itself.
+        """
+        while True:
+            self.start(name, command)
+            status = self._until_end_of(name)
+            _say(f"the {name} ended with status {status}; it is started again (its messages: {self.log(name)})")
+            time.sleep(RESTART_SECONDS)
+
+    def _until_end_of(self, name: str) -> int:
+        process = self._running.pop(name)
+        try:
+            while process.poll() is None:
+                self._check()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            end_trees([process.pid])  # first: it and its runs tell the servers how they ended
+            raise
+        return process.returncode
+
+    def _check(self) -> None:
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"the {name} ended with status {process.returncode}; see {self.log(name)}")
+
+    def _note(self) -> None:
+        replace_text(self._options.home / "up.json", json.dumps(asdict(self._up), indent=1))
+
+
+def _environment(options: UpOptions) -> dict[str, str]:
+    """What all of them, and the runs that the worker starts, are told."""
+    database = with_driver(options.prefect_database, "asyncpg") if options.prefect_database else None
+    return {
+        **QUIET,
+        **SERVER,
+        "PREFECT_API_URL": f"{options.prefect}/api",
+        "MLFLOW_TRACKING_URI": options.mlflow,
+        "TINYGPTV_HOME": str(options.home),
+        # A run that is killed together with its worker is shown as crashed when its heartbeat stays away.
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
+    }
+
+
+def with_driver(url: str, driver: str) -> str:
+    """`postgresql://...` with the driver that is installed for it; what names one, or is no PostgreSQL, as it is."""
+    return re.sub(r"^postgres(ql)?://", f"postgresql+{driver}://", url)
+
+
+def _prefect_server(options: UpOptions) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(options.port)]
+
+
+def _mlflow_server(options: UpOptions) -> list[str]:
+    store = with_driver(options.mlflow_database or f"sqlite:///{options.home / 'mlflow' / 'mlflow.db'}", "pg8000")
+    # Files are written where a run without the server writes them too, so that either finds what the other made.
+    files = (options.home / "mlflow" / "artifacts").as_uri()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(options.mlflow_port)]
+    return [
+        *command, "--workers", "1", "--backend-store-uri", store, "--default-artifact-root", files,
+        "--no-serve-artifacts",
+    ]  # fmt: skip
+
+
+def _worker(options: UpOptions) -> list[str]:
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--name", "up"]
+    return [*command, "--pool", POOL, "--limit", str(options.runs)]
+
+
+def _refuse_second(options: UpOptions) -> None:
+    found = up_on(options.home)
+    if found:
+        raise ConfigError(
+            f"the home {options.home} is up already, by {found.holder}:\n"
+            f"  Prefect  {found.prefect}\n  MLflow   {found.mlflow}\n"
+            "  name another home with --home DIR, or stop that one with Ctrl-C"
+        )
+
+
+def _end_what_was_left(home: Path) -> None:
+    """End the processes of an `up` that was killed and could not."""
+    left = [server for server in (_noted(home) or _NOBODY).servers if is_alive(server)]
+    if left:
+        _say(f"ends {len(left)} processes of an earlier `tinygptv up` on this home that was killed")
+    end_trees([server.pid for server in left])
+
+
+_NOBODY = Up(holder=Holder(host="", boot="", pid=0, started=0), prefect="", mlflow="")
+
+
+def _noted(home: Path) -> Up | None:
+    try:
+        told = json.loads((home / "up.json").read_text())
+    except FileNotFoundError:
+        return None
+    servers = tuple(Holder(**server) for server in told.pop("servers"))
+    return Up(**{**told, "holder": Holder(**told["holder"]), "servers": servers})
+
+
+def end_trees(pids: Sequence[int]) -> None:
+    """End processes and all that they started: asked first, so that runs can save themselves, then killed."""
+    ending = [process for pid in pids for process in _tree(pid)]
+    for process in ending:
+        _tell(process, signal.SIGTERM)
+    _, left = psutil.wait_procs(ending, timeout=END_SECONDS)
+    for process in left:
+        _tell(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=END_SECONDS)
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _tell(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _check_free(option: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{option} {port}: the port is taken{_by_whom(port)} ({error.strerror}).\n"
+                f"  name another with {option} N"
+            ) from None
+
+
+def _by_whom(port: int) -> str:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+            return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=START_SECONDS) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

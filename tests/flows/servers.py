@@ -1,0 +1,89 @@
+"""`tinygptv up` as a person has it, and a listener that is told how runs end."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.ports import kept_port
+
+PATIENCE_SECONDS = 240
+
+
+def listening(told):
+    """A server of a person's own that is told how runs end."""
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+class Servers:
+    """A command `tinygptv up` at work, and what it answers."""
+
+    def __init__(self, home: Path, *options: str):
+        self.home, self.ports = home, (kept_port(), kept_port())
+        self.said, self.told = home.with_name("said.txt"), []
+        self.listener = listening(self.told)
+        ports = ["--port", str(self.ports[0]), "--mlflow-port", str(self.ports[1])]
+        notify = f"json://127.0.0.1:{self.listener.server_port}/"
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "up", "--home", home, "--notify", notify, *ports, *options],
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                stdout=said,
+                stderr=said,
+            )
+
+    def wait_until(self, condition):
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not (found := condition()):
+            assert self.process.poll() is None, self.said.read_text()
+            assert time.monotonic() < end, self.said.read_text()
+            time.sleep(0.5)
+        return found
+
+    def ask(self, path, body=None):
+        """(status, answer) of Prefect's API."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.ports[0]}/api/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def start(self, deployment, parameters):
+        _, found = self.ask(f"deployments/name/{deployment}/{deployment}")
+        return self.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+
+    def ended(self, run):
+        state = self.ask(f"flow_runs/{run['id']}")[1]["state"]
+        return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    def wait_until_up(self):
+        self.wait_until(lambda: "Ctrl-C" in self.said.read_text())
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(60)
+        self.listener.shutdown()
+        self.listener.server_close()
