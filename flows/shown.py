@@ -88,20 +88,15 @@ def _answers(details: ReportDetails) -> str:
     """Some of each evaluation that asks about pictures."""
     from tasks.report_page import samples_of
 
-    rows = [
-        (
-            f"![{shown.line['key']}]({shown.picture})",
-            *(_said(shown.line[name]) for name in ("question", "answer")),
-            _said(", ".join(shown.line["references"])),
-        )
-        for found in samples_of(details).values()
-        for shown in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])
-    ]
+    some = [one for found in samples_of(details).values() for one in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])]
+    told = ("question", "answer", "references")
+    rows = [(f"![]({one.picture})", *(_said(one.line[name]) for name in told)) for one in some]
     return _table(("picture", "question", "answer", "wanted"), rows) if rows else ""
 
 
-def _said(text: str) -> str:
+def _said(words: object) -> str:
     """Words that come from data, which are no markup."""
+    text = ", ".join(map(str, words)) if isinstance(words, list) else str(words)
     return "".join(f"&#{ord(letter)};" if letter in MARKUP else letter for letter in text.replace("\n", " "))
 
 
