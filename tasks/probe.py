@@ -72,7 +72,8 @@ def _run(spec: RunSpec, folder: Path) -> str | None:
     processes = spec.options.processes
     launcher = ["torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", processes]
     several = [*map(str, launcher), "-m"] if processes > 1 else []
-    command = [sys.executable, "-m", *several, "tinygptv_core.train", str(folder / "RUN.json")]
+    module = "tinygptv_core.train" if spec.options.engine == "ddp" else "tasks.zero"
+    command = [sys.executable, "-m", *several, module, str(folder / "RUN.json")]
     environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
