@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows import commands as keeping
 from flows import presets, weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
 from flows.foreseen import for_machines, what_it_takes
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--probe", action="store_true",
         help="try each stage that is to be built for 20 steps, where its data are there, to say how long it will take",
     )  # fmt: skip
+    keeping.add_parsers(commands, _add_choice, _add_home)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -330,6 +332,7 @@ COMMANDS = {
     "train": _train,
     "ask": _ask,
     "weights": _weights,
+    **keeping.commands(_choice),
 }
 
 if __name__ == "__main__":
