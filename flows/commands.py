@@ -2,16 +2,24 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flows.choice import Choice, prepare
+from flows.choice import Choice, prepare, tracking_uri
+from tasks.build import Store
+from tasks.lineage import Link
+from tinygptv_core.plain import ConfigError
 
 DONE, FAILED = 0, 1
 
 Add = Callable[[argparse.ArgumentParser], None]
 Command = Callable[[argparse.Namespace], int]
-Choose = Callable[[argparse.Namespace, str | None], Choice]
+Choose = Callable[[argparse.Namespace], Choice]
+
+
+MODEL = "models:/tinygptv@champion, tinygptv/3, or the beginning of a checkpoint's digest"
 
 
 def add_parsers(commands: Any, add_choice: Add, add_home: Add) -> None:
@@ -23,21 +31,73 @@ def add_parsers(commands: Any, add_choice: Add, add_home: Add) -> None:
     """
     why = commands.add_parser("why", help="why a step is built or reused, and what differs from its last build")
     why.add_argument("step", metavar="STEP", help="stage3/train, or all of stage3")
-    add_choice(why)
     why.add_argument("--json", action="store_true", help="print [{step, action, why, changes, ...}] for machines")
+    lineage = commands.add_parser(
+        "lineage", help="what a model came from; or, with --url or --removal-list, where pictures went"
+    )
+    lineage.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
+    lineage.add_argument("--url", action="append", default=[], metavar="U", dest="urls", help="a picture's address")
+    lineage.add_argument("--urls", action="store_true", dest="all_urls", help="every URL behind MODEL, one a line")
+    lineage.add_argument("--json", action="store_true", help="for machines; with --urls a JSON object a line")
+    for command in (why, lineage):
+        add_choice(command)
 
 
 def commands(choose: Choose) -> Mapping[str, Command]:
-    """What each of them does; `choose` makes a run's choice of the options, up to a step."""
+    """What each of them does; `choose` makes a run's choice of the options."""
 
     def why(options: argparse.Namespace) -> int:
         from flows.why import explain, for_machines, in_words
 
-        found = explain(prepare(choose(options, options.step), writes=False), options.step)
+        found = explain(prepare(choose(options), writes=False), options.step)
         print(_json([for_machines(item) for item in found]) if options.json else "\n\n".join(map(in_words, found)))
         return DONE
 
-    return {"why": why}
+    def lineage(options: argparse.Namespace) -> int:
+        from flows import lineage as chains
+        from flows import traces
+        from tasks.ledgers import gone
+
+        home = home_of(options)
+        store, uri = Store(home / "store"), tracking_uri(home)
+        if options.model is None:
+            tracked = traces.track(_asking(choose(options), options.urls), options.urls, uri, store)
+            print(_json(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
+            return DONE
+        title, links = chains.lineage_of(options.model, store, uri)
+        if options.all_urls:
+            return _print_urls(chains.url_lines(links, options.json), gone(links))
+        if options.json:
+            print(_json({"model": title, "links": [chains.for_machines(link) for link in links]}))
+        else:
+            print(chains.in_words(title, links))
+        return DONE
+
+    return {"why": why, "lineage": lineage}
+
+
+def _asking(choice: Choice, urls: Sequence[str]) -> Choice:
+    """The choice, if it asks for anything.
+
+    Raises:
+        ConfigError: it names no picture.
+    """
+    if choice.removal_list or urls:
+        return choice
+    raise ConfigError(f"lineage of what? Name a model ({MODEL}), or pictures with --url U or --removal-list FILE")
+
+
+def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:
+    for line in lines:
+        print(line)
+    for link in gone:
+        print(f"tinygptv: the ledger of {link.step} {link.digest} is not on this home", file=sys.stderr)
+    return DONE
+
+
+def home_of(options: argparse.Namespace) -> Path:
+    """The home that `--home` names."""
+    return Path(options.home).expanduser().absolute()
 
 
 def _json(value: object) -> str:

@@ -16,6 +16,13 @@ from tasks.build import SHORT, Store
 NO_KINDS = ("keys", "work", "notes", "stamps", "leases", "damaged")
 """The folders of a store that hold no artifacts."""
 
+MAKES = {
+    **{"table": "filter", "shards": "fetch", "index": "screen", "hashes": "hash", "evaluation": "hash"},
+    **{"init": "train", "checkpoint": "train", "scores": "evaluate", "backbones": "import"},
+}
+READS = {("filter", "table"): "rows"}
+"""By which step an input of that kind is made (the second, for one reader), where several gave the same digest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -101,13 +108,14 @@ class Records:
             reader: the record whose input it is.
             role: the input's name (`shards.laion`), or the name of the step.
         """
-        groups = {role.partition("/")[0], role.partition(".")[2], reader.group if reader else ""}
+        kind, _, of = role.partition(".")
+        groups = {role.partition("/")[0], of, reader.group if reader else ""}
+        work = READS.get((reader.step if reader else "", kind)) or MAKES.get(kind)
         found = [record for record in self.of_digest(digest) if reader is None or record.key != reader.key]
 
         def fits(record: Record) -> tuple[bool, bool, bool, bool]:
             is_before = reader is None or record.time <= reader.time
-            passes_on = digest in record.inputs.values()  # what it is given: so it comes after that one's maker
-            return record.name == role, record.group in groups, passes_on, is_before
+            return record.name == role, record.name.partition("/")[2] == work, record.group in groups, is_before
 
         return max(found, key=fits, default=None)
 
