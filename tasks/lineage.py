@@ -87,13 +87,14 @@ def roots_of(model: Version | Artifact) -> dict[str, str]:
 def chain(records: Records, roots: Mapping[str, str]) -> tuple[Link, ...]:
     """Everything that the roots came from, each after what was made of it."""
     found: dict[tuple[str, str], Link] = {}
+    names = {digest: step for step, digest in roots.items()}
 
     def visit(digest: str, reader: Record | None, role: str) -> None:
         record = records.made(digest, reader, role)
         place = digest, record.key if record else ""
         if place in found:
             return
-        link = _link(records, digest, reader, role, record)
+        link = _link(digest, reader, names.get(digest, role), record, records.folder(digest))
         for name, source in link.inputs.items():
             visit(source, record, name)
         found[place] = link  # after what it came from
@@ -103,11 +104,13 @@ def chain(records: Records, roots: Mapping[str, str]) -> tuple[Link, ...]:
     return tuple(reversed(found.values()))
 
 
-def _link(records: Records, digest: str, reader: Record | None, role: str, record: Record | None) -> Link:
-    made = {name: source for name, source in record.inputs.items() if source} if record else {}
-    missing = None if record else (LOST if reader is None or role.partition(".")[0] in MADE else GIVEN)
-    step = record.name if record else (role if reader is None else f"{reader.name}, its {role}")
-    return Link(step=step, digest=digest, record=record, folder=records.folder(digest), inputs=made, missing=missing)
+def _link(digest: str, reader: Record | None, role: str, record: Record | None, folder: Path | None) -> Link:
+    if record:
+        made = {name: source for name, source in record.inputs.items() if source}
+        return Link(step=record.name, digest=digest, record=record, folder=folder, inputs=made, missing=None)
+    is_lost = reader is None or "/" in role or role.partition(".")[0] in MADE
+    step = role if reader is None or "/" in role else f"{reader.name}, its {role}"
+    return Link(step=step, digest=digest, record=None, folder=folder, inputs={}, missing=LOST if is_lost else GIVEN)
 
 
 def segments_of(records: Records, links: tuple[Link, ...]) -> tuple[Record, ...]:

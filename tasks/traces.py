@@ -22,6 +22,7 @@ from tasks.removals import Removals
 from tasks.screen import SCREEN
 from tasks.tables import DROPPED_FILE, GROUP_ROWS, LEDGER_FILE, compute
 from tasks.train import TRAIN
+from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.stages import Stage
 
@@ -35,7 +36,8 @@ COLUMNS = ("key", "url", "fate", "sha256")
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """A ledger, and the digests of the **shards** that have it: a segment may be all that a fetch joined."""
+    """A ledger, the digests of the **shards** that have it (a segment may be all that a fetch joined), and their data
+    sets, as far as records say."""
 
     path: Path
     shards: tuple[str, ...]
@@ -220,21 +222,20 @@ def _stage(record: Record) -> Stage | None:
 
 
 def _ledgers(records: Records) -> list[Ledger]:
-    """Every ledger of the store, once; a data set's own before a segment's."""
-    found: dict[str, tuple[Path, list[str], list[str]]] = {}
-    digests = sorted(
-        {d for r in records.all for d in (r.digest, *r.others) if (r.step in ("fetch", "gather", "segment"))}
-    )
-    for digest in digests:
-        folder = records.folder(digest)
-        if folder is None or not (folder / MANIFEST).is_file():
-            continue
-        members = {member["path"]: member["sha256"] for member in json.loads((folder / MANIFEST).read_text())}
-        if LEDGER_FILE in members:
-            _, shards, data = found.setdefault(members[LEDGER_FILE], (folder / LEDGER_FILE, [], []))
-            shards.append(digest)
-            data += [record.group for record in records.of_digest(digest)]
-    return [Ledger(path=p, shards=tuple(s), data=tuple(dict.fromkeys(d))) for p, s, d in found.values()]
+    """Every ledger of the store, once: what only a registry still knows of among them."""
+    found: dict[str, tuple[Path, list[str]]] = {}
+    for folder in records.folders.values():
+        manifest = folder / MANIFEST
+        if folder.parent.name == SHARDS and manifest.is_file():
+            members = {member["path"]: member["sha256"] for member in json.loads(manifest.read_text())}
+            if LEDGER_FILE in members:
+                _, shards = found.setdefault(members[LEDGER_FILE], (folder / LEDGER_FILE, []))
+                shards.append(sha256_of_file(manifest))
+    return [Ledger(path=path, shards=tuple(digests), data=_names(records, digests)) for path, digests in found.values()]
+
+
+def _names(records: Records, shards: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(record.group for digest in shards for record in records.of_digest(digest)))
 
 
 class _Asked:
