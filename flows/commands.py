@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.choice import Choice, prepare, tracking_uri
 from tasks.build import Store
+from tasks.keeping import for_machines
 from tasks.lineage import Link
 from tinygptv_core.plain import ConfigError
 
@@ -41,6 +42,26 @@ def add_parsers(commands: Any, add_choice: Add, add_home: Add) -> None:
     lineage.add_argument("--json", action="store_true", help="for machines; with --urls a JSON object a line")
     for command in (why, lineage):
         add_choice(command)
+    _add_store(commands.add_parser("store", help="list, verify and clean what is kept in the home"), add_home)
+
+
+def _add_store(store: argparse.ArgumentParser, add_home: Add) -> None:
+    ways = store.add_subparsers(dest="way", required=True, metavar="list|verify|clean")
+    shown = ways.add_parser("list", help="every artifact: what made it, when, its size, and who needs it")
+    shown.add_argument("--json", action="store_true", help="for machines")
+    verify = ways.add_parser("verify", help="hash everything; exit status 1 and what is damaged, if something is")
+    clean = ways.add_parser("clean", help="what no registered version and no preset's newest run needs")
+    clean.add_argument("--yes", action="store_true", help="remove it; without this it is only told")
+    clean.add_argument(
+        "--keep-data", action=argparse.BooleanOptionalAction, default=True,
+        help="keep what registered versions were trained on (default: yes)",
+    )  # fmt: skip
+    clean.add_argument(
+        "--days", type=float, default=7.0, metavar="N",
+        help="let what a run left that did not end wait so long to be gone on with (default: 7)",
+    )  # fmt: skip
+    for command in (shown, verify, clean):
+        add_home(command)
 
 
 def commands(choose: Choose) -> Mapping[str, Command]:
@@ -73,7 +94,27 @@ def commands(choose: Choose) -> Mapping[str, Command]:
             print(chains.in_words(title, links))
         return DONE
 
-    return {"why": why, "lineage": lineage}
+    return {"why": why, "lineage": lineage, "store": _store}
+
+
+def _store(options: argparse.Namespace) -> int:
+    from flows import store
+
+    home = home_of(options)
+    keep_data, days = getattr(options, "keep_data", True), getattr(options, "days", 7.0)
+    found = store.keeping(home, tracking_uri(home), keep_data=keep_data, days=days)
+    if options.way == "list":
+        print(_json([for_machines(item) for item in found.kept]) if options.json else "\n".join(store.listed(found)))
+        return DONE
+    if options.way == "clean":
+        for line in store.swept(found, really=options.yes):
+            print(line)
+        return DONE
+    damaged = list(store.verified(found))
+    print("\n".join(damaged) or f"{len(found.kept)} artifacts are as they were sealed")
+    if told := store.gone(found):
+        print(told)
+    return FAILED if damaged else DONE
 
 
 def _asking(choice: Choice, urls: Sequence[str]) -> Choice:

@@ -305,6 +305,15 @@ class Store:
         write_json(path, record)
         return artifact
 
+    def verify(self, artifact: Artifact) -> str | None:
+        """What is wrong with a sealed folder, or None; all of it is hashed, whenever that was done before."""
+        self.forget(artifact)
+        return self._damage(artifact)
+
+    def forget(self, artifact: Artifact) -> None:
+        """Forget when its files were last written, so that they are hashed when it is next looked at."""
+        self._stamps_path(artifact).unlink(missing_ok=True)
+
     def _damage(self, artifact: Artifact) -> str | None:
         """What is wrong with a sealed folder, or None. Files that were touched since are hashed anew."""
         path = artifact.path / MANIFEST
@@ -339,7 +348,7 @@ class Store:
     def _doubt(self, artifact: Artifact) -> None:
         """Have a sealed folder hashed when it is next looked at, if it was not hashed yet."""
         if artifact.digest not in self._hashed:
-            self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
+            self.forget(artifact)
             self._hashed.add(artifact.digest)
 
     def _stamps_path(self, artifact: Artifact) -> Path:

@@ -99,9 +99,10 @@ def chain(records: Records, roots: Mapping[str, str]) -> tuple[Link, ...]:
             visit(source, record, name)
         found[place] = link  # after what it came from
 
-    for step, digest in reversed(list(roots.items())):  # the first, which all others were made for, is put last
-        visit(digest, None, step)
-    return tuple(reversed(found.values()))
+    for step, digest in roots.items():
+        if all(digest != known for known, _ in found):  # what a record of the first led to is known better
+            visit(digest, None, step)
+    return tuple(sorted(reversed(found.values()), key=lambda link: link.step != REGISTERED))
 
 
 def _link(digest: str, reader: Record | None, role: str, record: Record | None, folder: Path | None) -> Link:

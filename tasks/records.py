@@ -113,9 +113,22 @@ class Records:
         work = READS.get((reader.step if reader else "", kind)) or MAKES.get(kind)
         found = [record for record in self.of_digest(digest) if reader is None or record.key != reader.key]
 
-        def fits(record: Record) -> tuple[bool, bool, bool, bool]:
+        beside, run = (set(reader.inputs.values()), reader.noted["run"]) if reader else (set[str | None](), None)
+
+        def fits(record: Record) -> tuple[int, ...]:
             is_before = reader is None or record.time <= reader.time
-            return record.name == role, record.name.partition("/")[2] == work, record.group in groups, is_before
+            shared = len(
+                beside.intersection(filter(None, record.inputs.values()))
+            )  # a model reads scores and checkpoint
+            is_of_work = record.name.partition("/")[2] == work
+            return (
+                record.name == role,
+                is_of_work,
+                record.group in groups,
+                shared,
+                record.noted["run"] == run,
+                is_before,
+            )
 
         return max(found, key=fits, default=None)
 

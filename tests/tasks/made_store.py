@@ -6,6 +6,7 @@ test   0 kept: a picture that an evaluation asks about
 """
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -196,6 +197,14 @@ def _outcome(number: int | None) -> Outcome:
         return Outcome(fate="http_404", detail="", sha256=None, width=None, height=None, picture=None)
     digest = sha256(PICTURES[number]).hexdigest()
     return Outcome(fate="ok", detail="", sha256=digest, width=48, height=36, picture=None)
+
+
+def copied(home: MadeHome, root: Path) -> MadeHome:
+    """The same home at another place."""
+    shutil.copytree(home.root, root)
+    other = MadeHome(root=root, run=home.run, time=home.time)
+    other.made = {name: replace(item, path=root / item.path.relative_to(home.root)) for name, item in home.made.items()}
+    return other
 
 
 def made_home(root: Path) -> MadeHome:

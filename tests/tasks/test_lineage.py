@@ -14,7 +14,7 @@ from tasks.records import Records
 from tasks.registry import versions
 from tasks.removals import NO_REMOVALS
 from tasks.traces import SAME_BYTES, Traces
-from tests.tasks.made_store import ALT, PICTURES, STAGE, WEB, made_home, url
+from tests.tasks.made_store import ALT, PICTURES, STAGE, WEB, copied, made_home, url
 from tinygptv_core.draws import Order
 from tinygptv_core.plain import ConfigError
 
@@ -71,8 +71,8 @@ def test_a_checkpoint_is_named_by_the_beginning_of_its_digest(home):
         links_of(home, "tinygptv@best")
 
 
-def test_a_link_whose_record_is_gone_says_so_and_the_others_are_there(tmp_path):
-    home = made_home(tmp_path)
+def test_a_link_whose_record_is_gone_says_so_and_the_others_are_there(home, tmp_path):
+    home = copied(home, tmp_path / "home")
     for step in ("register", "fetch"):
         for path in (home.store.root / "keys" / step).iterdir():
             path.unlink()
@@ -86,9 +86,9 @@ def test_a_link_whose_record_is_gone_says_so_and_the_others_are_there(tmp_path):
     assert holding.named == {0}
 
 
-def test_what_filter_and_rows_made_alike_is_told_apart(tmp_path):
+def test_what_filter_and_rows_made_alike_is_told_apart(home, tmp_path):
     """A filter that drops nothing gives the digest of its own input."""
-    home = made_home(tmp_path)
+    home = copied(home, tmp_path / "home")
     table = home.made["web/rows"]
     record = Records(home.store).named("web/filter")[0]
     path = home.store.root / "keys" / "filter" / f"{record.key}.json"
@@ -161,8 +161,8 @@ def test_later_stages_go_on_from_what_saw_it_and_evaluations_ask_about_it(home):
     assert asked.checkpoints == {} and (holding.trained, holding.asked) == (frozenset(), {0})
 
 
-def test_a_run_of_older_code_is_in_the_mix_without_steps(tmp_path):
-    home = made_home(tmp_path)
+def test_a_run_of_older_code_is_in_the_mix_without_steps(home, tmp_path):
+    home = copied(home, tmp_path / "home")
     for path in (home.store.root / "keys" / "train").iterdir():
         path.write_text(json.dumps({**json.loads(path.read_text()), "version": 1}))
     (read,) = (r for r in traces(home, url("web", 4)).reads if r.record.step == "train")
