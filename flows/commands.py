@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from flows.choice import Choice, prepare, tracking_uri
 from tasks.build import Store
 from tasks.keeping import for_machines
 from tasks.lineage import Link
+from tasks.records import Records
 from tinygptv_core.plain import ConfigError
 
 DONE, FAILED = 0, 1
@@ -43,6 +45,13 @@ def add_parsers(commands: Any, add_choice: Add, add_home: Add) -> None:
     for command in (why, lineage):
         add_choice(command)
     _add_store(commands.add_parser("store", help="list, verify and clean what is kept in the home"), add_home)
+    promote = commands.add_parser("promote", help="make a version the champion; compares it with the one before")
+    promote.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger or tinygptv/3")
+    rollback = commands.add_parser("rollback", help="take the last promotion back")
+    rollback.add_argument("--model", default="tinygptv", metavar="NAME", help="which model's (default: tinygptv)")
+    for command in (promote, rollback):
+        command.add_argument("--because", default="", metavar="TEXT", help="why; is kept with who and when")
+        add_home(command)
 
 
 def _add_store(store: argparse.ArgumentParser, add_home: Add) -> None:
@@ -94,7 +103,24 @@ def commands(choose: Choose) -> Mapping[str, Command]:
             print(chains.in_words(title, links))
         return DONE
 
-    return {"why": why, "lineage": lineage, "store": _store}
+    return {"why": why, "lineage": lineage, "store": _store, "promote": _promote, "rollback": _rollback}
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from tasks.promote import in_words, promote
+
+    home = home_of(options)
+    event = promote(tracking_uri(home), options.model, options.because, Records(Store(home / "store")))
+    name = re.split("[/@]", options.model.removeprefix("models:/"))[0]
+    print(in_words(name, event) if event else f"{options.model} is the champion already; nothing was changed")
+    return DONE
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from tasks.promote import in_words, rollback
+
+    print(in_words(options.model, rollback(tracking_uri(home_of(options)), options.model, options.because)))
+    return DONE
 
 
 def _store(options: argparse.Namespace) -> int:
