@@ -90,8 +90,8 @@ def commands(choose: Choose) -> Mapping[str, Command]:
 
         home = home_of(options)
         store, uri = Store(home / "store"), tracking_uri(home)
-        if options.model is None:
-            tracked = traces.track(_asking(choose(options), options.urls), options.urls, uri, store)
+        if options.model is None or options.urls or options.removal_list:
+            tracked = traces.track(_asking(choose(options), options.urls, options.model), options.urls, uri, store)
             print(_json(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
             return DONE
         title, links = chains.lineage_of(options.model, store, uri)
@@ -143,12 +143,14 @@ def _store(options: argparse.Namespace) -> int:
     return FAILED if damaged else DONE
 
 
-def _asking(choice: Choice, urls: Sequence[str]) -> Choice:
-    """The choice, if it asks for anything.
+def _asking(choice: Choice, urls: Sequence[str], model: str | None) -> Choice:
+    """The choice, if it asks for pictures.
 
     Raises:
-        ConfigError: it names no picture.
+        ConfigError: it names none, or a model as well.
     """
+    if model:
+        raise ConfigError(f"lineage of {model}, or of pictures? With --url and --removal-list no model is named")
     if choice.removal_list or urls:
         return choice
     raise ConfigError(f"lineage of what? Name a model ({MODEL}), or pictures with --url U or --removal-list FILE")

@@ -190,6 +190,7 @@ def test_the_command_tells_both_ways(home, capsys):
     ("options", "said"),
     [
         ([], "lineage of what? Name a model"),
+        (["tinygptv/1", "--url", "http://a.example/1.jpg"], "lineage of tinygptv/1, or of pictures?"),
         (["--url", "picture.jpg"], "--url picture.jpg: a URL begins with http://"),
         (["--removal-list", "none.txt"], "there is no file none.txt"),
         (["tinygptv/9"], "the model tinygptv has no version 9"),
