@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +70,10 @@ def _add_store(store: argparse.ArgumentParser, add_home: Add) -> None:
         "--days", type=float, default=7.0, metavar="N",
         help="let what a run left that did not end wait so long to be gone on with (default: 7)",
     )  # fmt: skip
+    clean.add_argument(
+        "--unregistered", action="store_true",
+        help="remove models, too, that the registry does not hold (any more): is it the one that you mean?",
+    )  # fmt: skip
     for command in (shown, verify, clean):
         add_home(command)
 
@@ -127,8 +132,9 @@ def _store(options: argparse.Namespace) -> int:
     from flows import store
 
     home = home_of(options)
-    keep_data, days = getattr(options, "keep_data", True), getattr(options, "days", 7.0)
-    found = store.keeping(home, tracking_uri(home), keep_data=keep_data, days=days)
+    asked = {"keep_data": True, "days": 7.0, "unregistered": False}
+    asked = {name: getattr(options, name, usual) for name, usual in asked.items()}
+    found = store.keeping(home, tracking_uri(home), **asked)
     if options.way == "list":
         print(_json([for_machines(item) for item in found.kept]) if options.json else "\n".join(store.listed(found)))
         return DONE
@@ -157,8 +163,11 @@ def _asking(choice: Choice, urls: Sequence[str], model: str | None) -> Choice:
 
 
 def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:
-    for line in lines:
-        print(line)
+    try:
+        for line in lines:
+            print(line)
+    except BrokenPipeError:  # who reads them has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for link in gone:
         print(f"tinygptv: the ledger of {link.step} {link.digest} is not on this home", file=sys.stderr)
     return DONE

@@ -14,7 +14,7 @@ SHOWN = 5
 SHOWN_NAME = 32
 
 
-def keeping(home: Path, tracking_uri: str, *, keep_data: bool, days: float) -> Keeping:
+def keeping(home: Path, tracking_uri: str, *, keep_data: bool, days: float, unregistered: bool) -> Keeping:
     """The artifacts of a home.
 
     Raises:
@@ -23,7 +23,7 @@ def keeping(home: Path, tracking_uri: str, *, keep_data: bool, days: float) -> K
     if not (home / "store").is_dir():
         raise ConfigError(f"there is no store in {home}; name the home of a run with --home DIR")
     registered = [version for name in names(tracking_uri) for version in versions(tracking_uri, name)]
-    return Keeping(home, registered, keep_data=keep_data, days=days)
+    return Keeping(home, registered, keep_data=keep_data, days=days, unregistered=unregistered)
 
 
 def listed(found: Keeping) -> Iterator[str]:

@@ -17,9 +17,9 @@ from typing import Any
 
 from tasks.build import MANIFEST, SHORT, Store
 from tasks.lease import Holder, held
-from tasks.lineage import Link, chain, roots_of, segments_of
+from tasks.lineage import REGISTERED, Link, chain, roots_of, segments_of
 from tasks.records import Record, Records
-from tasks.registry import Version
+from tasks.registry import MODEL_TAG, Version
 from tinygptv_core.artifact import Artifact, sha256_of_file
 
 REPORT = "report.json"
@@ -74,10 +74,14 @@ class Keeping:
         versions: every registered version.
         keep_data: what versions were trained on is needed, too.
         days: for so long what a run left that has no report waits to be gone on with.
+        unregistered: models that none of the versions is are not needed: their versions were deleted. Without it
+            they are, for another registry may hold them.
     """
 
-    def __init__(self, home: Path, versions: Sequence[Version], *, keep_data: bool, days: float) -> None:
-        self.home, self.store, self.days = home, Store(home / "store"), days
+    def __init__(
+        self, home: Path, versions: Sequence[Version], *, keep_data: bool, days: float, unregistered: bool
+    ) -> None:
+        self.home, self.store, self.days, self.unregistered = home, Store(home / "store"), days, unregistered
         self.records, self.versions, self.keep_data = Records(self.store), versions, keep_data
 
     @cached_property
@@ -90,7 +94,7 @@ class Keeping:
     def holders(self) -> Mapping[str, Holder]:
         """Key -> who is building it now."""
         folder = self.store.root / "leases"
-        found = {path.name: held(path) for path in folder.glob("*")} if folder.is_dir() else {}
+        found = {path.name: held(path) for path in folder.glob("*") if "." not in path.name}
         return {key: holder for key, holder in found.items() if holder is not None}
 
     @cached_property
@@ -129,7 +133,11 @@ class Keeping:
 
     def _needs(self) -> Iterator[tuple[str, Iterable[str]]]:
         for version in self.versions:
-            yield f"version {version.name}/{version.version}", self._of_version(version)
+            yield f"version {version.name}/{version.version}", self._of_model(roots_of(version))
+        known = {version.tags.get(MODEL_TAG) for version in self.versions}
+        for record in self.records.all:
+            if record.step == REGISTERED and record.digest not in known and not self.unregistered:
+                yield "a model that this registry does not hold", self._of_model({REGISTERED: record.digest})
         for run in _newest(self.runs):
             yield f"run {run.name}, the newest of {run.preset}", self._with_parts(run.artifacts)
         reported, since = {run.name for run in self.runs}, time.time() - self.days * DAY_SECONDS
@@ -140,8 +148,8 @@ class Keeping:
             elif record.noted["run"] not in reported and record.time >= since:
                 yield f"run {record.noted['run']}, which has no report yet", digests
 
-    def _of_version(self, version: Version) -> Iterator[str]:
-        links = chain(self.records, roots_of(version))
+    def _of_model(self, roots: Mapping[str, str]) -> Iterator[str]:
+        links = chain(self.records, roots)
         for link in links:
             if self.keep_data or link.kind in NO_DATA:
                 yield link.digest
@@ -271,7 +279,7 @@ def clean(keeping: Keeping, found: Sweep) -> None:
         keeping.store.forget(Artifact(kind=item.kind, digest=item.digest, path=item.path))
         shutil.rmtree(aside)
     for path in (*found.work, *found.graves, *found.notes):
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path)
 
 
 def for_machines(item: Kept) -> dict[str, Any]:

@@ -110,12 +110,18 @@ class Traces:
         """Digest of an index -> place in `rows` of a picture -> `ok`, or the reason why it does not stay."""
         found: dict[str, Mapping[int, str]] = {}
         for record in self.records.all:
-            if record.step == SCREEN.name and (places := self._of_shards(record.inputs.get(SHARDS))):
+            if record.step == SCREEN.name and (places := self._kept.get(record.inputs.get(SHARDS) or "")):
                 found[record.digest] = self._fates(record, places)
         return found
 
-    def _of_shards(self, digest: str | None) -> list[int]:
-        return [at for at, row in enumerate(self.rows) if digest in row.ledger.shards and row.fate == KEPT]
+    @cached_property
+    def _kept(self) -> Mapping[str, list[int]]:
+        """Digest of shards -> the places in `rows` of those pictures that they hold."""
+        found: dict[str, list[int]] = {}
+        for at, row in enumerate(self.rows):
+            for digest in row.ledger.shards if row.fate == KEPT else ():
+                found.setdefault(digest, []).append(at)
+        return found
 
     def _fates(self, record: Record, places: Sequence[int]) -> dict[int, str]:
         folder = self.records.folder(record.digest)
@@ -139,7 +145,7 @@ class Traces:
         held_out: set[int] = set()
         for role, digest in record.inputs.items():
             kind, _, data = role.partition(".")
-            places = self._of_shards(digest) if kind == SHARDS else []
+            places = self._kept.get(digest or "", []) if kind == SHARDS else []
             index = record.inputs.get(f"index.{data}")
             if index and places:
                 fates = self.screened.get(index, {})

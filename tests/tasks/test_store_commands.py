@@ -24,8 +24,9 @@ def home(made, tmp_path):
     return copied(made, tmp_path / "home")
 
 
-def keeping(home, *, keep_data=True, days=7.0):
-    return Keeping(home.root, versions(home.uri, "tinygptv"), keep_data=keep_data, days=days)
+def keeping(home, *, keep_data=True, days=7.0, unregistered=False, known=None):
+    known = versions(home.uri, "tinygptv") if known is None else known
+    return Keeping(home.root, known, keep_data=keep_data, days=days, unregistered=unregistered)
 
 
 def store(home, *options):
@@ -115,6 +116,13 @@ def test_without_its_data_a_version_stays_and_what_the_newest_run_read_does_too(
     going = steps(sweep(keeping(home, keep_data=False)).folders)
     kinds = {"rows", "filter", "fetch", "screen"}
     assert going == sorted(name for name in home.made if name.partition("/")[2] in kinds)
+
+
+def test_a_model_that_the_registry_does_not_hold_stays_unless_it_is_named(home):
+    """Another registry may hold it: MLFLOW_TRACKING_URI was set when it was registered, and is not now."""
+    (home.root / "runs" / "r1" / "report.json").unlink()
+    assert sweep(keeping(home, known=())).folders == ()
+    assert steps(sweep(keeping(home, known=(), unregistered=True)).folders) == sorted(home.made)
 
 
 def test_a_run_without_a_report_and_imported_weights_are_waited_for(home):
