@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows import commands as keeping
 from flows import presets, weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
 from flows.foreseen import for_machines, what_it_takes
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     up = commands.add_parser("up", help="Prefect's and MLflow's pages, and the worker that runs what is started there")
     _add_up(up)
+    keeping.add_parsers(commands, _add_choice, _add_home)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -379,6 +381,7 @@ COMMANDS = {
     "up": _up,
     "ask": _ask,
     "weights": _weights,
+    **keeping.commands(_choice),
 }
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ class Store:
 
     def key(self, request: Request, inputs: Inputs) -> str:
         """SHA-256 of what is asked for: step, version, config and the digests of the inputs."""
-        return sha256_of(_asked(request, inputs))
+        return sha256_of(asked(request, inputs))
 
     def notes(self, key: str) -> Path:
         """Where what is kept beside the artifact of `key` lies."""
@@ -299,11 +299,20 @@ class Store:
             keep_first = not force and self._damage(first) is None
             artifact = first if keep_first else artifact
             digests = list(dict.fromkeys([artifact.digest, *digests, old["digest"], *old["others"]]))
-        asked = _asked(request, inputs)
-        record = {"name": request.name, **asked, "digest": digests[0], "others": digests[1:], "noted": dict(noted)}
+        told = {"digest": digests[0], "others": digests[1:], "noted": dict(noted)}
+        record = {"name": request.name, **asked(request, inputs), **told}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         return artifact
+
+    def verify(self, artifact: Artifact) -> str | None:
+        """What is wrong with a sealed folder, or None; all of it is hashed, whenever that was done before."""
+        self.forget(artifact)
+        return self._damage(artifact)
+
+    def forget(self, artifact: Artifact) -> None:
+        """Forget when its files were last written, so that they are hashed when it is next looked at."""
+        self._stamps_path(artifact).unlink(missing_ok=True)
 
     def _damage(self, artifact: Artifact) -> str | None:
         """What is wrong with a sealed folder, or None. Files that were touched since are hashed anew."""
@@ -339,7 +348,7 @@ class Store:
     def _doubt(self, artifact: Artifact) -> None:
         """Have a sealed folder hashed when it is next looked at, if it was not hashed yet."""
         if artifact.digest not in self._hashed:
-            self._stamps_path(artifact).unlink(missing_ok=True)  # without stamps everything is hashed
+            self.forget(artifact)
             self._hashed.add(artifact.digest)
 
     def _stamps_path(self, artifact: Artifact) -> Path:
@@ -353,12 +362,12 @@ class Store:
 
     def _difference(self, request: Request, inputs: Inputs) -> str:
         """In words, how the request differs from the most similar earlier one of that name."""
-        asked = leaves(_asked(request, inputs))
+        wanted = leaves(asked(request, inputs))
         earlier = [record for path in self._records(request.step) if (record := _read(path))]
         earlier = [record for record in earlier if record["name"] == request.name]
         if not earlier:
             return "never built on this home"
-        changes = [_changes(record, asked) for record in sorted(earlier, key=lambda r: -r["noted"]["time"])]
+        changes = [_changes(record, wanted) for record in sorted(earlier, key=lambda r: -r["noted"]["time"])]
         return "; ".join(min(changes, key=len))
 
     def _records(self, step: Step) -> list[Path]:
@@ -394,7 +403,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _asked(request: Request, inputs: Inputs) -> dict[str, Any]:
+def asked(request: Request, inputs: Inputs) -> dict[str, Any]:
+    """What a request asks for, as it is hashed: step, version, config and the digests of the inputs."""
     step = request.step
     return {
         "step": step.name,

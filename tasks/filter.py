@@ -313,7 +313,7 @@ def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known
     pc = compute()
 
     def is_listed(hosts: Collection[str]) -> "np.ndarray":
-        return np.array([_is_below(host, hosts) for host in known.hosts])[known.host]
+        return np.array([is_below(host, hosts) for host in known.hosts])[known.host]
 
     if settings.hosts:
         faults.add(~is_listed(settings.hosts) & (known.host > 0), known.host_of, "not_allowed_host")
@@ -326,7 +326,7 @@ def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known
         faults.add(is_removed, lambda at: "the removal list names it", "removed_url")
 
 
-def _is_below(host: str, hosts: Collection[str]) -> bool:
+def is_below(host: str, hosts: Collection[str]) -> bool:
     """Whether `host` is one of `hosts`, or below one of them."""
     parts = host.rstrip(".").split(".")
     return any(".".join(parts[start:]) in hosts for start in range(len(parts)))

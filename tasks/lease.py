@@ -66,6 +66,12 @@ def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def held(path: Path) -> Holder | None:
+    """Who holds the lease at `path`; None if nobody does who is alive."""
+    holder = _holder(path)
+    return None if holder is None or _is_dead(holder, path) else holder
+
+
 def _take(path: Path) -> bool:
     """Write the lease if nobody has it; a dead holder's is removed first."""
     mine = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")

@@ -150,7 +150,7 @@ def asking_template(dialect: Dialect, prompt_template: str | None, eval_template
 def samples_drawn(stages: Sequence[Stage], dataset: str) -> int:
     """How many samples of `dataset` the stages draw, all together, on average over the mix's chances.
 
-    A stage's share of batches is weight / sum of weights (`loader.py`, `Order`).
+    A stage's share of batches is weight / sum of weights (`draws.py`, `Order`).
     """
     drawn = 0
     for stage in stages:

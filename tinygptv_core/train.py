@@ -28,8 +28,9 @@ from tinygptv_core.checkpoint import (
     write_checkpoint,
 )
 from tinygptv_core.compiling import compile_layers, require_compiler
+from tinygptv_core.draws import ORDER_VERSION
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine
-from tinygptv_core.loader import ORDER_VERSION, Steps, batches
+from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
 from tinygptv_core.metrics import left, replace_text, words
 from tinygptv_core.model import TinyGPTV

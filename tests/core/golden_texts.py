@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from tests.core.reference import Check, Goldens, assert_near, without_space
+from tinygptv_core.draws import drawn_places
 from tinygptv_core.evals.scenes_refer import published_overlap
 from tinygptv_core.generate import text_of
 from tinygptv_core.image import squashed
-from tinygptv_core.loader import drawn_places
 from tinygptv_core.prompt import IMAGE_MARK, IMAGE_SLOT, chat, question
 from tinygptv_core.recipe import (
     Recipe,

@@ -20,8 +20,9 @@ from tests.core.tiny_run import (
     write_dataset,
 )
 from tinygptv_core.batch import IGNORED
+from tinygptv_core.draws import Order, Shuffled, drawn_places
 from tinygptv_core.engine import micro_batches
-from tinygptv_core.loader import Order, Shuffled, Steps, batches, drawn_places, drawn_turns, prompt_for
+from tinygptv_core.loader import Steps, batches, drawn_turns, prompt_for
 from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
@@ -129,7 +130,7 @@ def test_a_batch_larger_than_its_data_set_repeats_it():
 
 
 def test_windows_keep_reading_near(monkeypatch):
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 4)
+    monkeypatch.setattr("tinygptv_core.draws.WINDOW_ROWS", 4)
     order = Shuffled(range(12), name="d", seed=1, held_out=0).take(0, 12)
     windows = [position // 4 for position in order]
     assert [len(set(windows[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
@@ -139,7 +140,7 @@ def test_windows_keep_reading_near(monkeypatch):
 @pytest.mark.parametrize("dead", [{3}, {0, 11, 12}, set(range(4, 8)), set(range(20)) - {6, 9}])
 def test_a_dead_link_moves_no_two_others_past_each_other(monkeypatch, dead):
     """Whichever links are alive on a day, the samples that are there come in the same order, in every epoch."""
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 4)
+    monkeypatch.setattr("tinygptv_core.draws.WINDOW_ROWS", 4)
     alive = [row for row in range(20) if row not in dead]
     whole, rest = (Shuffled(rows, name="d", seed=1, held_out=0) for rows in (range(20), alive))
     for epoch in range(3):
@@ -148,7 +149,7 @@ def test_a_dead_link_moves_no_two_others_past_each_other(monkeypatch, dead):
 
 
 def test_further_rows_move_no_two_others_past_each_other(monkeypatch):
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 4)
+    monkeypatch.setattr("tinygptv_core.draws.WINDOW_ROWS", 4)
     few, more = (Shuffled(range(count), name="d", seed=1, held_out=0).take(0, count) for count in (14, 23))
     assert list(few) == [row for row in more if row < 14]
 
@@ -162,7 +163,7 @@ def test_a_dead_link_puts_the_next_one_in_its_place_among_the_held_out():
 
 def test_the_order_is_what_it_was(monkeypatch):
     """Whoever goes on with an older run, or looks for its key, relies on it."""
-    monkeypatch.setattr("tinygptv_core.loader.WINDOW_ROWS", 5)
+    monkeypatch.setattr("tinygptv_core.draws.WINDOW_ROWS", 5)
     rows = [row for row in range(26) if row not in (5, 6, 7, 25)]
     shuffled = Shuffled(rows, name="d", seed=1, held_out=2)
     assert shuffled.held_out == (21, 0)

@@ -1,0 +1,182 @@
+"""The commands that tell of what was built, and look after it: why, lineage, store, promote and rollback."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.choice import Choice, prepare, tracking_uri
+from tasks.build import Store
+from tasks.keeping import for_machines
+from tasks.lineage import Link
+from tasks.records import Records
+from tinygptv_core.plain import ConfigError
+
+DONE, FAILED = 0, 1
+
+Add = Callable[[argparse.ArgumentParser], None]
+Command = Callable[[argparse.Namespace], int]
+Choose = Callable[[argparse.Namespace], Choice]
+
+
+MODEL = "models:/tinygptv@champion, tinygptv/3, or the beginning of a checkpoint's digest"
+
+
+def add_parsers(commands: Any, add_choice: Add, add_home: Add) -> None:
+    """Their grammar, below `commands`.
+
+    Args:
+        add_choice: adds the options that say what a run builds.
+        add_home: adds `--home` alone.
+    """
+    why = commands.add_parser("why", help="why a step is built or reused, and what differs from its last build")
+    why.add_argument("step", metavar="STEP", help="stage3/train, or all of stage3")
+    why.add_argument("--json", action="store_true", help="print [{step, action, why, changes, ...}] for machines")
+    lineage = commands.add_parser(
+        "lineage", help="what a model came from; or, with --url or --removal-list, where pictures went"
+    )
+    lineage.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
+    lineage.add_argument("--url", action="append", default=[], metavar="U", dest="urls", help="a picture's address")
+    lineage.add_argument("--urls", action="store_true", dest="all_urls", help="every URL behind MODEL, one a line")
+    lineage.add_argument("--json", action="store_true", help="for machines; with --urls a JSON object a line")
+    for command in (why, lineage):
+        add_choice(command)
+    _add_store(commands.add_parser("store", help="list, verify and clean what is kept in the home"), add_home)
+    promote = commands.add_parser("promote", help="make a version the champion; compares it with the one before")
+    promote.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger or tinygptv/3")
+    rollback = commands.add_parser("rollback", help="take the last promotion back")
+    rollback.add_argument("--model", default="tinygptv", metavar="NAME", help="which model's (default: tinygptv)")
+    for command in (promote, rollback):
+        command.add_argument("--because", default="", metavar="TEXT", help="why; is kept with who and when")
+        add_home(command)
+
+
+def _add_store(store: argparse.ArgumentParser, add_home: Add) -> None:
+    ways = store.add_subparsers(dest="way", required=True, metavar="list|verify|clean")
+    shown = ways.add_parser("list", help="every artifact: what made it, when, its size, and who needs it")
+    shown.add_argument("--json", action="store_true", help="for machines")
+    verify = ways.add_parser("verify", help="hash everything; exit status 1 and what is damaged, if something is")
+    clean = ways.add_parser("clean", help="what no registered version and no preset's newest run needs")
+    clean.add_argument("--yes", action="store_true", help="remove it; without this it is only told")
+    clean.add_argument(
+        "--keep-data", action=argparse.BooleanOptionalAction, default=True,
+        help="keep what registered versions were trained on (default: yes)",
+    )  # fmt: skip
+    clean.add_argument(
+        "--days", type=float, default=7.0, metavar="N",
+        help="let what a run left that did not end wait so long to be gone on with (default: 7)",
+    )  # fmt: skip
+    clean.add_argument(
+        "--unregistered", action="store_true",
+        help="remove models, too, that the registry does not hold (any more): is it the one that you mean?",
+    )  # fmt: skip
+    for command in (shown, verify, clean):
+        add_home(command)
+
+
+def commands(choose: Choose) -> Mapping[str, Command]:
+    """What each of them does; `choose` makes a run's choice of the options."""
+
+    def why(options: argparse.Namespace) -> int:
+        from flows.why import explain, for_machines, in_words
+
+        found = explain(prepare(choose(options), writes=False), options.step)
+        print(_json([for_machines(item) for item in found]) if options.json else "\n\n".join(map(in_words, found)))
+        return DONE
+
+    def lineage(options: argparse.Namespace) -> int:
+        from flows import lineage as chains
+        from flows import traces
+        from tasks.ledgers import gone
+
+        home = home_of(options)
+        store, uri = Store(home / "store"), tracking_uri(home)
+        if options.model is None or options.urls or options.removal_list:
+            tracked = traces.track(_asking(choose(options), options.urls, options.model), options.urls, uri, store)
+            print(_json(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
+            return DONE
+        title, links = chains.lineage_of(options.model, store, uri)
+        if options.all_urls:
+            return _print_urls(chains.url_lines(links, options.json), gone(links))
+        if options.json:
+            print(_json({"model": title, "links": [chains.for_machines(link) for link in links]}))
+        else:
+            print(chains.in_words(title, links))
+        return DONE
+
+    return {"why": why, "lineage": lineage, "store": _store, "promote": _promote, "rollback": _rollback}
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from tasks.promote import in_words, promote
+
+    home = home_of(options)
+    event = promote(tracking_uri(home), options.model, options.because, Records(Store(home / "store")))
+    name = re.split("[/@]", options.model.removeprefix("models:/"))[0]
+    print(in_words(name, event) if event else f"{options.model} is the champion already; nothing was changed")
+    return DONE
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from tasks.promote import in_words, rollback
+
+    print(in_words(options.model, rollback(tracking_uri(home_of(options)), options.model, options.because)))
+    return DONE
+
+
+def _store(options: argparse.Namespace) -> int:
+    from flows import store
+
+    home = home_of(options)
+    asked = {"keep_data": True, "days": 7.0, "unregistered": False}
+    asked = {name: getattr(options, name, usual) for name, usual in asked.items()}
+    found = store.keeping(home, tracking_uri(home), **asked)
+    if options.way == "list":
+        print(_json([for_machines(item) for item in found.kept]) if options.json else "\n".join(store.listed(found)))
+        return DONE
+    if options.way == "clean":
+        for line in store.swept(found, really=options.yes):
+            print(line)
+        return DONE
+    damaged = list(store.verified(found))
+    print("\n".join(damaged) or f"{len(found.kept)} artifacts are as they were sealed")
+    if told := store.gone(found):
+        print(told)
+    return FAILED if damaged else DONE
+
+
+def _asking(choice: Choice, urls: Sequence[str], model: str | None) -> Choice:
+    """The choice, if it asks for pictures.
+
+    Raises:
+        ConfigError: it names none, or a model as well.
+    """
+    if model:
+        raise ConfigError(f"lineage of {model}, or of pictures? With --url and --removal-list no model is named")
+    if choice.removal_list or urls:
+        return choice
+    raise ConfigError(f"lineage of what? Name a model ({MODEL}), or pictures with --url U or --removal-list FILE")
+
+
+def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:
+    try:
+        for line in lines:
+            print(line)
+    except BrokenPipeError:  # who reads them has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for link in gone:
+        print(f"tinygptv: the ledger of {link.step} {link.digest} is not on this home", file=sys.stderr)
+    return DONE
+
+
+def home_of(options: argparse.Namespace) -> Path:
+    """The home that `--home` names."""
+    return Path(options.home).expanduser().absolute()
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1)

@@ -1,0 +1,224 @@
+"""Which version is the champion, who made it so and why; every change is kept, and can be taken back.
+
+A change moves the alias, and writes one tag of the registered model whose name nobody uses twice: the record of all of
+them. What the version itself says of its promotion is a copy of the last.
+"""
+
+import getpass
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.records import Records
+from tasks.register import CHAMPION, mlflow_at
+from tasks.registry import CHECKPOINT_TAG, Version, find, versions
+from tinygptv_core.plain import ConfigError, from_plain
+
+EVENT = "tinygptv.champion."
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The mean over questions of the new score less the old one's, on the same questions, with its 95 % interval."""
+
+    evaluation: str
+    n: int
+    before: float
+    now: float
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two versions, question by question. `untold` says why there is nothing, or what could not be paired."""
+
+    differences: tuple[Difference, ...]
+    untold: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One change of the champion.
+
+    Attributes:
+        at: when, in UTC, as ISO 8601 has it.
+        by: user and host.
+        before: the version that was the champion; None if none was.
+    """
+
+    action: Literal["promote", "rollback"]
+    version: str
+    before: str | None
+    at: str
+    by: str
+    because: str
+    comparison: Comparison | None
+
+
+def promote(tracking_uri: str, reference: str, because: str, records: Records) -> Event | None:
+    """Make a version the champion; None if it is already.
+
+    Raises:
+        ConfigError: `reference` names no version, or the registry cannot be read.
+    """
+    version = find(tracking_uri, reference)
+    champion = _champion(tracking_uri, version.name)
+    if champion and champion.version == version.version:
+        return None
+    compared = compare(champion, version, records) if champion else None
+    return _move(tracking_uri, version.name, _event("promote", version.version, champion, because, compared))
+
+
+def rollback(tracking_uri: str, name: str, because: str) -> Event:
+    """Make that version the champion again which was it before the last promotion that stands.
+
+    Raises:
+        ConfigError: no promotion stands, or somebody moved the alias since, or the version is gone.
+    """
+    champion = _champion(tracking_uri, name)
+    line = _line(events(tracking_uri, name))
+    if len(line) < 2:
+        raise ConfigError(f"no promotion of {name} is on record, so there is nothing to take back")
+    if champion is None or champion.version != line[-1]:
+        now = champion.version if champion else "none"
+        raise ConfigError(
+            f"by the record the champion is {name}/{line[-1]}, but it is {now}: somebody moved it by other means.\n"
+            "  name the version that you want with  tinygptv promote"
+        )
+    find(tracking_uri, f"{name}/{line[-2]}")
+    return _move(tracking_uri, name, _event("rollback", line[-2], champion, because, None))
+
+
+def _line(told: Sequence[Event]) -> list[str]:
+    """The champions one after another, without those that were taken back."""
+    line: list[str] = []
+    for event in told:
+        if event.action == "rollback":
+            line.pop()
+            continue
+        if event.before and (not line or line[-1] != event.before):
+            line.append(event.before)
+        line.append(event.version)
+    return line
+
+
+def events(tracking_uri: str, name: str) -> tuple[Event, ...]:
+    """Every change of the champion, the oldest first."""
+    with mlflow_at(tracking_uri) as mlflow:
+        tags: Mapping[str, str] = mlflow.MlflowClient(tracking_uri, tracking_uri).get_registered_model(name).tags
+    kept = sorted((key, value) for key, value in tags.items() if key.startswith(EVENT))
+    return tuple(from_plain(Event, json.loads(value)) for _, value in kept)
+
+
+def _champion(tracking_uri: str, name: str) -> Version | None:
+    return next((version for version in versions(tracking_uri, name) if CHAMPION in version.aliases), None)
+
+
+def _event(
+    action: Literal["promote", "rollback"],
+    version: str,
+    champion: Version | None,
+    because: str,
+    compared: Comparison | None,
+) -> Event:
+    return Event(
+        action=action,
+        version=version,
+        before=champion.version if champion else None,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        by=f"{getpass.getuser()} on {platform.node()}",
+        because=because,
+        comparison=compared,
+    )
+
+
+def _move(tracking_uri: str, name: str, event: Event) -> Event:
+    """Write the event down and move the alias: in this order, so that no change is without its record."""
+    with mlflow_at(tracking_uri) as mlflow:
+        client: Any = mlflow.MlflowClient(tracking_uri, tracking_uri)
+        client.set_registered_model_tag(name, f"{EVENT}{time.time_ns():020d}.{os.getpid()}", json.dumps(asdict(event)))
+        for what in ("action", "at", "by", "because"):
+            client.set_model_version_tag(name, event.version, f"tinygptv.champion_{what}", getattr(event, what))
+        client.set_registered_model_alias(name, CHAMPION, event.version)
+    return event
+
+
+def compare(before: Version, now: Version, records: Records) -> Comparison:
+    """The scores of two versions on the questions that both were asked: a plain paired comparison, no gate."""
+    old, new = (_scores(version, records) for version in (before, now))
+    for version, folder in ((before, old), (now, new)):
+        if folder is None:
+            told = f"not compared: the answers of {version.name}/{version.version} are not on this home"
+            return Comparison(differences=(), untold=told)
+    assert old is not None and new is not None
+    if sets := _other_sets(old, new, records):
+        return Comparison(differences=(), untold=f"not compared: they were asked about different data ({sets})")
+    return _paired(_answers(old / ANSWERS), _answers(new / ANSWERS))
+
+
+def _scores(version: Version, records: Records) -> Path | None:
+    """The folder of the version's own scores: those of the stage whose checkpoint it is."""
+    checkpoint, works = version.tags.get(CHECKPOINT_TAG), version.tags.items()
+    stages = [key.removesuffix("/train") for key, digest in works if key.endswith("/train") and digest == checkpoint]
+    digest = next((version.tags[f"{stage}/evaluate"] for stage in stages if f"{stage}/evaluate" in version.tags), None)
+    return records.folder(digest) if digest else None
+
+
+def _other_sets(old: Path, new: Path, records: Records) -> str:
+    """The data that one of two evaluations read and the other did not, as far as records say."""
+    read: list[dict[str, str | None]] = []
+    for folder in (old, new):
+        made = [record for record in records.all if record.digest.startswith(folder.name)]
+        inputs = made[0].inputs if made else {}
+        read.append({role: digest for role, digest in inputs.items() if role.partition(".")[0] in ("shards", "index")})
+    if not all(read):
+        return ""
+    return ", ".join(sorted(role for role in {**read[0], **read[1]} if read[0].get(role) != read[1].get(role)))
+
+
+def _answers(path: Path) -> dict[tuple[str, str, str], float]:
+    """(evaluation, key, question) -> score."""
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {(line["eval"], line["key"], line["question"]): float(line["score"]) for line in lines}
+
+
+def _paired(old: Mapping[tuple[str, str, str], float], new: Mapping[tuple[str, str, str], float]) -> Comparison:
+    from tinygptv_core.evaluate import bootstrap
+
+    both = sorted(old.keys() & new.keys())
+    found: list[Difference] = []
+    for evaluation in dict.fromkeys(name for name, _, _ in both):
+        asked = [question for question in both if question[0] == evaluation]
+        told = bootstrap([new[question] - old[question] for question in asked])
+        means = {what: sum(of[q] for q in asked) / len(asked) for what, of in (("before", old), ("now", new))}
+        bounds = {"difference": told.value, "low": told.low, "high": told.high}
+        found.append(Difference(evaluation=evaluation, n=len(asked), **means, **bounds))
+    alone = len(old.keys() ^ new.keys())
+    untold = f"{alone} questions were put to one of them alone" if alone else ""
+    return Comparison(differences=tuple(found), untold=untold)
+
+
+def in_words(name: str, event: Event) -> str:
+    """A change of the champion, for people."""
+    before = f"{name}/{event.before}" if event.before else "none"
+    lines = [f"{name}/{event.version} is the champion; before: {before} ({event.action}, by {event.by}, {event.at})"]
+    compared = event.comparison
+    if compared and compared.differences:
+        lines.append("with the champion before, on the same questions: a plain paired comparison, 95 % by bootstrap")
+        lines += [
+            f"  {item.evaluation:24s} {item.before:.3f} -> {item.now:.3f}: "
+            f"{item.difference:+.3f} ({item.low:+.3f} to {item.high:+.3f}), n {item.n}"
+            for item in compared.differences
+        ]
+    if compared and compared.untold:
+        lines.append(compared.untold)
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Promotion, on a real registry, and the paired comparison worked by hand."""
+
+import json
+
+import pytest
+
+from tasks.build import USERS_FOLDER, Request, Store
+from tasks.evaluate import EVALUATE
+from tasks.promote import compare, events, in_words, promote, rollback
+from tasks.records import Records
+from tasks.register import CHAMPION, mlflow_at
+from tasks.registry import CHECKPOINT_TAG, Version, find
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import ConfigError
+
+FIRST = (1.0, 0.0, 0.0, 1.0)
+SECOND = (1.0, 1.0, 0.0, 1.0)
+"""The scores of four questions: the second is better at one, worse at none."""
+
+
+def scored(store, scores, *, data="a", keys="0123"):
+    """The digest of scores of questions about `data`."""
+
+    def work(inputs, site):
+        lines = [
+            json.dumps({"eval": "toy_vqa", "key": key, "question": f"what is {key}?", "score": score})
+            for key, score in zip(keys, scores, strict=True)
+        ]
+        (site.out / "answers.jsonl").write_text("\n".join(lines))
+
+    asked = {"shards.toy": Artifact(kind=USERS_FOLDER, digest=data * 64, path=store.root)}
+    request = Request(
+        name="stage1/evaluate", step=EVALUATE, config={"of": scores, "keys": keys}, inputs=asked, work=work
+    )
+    noted = {"run": "r", "time": 0.0}
+    return store.build(request, asked, {}, noted=noted, force=False, waiting=lambda text: None).artifact.digest
+
+
+def tags(number, digest):
+    return {CHECKPOINT_TAG: f"c{number}", "tinygptv.stage1/train": f"c{number}", "tinygptv.stage1/evaluate": digest}
+
+
+def version(number, digest):
+    return Version(name="tinygptv", version=str(number), aliases=(), tags=tags(number, digest), location="")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def compared(store, old, new):
+    return compare(version(1, old), version(2, new), Records(store))
+
+
+def test_two_versions_are_compared_question_by_question(store):
+    found = compared(store, scored(store, FIRST), scored(store, SECOND))
+    (only,) = found.differences
+    assert (only.evaluation, only.n, only.before, only.now, only.difference) == ("toy_vqa", 4, 0.5, 0.75, 0.25)
+    assert only.low == 0.0 and only.high == 0.75 and found.untold == ""
+    assert compared(store, scored(store, FIRST), scored(store, SECOND)) == found  # seeded
+
+
+def test_a_version_like_the_one_before_differs_by_exactly_nothing(store):
+    (only,) = compared(store, scored(store, FIRST), scored(store, FIRST)).differences
+    assert (only.difference, only.low, only.high) == (0.0, 0.0, 0.0)
+
+
+def test_what_cannot_be_compared_is_said(store):
+    old = scored(store, FIRST)
+    assert compared(store, old, "f" * 64).untold == "not compared: the answers of tinygptv/2 are not on this home"
+    elsewhere = compared(store, old, scored(store, SECOND, data="b"))
+    assert elsewhere.untold == "not compared: they were asked about different data (shards.toy)"
+    fewer = compared(store, old, scored(store, SECOND[1:], keys="123"))
+    assert fewer.untold == "1 questions were put to one of them alone" and fewer.differences[0].n == 3
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Three versions, of which the first is the champion; (store, registry)."""
+    root = tmp_path_factory.mktemp("home")
+    store, uri = Store(root / "store"), f"sqlite:///{root}/mlflow/mlflow.db"
+    with mlflow_at(uri) as mlflow:
+        client = mlflow.MlflowClient(uri, uri)
+        client.create_registered_model("tinygptv")
+        for number, scores in enumerate((FIRST, SECOND, FIRST), start=1):
+            client.create_model_version("tinygptv", str(root), tags=tags(number, scored(store, scores)))
+        client.set_registered_model_alias("tinygptv", CHAMPION, "1")
+    return store, uri
+
+
+def champion(uri):
+    return find(uri, "tinygptv@champion")
+
+
+def test_the_champion_goes_forth_and_back_and_all_of_it_is_kept(home):
+    store, uri = home
+    with pytest.raises(ConfigError, match="no promotion of tinygptv is on record"):
+        rollback(uri, "tinygptv", "")
+    assert promote(uri, "tinygptv/1", "", Records(store)) is None
+    event = promote(uri, "tinygptv/2", "it sees better", Records(store))
+    assert event is not None and champion(uri).version == "2"
+    assert champion(uri).tags["tinygptv.champion_because"] == "it sees better"
+    assert "tinygptv/2 is the champion; before: tinygptv/1 (promote, by " in in_words("tinygptv", event)
+    assert "toy_vqa                  0.500 -> 0.750: +0.250 (+0.000 to +0.750), n 4" in in_words("tinygptv", event)
+    promote(uri, "models:/tinygptv/3", "", Records(store))
+    assert rollback(uri, "tinygptv", "it does not").version == "2"
+    assert rollback(uri, "tinygptv", "").version == champion(uri).version == "1"
+    told = [(item.action, item.before, item.version, item.because) for item in events(uri, "tinygptv")]
+    assert told == [
+        ("promote", "1", "2", "it sees better"),
+        ("promote", "2", "3", ""),
+        ("rollback", "3", "2", "it does not"),
+        ("rollback", "2", "1", ""),
+    ]
+    assert events(uri, "tinygptv")[0] == event
+    with pytest.raises(ConfigError, match="no promotion"):
+        rollback(uri, "tinygptv", "")
+
+
+def test_an_alias_that_was_moved_by_other_means_is_not_moved_back(home):
+    store, uri = home
+    promote(uri, "tinygptv/2", "", Records(store))
+    with mlflow_at(uri) as mlflow:
+        mlflow.MlflowClient(uri, uri).set_registered_model_alias("tinygptv", CHAMPION, "3")
+    with pytest.raises(ConfigError, match=r"the champion is tinygptv/2, but it is 3: somebody moved it"):
+        rollback(uri, "tinygptv", "")
+    assert champion(uri).version == "3"

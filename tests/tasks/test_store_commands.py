@@ -1,0 +1,192 @@
+"""Listing, verifying and cleaning a home that was made by hand (`made_store.py`)."""
+
+import json
+import os
+import time
+
+import pytest
+
+from flows.cli import main
+from tasks.build import Store
+from tasks.keeping import Keeping, rebuilt_by, sweep
+from tasks.lease import lease
+from tasks.registry import versions
+from tests.tasks.made_store import SECOND, copied, made_home
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return made_home(tmp_path_factory.mktemp("made") / "home")
+
+
+@pytest.fixture
+def home(made, tmp_path):
+    return copied(made, tmp_path / "home")
+
+
+def keeping(home, *, keep_data=True, days=7.0, unregistered=False, known=None):
+    known = versions(home.uri, "tinygptv") if known is None else known
+    return Keeping(home.root, known, keep_data=keep_data, days=days, unregistered=unregistered)
+
+
+def store(home, *options):
+    return main(["store", *options, "--home", str(home.root)])
+
+
+def again(home, run, **changes):
+    """Stage 2 trained once more, in another run."""
+    home.run = run
+    home.stage(SECOND if not changes else SECOND.__class__(**{**vars(SECOND), **changes}), "stage1/train")
+    return home.made["stage2/train"]
+
+
+def steps(items):
+    return sorted(name for item in items for name in item.steps)
+
+
+def test_the_list_says_what_each_artifact_is_and_who_needs_it(home, capsys):
+    assert store(home, "list", "--json") == 0
+    told = {step: item for item in json.loads(capsys.readouterr().out) for step in item["steps"]}
+    assert told.keys() == home.made.keys()
+    shards = home.made["web/fetch"]
+    assert (told["web/fetch"]["digest"], told["web/fetch"]["kind"]) == (shards.digest, "shards")
+    assert told["web/fetch"]["bytes"] == sum(path.stat().st_size for path in shards.path.iterdir())
+    assert told["web/fetch"]["needed"] == ["version tinygptv/1", "run r1, the newest of toy"]
+    assert store(home, "list") == 0
+    assert f"{len(set(home.made.values()))} artifacts" in capsys.readouterr().out
+
+
+def test_what_is_damaged_is_found_and_so_is_what_hides_behind_its_time(home, capsys):
+    assert store(home, "verify") == 0
+    capsys.readouterr()
+    path = home.made["stage1/train"].path / "trainable.safetensors"
+    times = path.stat().st_mtime_ns
+    path.chmod(0o644)
+    path.write_text(path.read_text().swapcase())
+    os.utime(path, ns=(times, times))
+    assert store(home, "verify") == 1
+    told = capsys.readouterr().out
+    assert "(stage1/train) is damaged: trainable.safetensors was changed" in told
+    assert "to build it anew  tinygptv run --set a=1" in told
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_forged_manifest_is_no_way_in(home, is_known):
+    artifact = home.made["stage1/train"]
+    (artifact.path / "trainable.safetensors").unlink()
+    (artifact.path / "manifest.json").write_text("[]")
+    if not is_known:
+        for path in (home.store.root / "keys" / "train").iterdir():
+            path.unlink()
+    ((item, damage),) = [pair for pair in keeping(home).damage(lambda *told: None) if pair[0].path == artifact.path]
+    assert damage == "its manifest is not the one that was sealed"
+    assert rebuilt_by(item).startswith("tinygptv run" if is_known else "no record says")
+
+
+def test_nothing_goes_that_a_version_or_the_newest_run_needs(home):
+    assert sweep(keeping(home)).folders == ()
+    old = home.made["stage2/train"]
+    new = again(home, "r2", seed=5)
+    home.report("toy")
+    assert sweep(keeping(home)).folders == ()  # the version needs the one, the newest run the other
+    newest = again(home, "r3", seed=6)
+    os.utime(home.root / "runs" / "r2" / "report.json", (1, 1))
+    home.report("toy")
+    going = sweep(keeping(home)).folders
+    assert [item.digest for item in going if item.kind == "checkpoint"] == [new.digest]
+    assert not {old.digest, newest.digest} & {item.digest for item in going}
+
+
+def test_of_every_preset_the_newest_run_and_the_newest_whole_one_are_needed(home):
+    home.run = "half"
+    again(home, "half", seed=5)
+    home.report("toy", whole=False)
+    again(home, "other", seed=6)
+    home.report("another")
+    needed = {need for item in keeping(home).kept for need in item.needed if need.startswith("run")}
+    assert needed == {
+        f"run {run}, the newest of {preset}" for run, preset in (("r1", "toy"), ("half", "toy"), ("other", "another"))
+    }
+
+
+def test_without_its_data_a_version_stays_and_what_the_newest_run_read_does_too(home):
+    assert sweep(keeping(home, keep_data=False)).folders == ()
+    (home.root / "runs" / "r1" / "report.json").unlink()
+    assert sweep(keeping(home)).folders == ()
+    going = steps(sweep(keeping(home, keep_data=False)).folders)
+    kinds = {"rows", "filter", "fetch", "screen"}
+    assert going == sorted(name for name in home.made if name.partition("/")[2] in kinds)
+
+
+def test_a_model_that_the_registry_does_not_hold_stays_unless_it_is_named(home):
+    """Another registry may hold it: MLFLOW_TRACKING_URI was set when it was registered, and is not now."""
+    (home.root / "runs" / "r1" / "report.json").unlink()
+    assert sweep(keeping(home, known=())).folders == ()
+    assert steps(sweep(keeping(home, known=(), unregistered=True)).folders) == sorted(home.made)
+
+
+def test_a_run_without_a_report_and_imported_weights_are_waited_for(home):
+    home.time = time.time() - 3 * 86400
+    left = again(home, "killed", seed=5)
+    assert sweep(keeping(home, days=7)).folders == ()
+    assert left.digest in {item.digest for item in sweep(keeping(home, days=2)).folders}
+    home.time = 0.0
+    brought = again(home, "import", seed=7)
+    assert brought.digest not in {item.digest for item in sweep(keeping(home, days=2)).folders}
+
+
+def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(home, capsys):
+    left = again(home, "old", seed=5)
+    scores = home.made["stage2/evaluate"]
+    record = next(r for r in keeping(home).records.all if r.digest == left.digest)
+    (home.store.notes(record.key) / "metrics.jsonl").write_text("{}\n")
+    work = home.store.root / "work" / "train" / "abc"
+    work.mkdir(parents=True)
+    (work / "state").write_text("s" * 1000)
+    os.utime(work / "state", (1, 1))
+    os.utime(work, (1, 1))
+    grave = home.store.root / "damaged" / "table-1"
+    grave.mkdir(parents=True)
+    before = sweep(keeping(home))
+    assert {item.digest for item in before.folders} >= {left.digest} and before.work == (work,)
+    assert before.bytes >= 1000 and store(home, "clean") == 0 and left.path.is_dir()
+    assert "nothing was removed" in capsys.readouterr().out
+    assert store(home, "clean", "--yes") == 0
+    gone = (left.path, work, grave, home.store.notes(record.key))
+    assert not any(path.exists() for path in gone) and scores.path.is_dir()
+    assert list((home.store.root / "damaged").iterdir()) == []
+    assert store(home, "verify") == 0
+    assert "1 artifacts are gone whose records are there" in capsys.readouterr().out
+    built = again(home, "once more", seed=5)
+    assert built.kind == "checkpoint" and built.path.is_dir()  # the key was no lie: it is built anew
+
+
+def test_what_is_shared_counts_when_its_last_name_goes(home):
+    left = again(home, "old", seed=5)
+    size = sum(path.stat().st_size for path in left.path.iterdir())
+    assert sweep(keeping(home)).bytes == size + _notes(home)
+    os.link(left.path / "trainable.safetensors", home.root / "another name")
+    shared = (left.path / "trainable.safetensors").stat().st_size
+    assert sweep(keeping(home)).bytes == size - shared + _notes(home)
+
+
+def _notes(home):
+    return sum(path.stat().st_size for folder in sweep(keeping(home)).notes for path in folder.rglob("*"))
+
+
+def test_while_something_is_built_nothing_is_removed(home, capsys):
+    left, key = again(home, "old", seed=5), "f" * 64
+    work = home.store.root / "work" / "train" / key
+    work.mkdir(parents=True)
+    os.utime(work, (1, 1))
+    with lease(home.store.root / "leases" / key, lambda text: None):
+        assert sweep(keeping(home)).work == ()
+        assert store(home, "clean", "--yes") == 2
+    assert f"process {os.getpid()} on" in capsys.readouterr().err and left.path.is_dir()
+    assert sweep(keeping(home)).work == (work,)
+
+
+def test_a_home_without_a_store_is_told(tmp_path, capsys):
+    assert main(["store", "list", "--home", str(tmp_path)]) == 2
+    assert f"there is no store in {tmp_path}" in capsys.readouterr().err
+    assert not Store(tmp_path / "store").root.exists()
