@@ -22,8 +22,8 @@ import torch.distributed as distributed
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.loading import Case, write_shard
-from benchmarks.work import WIDTHS
+from benchmarks.shards import photo, write_shard
+from benchmarks.work import WIDTHS, talks
 from tasks.zero import train
 from tinygptv_core.presets import SHIPPED
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
@@ -70,10 +70,12 @@ class Trained:
 
 def spec_in(folder: Path, steps: int) -> RunSpec:
     """The run that all ways do."""
-    (folder / "data").mkdir()
-    pictures = write_shard(folder / "data", Case(width=64, height=64, size=64), PICTURES)
+    side = NANO_STAGE2.image_size
+    said = talks(PICTURES, side).turns
+    pictures = write_shard(folder / "data", ((photo(number, side, side), turns) for number, turns in enumerate(said)))
     schedule = replace(NANO_STAGE2.schedule, warmup_steps=steps // 4, steps=steps)
-    stage = replace(NANO_STAGE2, mix={"pictures": Share(weight=1, batch=BATCH)}, lora=WIDTHS["nano"].lora)
+    mix = {"pictures": Share(weight=1, batch=BATCH)}
+    stage = replace(NANO_STAGE2, mix=mix, lora=WIDTHS["nano"].lora, prompt_template="[INST] {} [/INST]", max_tokens=200)
     return RunSpec(
         stage=replace(stage, schedule=schedule),
         prompts={"pictures": ("{}",)},
