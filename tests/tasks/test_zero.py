@@ -173,7 +173,7 @@ def test_the_published_accumulation_is_that_of_ddp_and_goes_on_between_its_steps
 def test_a_loss_that_is_no_number_stops_every_process_and_names_the_layer(runs):
     told = [(runs.folder / "wild" / f"error-{rank}.txt").read_text() for rank in range(WORLD_SIZE)]
     assert all("the loss is nan at step 2 of tiny, on " in text for text in told)
-    assert all("the first layer to give such a number is projections.llama_proj2, with the samples" in text for text in told)
+    assert all("the first layer to give such a number is projections.llama_proj2" in text for text in told)
     assert len(metrics_of(runs.specs["wild"])) == 1
     assert not runs.specs["wild"].out.exists()
 
