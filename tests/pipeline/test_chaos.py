@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import tempfile
 from contextlib import closing
+from itertools import cycle
 from pathlib import Path
 
 import psutil
@@ -33,6 +34,7 @@ AIMED = (
     Kill(who="everything", step="stage4/evaluate", share=0.3),
     Kill(who="everything", step="register", share=0.4),
 )
+WHOLE = ("everything", "driver", "group")
 LEFT_SECONDS = 30
 
 
@@ -49,12 +51,11 @@ def drawn(number: int, calm: Calm, chance: random.Random) -> list[Kill]:
     names, weights = list(calm.seconds), list(calm.seconds.values())
     places += chance.choices(names, weights, k=number - len(places))
     places.sort(key=lambda step: names.index(step))
-    kills = []
-    for step in places:
-        who = chance.choice(
-            ("everything", "driver", "group", "worker") if step in calm.steps else ("everything", "driver", "group")
-        )
-        kills.append(Kill(who=who, step=step, share=chance.uniform(0.05, 0.95)))
+    anywhere, training = cycle(chance.sample(WHOLE, k=3)), cycle(chance.sample((*WHOLE, "worker"), k=4))
+    kills = [
+        Kill(who=next(training if step in calm.steps else anywhere), step=step, share=chance.uniform(0.05, 0.95))
+        for step in places
+    ]
     return sorted(kills, key=lambda kill: (names.index(kill.step), kill.share))
 
 
