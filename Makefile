@@ -9,6 +9,7 @@ SHELL := /bin/bash
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	"$$name" -c '$(FITS)' 2>/dev/null && { command -v "$$name"; break; }; done)
+SEED ?= 0
 PINS := deployments/constraints.txt
 PIP := -m pip --disable-pip-version-check --quiet
 ALL := .venv/.installed
@@ -17,7 +18,7 @@ CORE := .venv-core/.installed
 # No library may send home that it is used.
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup run test kills check bench clean
+.PHONY: help setup run test kills chaos check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +34,9 @@ test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everythi
 
 kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
+
+chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere: a quarter of an hour; SEED=1 for other places
+	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --chaos 30 --chaos-seed $(SEED)
 
 check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/ruff check .

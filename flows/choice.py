@@ -19,6 +19,7 @@ from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
 from tasks.registry import names
 from tasks.removals import read_removals
+from tasks.shortages import has_no_room
 from tinygptv_core.plain import ConfigError, change, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
@@ -26,6 +27,8 @@ from tinygptv_core.run import RunOptions
 DEFAULT_PRESET = "nano"
 COMPUTING = ("/features", "/train", "/evaluate")
 """How the names of the steps end that compute on the device."""
+HELD = ("store", "mlflow", "prefect", "runs", "ray")
+"""The folders of a home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,21 +245,25 @@ def _lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Plann
 
 
 def check_writable(home: Path) -> None:
-    """Make the home, and a file in it.
+    """Make the home, and a file in it and in each of its folders, which may lie elsewhere (a link, a mount).
 
     Raises:
         ConfigError: that cannot be done.
     """
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        probe = home / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"the home {home} cannot be written to ({error.strerror}).\n"
-            "  name another with --home DIR, or set TINYGPTV_HOME"
-        ) from None
+    for folder in (home, *(home / name for name in HELD if (home / name).is_dir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            if has_no_room(error):
+                raise
+            what = "the home" if folder == home else f"{folder.name}/ of the home"
+            raise ConfigError(
+                f"{what} {folder} cannot be written to ({error.strerror}).\n"
+                "  name another home with --home DIR, or set TINYGPTV_HOME"
+            ) from None
 
 
 def _fetching(choice: Choice, options: RunOptions) -> FetchOptions:

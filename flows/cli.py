@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from flows import commands as keeping
@@ -20,6 +22,8 @@ from flows.terminal import say
 from flows.train import backbones_step
 from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up, use_up
 from tasks.build import Store
+from tasks.lease import myself
+from tasks.shortages import LESS_MEMORY, has_no_memory, has_no_room, what_is_full
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
 
@@ -213,8 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except (ConfigError, OSError) as error:  # the latter: what may not be read, a folder in the place of a file, ...
-        print(f"tinygptv: {error}", file=sys.stderr)
-        return MISTAKE
+        full = what_is_full(error, [_home(options)]) if has_no_room(error) else None
+        print(f"tinygptv: {f'{full}; the same command goes on from here' if full else error}", file=sys.stderr)
+        return FAILED if full else MISTAKE
     except KeyboardInterrupt:
         print("tinygptv: stopped. The same command goes on from here.", file=sys.stderr)
         return FAILED
@@ -290,7 +295,7 @@ def _walk(choice: Choice) -> int:
 
         import_ahead(choice.ray_address, trains=trains)  # while the server starts
         wait_for_server()
-        report = run_pipeline(choice)
+        report = run_pipeline(choice, asdict(myself()))
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details
@@ -306,7 +311,10 @@ def _failed(choice: Choice, error: Exception) -> int:
         details = f"details in {log}"
     except OSError as full:  # a disk that is full is why runs fail, too
         details = f"details could not be written to {log} ({full.strerror})"
-    print(f"tinygptv: the run failed: {error}\n  {details}\n  the same command goes on from here", file=sys.stderr)
+    full = what_is_full(error, [log.parent, Path(tempfile.gettempdir())])
+    memory = f"memory ran out\n  {LESS_MEMORY}" if has_no_memory(error) and LESS_MEMORY not in str(error) else None
+    why = "\n  ".join(text for text in (full, memory, str(error)) if text)
+    print(f"tinygptv: the run failed: {why}\n  {details}\n  the same command goes on from here", file=sys.stderr)
     return FAILED
 
 

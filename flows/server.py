@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from flows.settings import settle_prefect
 from flows.tied import tie_to
+from tasks.lease import lease
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -49,6 +51,8 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
     if is_settled:
         return lambda: None
     log = home / "prefect" / "server.log"
+    opening = ExitStack()  # two servers at once that make the database or bring it up to date get in each other's way
+    opening.enter_context(lease(home / "prefect" / "opening.lease", lambda text: None))
     # The server is handed a socket that is bound already: a port that is only known to be free may be taken first.
     with log.open("w") as messages, socket.create_server((HOST, 0)) as listening:
         port = listening.getsockname()[1]
@@ -63,7 +67,12 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
         )
     atexit.register(_end, server)  # which is called after what Prefect registers, when all is told to the server
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-    return lambda: _wait(server, port, log)
+
+    def wait() -> None:
+        with opening:
+            _wait(server, port, log)
+
+    return wait
 
 
 def _is_chosen() -> bool:

@@ -97,7 +97,7 @@ def _answers(details: ReportDetails) -> str:
 def _said(words: object) -> str:
     """Words that come from data, which are no markup."""
     text = ", ".join(map(str, words)) if isinstance(words, list) else str(words)
-    return "".join(f"&#{ord(letter)};" if letter in MARKUP else letter for letter in text.replace("\n", " "))
+    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in text.replace("\n", " "))
 
 
 def _links(prepared: Prepared, report: Report, path: Path) -> str:

@@ -17,23 +17,30 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.choice import Choice, Prepared, prepare
+from flows.left_open import close_killed_runs
 from flows.noted import noted
-from flows.place import wait_for_imports
+from flows.place import Place, wait_for_imports
 from flows.plan import resolve
 from flows.shown import Progress, show_plan, show_result
 from flows.summary import report_on
 from flows.terminal import say
 from tasks.build import Built, Inputs, Request, Store
+from tasks.cluster import remove_leftovers
 from tasks.train import TRAIN
 
+FLOW = "tinygptv"
 SETTLE_SECONDS = 10.0
 TRAINING = "tinygptv-training"
 """The limit, if the server has one, on how many stages train at once."""
 
 
-@flow(name="tinygptv", validate_parameters=False, persist_result=False)
-def run_pipeline(choice: Choice) -> Path:
-    """`walk` for the command."""
+@flow(name=FLOW, validate_parameters=False, persist_result=False)
+def run_pipeline(choice: Choice, process: Mapping[str, Any]) -> Path:
+    """`walk` for the command.
+
+    Args:
+        process: this one (`tasks.lease.Holder`), so that others can tell whether the run goes on.
+    """
     return walk(choice)
 
 
@@ -45,6 +52,7 @@ def walk(choice: Choice) -> Path:
     """
     wait_for_imports()
     prepared = prepare(choice, writes=True)
+    _tidy_up(prepared.place)
     show_plan(prepared.planned)
     progress = Progress()
     prepared.terminal.also = progress.tell
@@ -55,6 +63,13 @@ def walk(choice: Choice) -> Path:
     show_result(prepared, report, details, path)
     prepared.terminal.summary(report, path)
     return path
+
+
+def _tidy_up(place: Place) -> None:
+    """Close and remove what runs that were killed have left."""
+    remove_leftovers(place.home)
+    if close_killed_runs(FLOW):
+        _ = place.pipeline_run  # to open it closes what they left open in MLflow
 
 
 def _steps(prepared: Prepared) -> dict[str, Built]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.lease import lease
+from tasks.lease import is_held, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, canonical_json, from_plain, leaves, plain, sha256_of
 
@@ -231,8 +231,9 @@ class Store:
         before = time.monotonic()
         first = self.look(request, inputs)
         if first.artifact and not force:
+            self._tidy(request.step, first.key)
             return _built(request, first, "reuse", before)
-        with lease(self.root / "leases" / first.key, waiting):
+        with lease(self._lease(first.key), waiting):
             now = self.look(request, inputs)
             if now.artifact and not force:
                 return _built(request, now, "reuse", before)
@@ -247,7 +248,7 @@ class Store:
         self, request: Request, inputs: Inputs, aids: Inputs, known: Known, noted: Mapping[str, Any], force: bool
     ) -> Artifact:
         before = time.monotonic()
-        work = self.root / "work" / request.step.name / known.key
+        work = self._work(request.step, known.key)
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
             shutil.rmtree(work, ignore_errors=True)
         site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
@@ -264,6 +265,13 @@ class Store:
         artifact = self._note(request, inputs, known.key, artifact, noted, force)
         shutil.rmtree(work)
         return artifact
+
+    def _tidy(self, step: Step, key: str) -> None:
+        """Remove the work of a build that was killed after it was noted."""
+        work, held = self._work(step, key), self._lease(key)
+        if work.exists() and not is_held(held):
+            with lease(held, lambda text: None):
+                shutil.rmtree(work, ignore_errors=True)
 
     def _seal(self, folder: Path, kind: str) -> Artifact:
         """Write the manifest last and rename the folder into place, unless the very same is there."""
@@ -356,6 +364,12 @@ class Store:
 
     def _artifact(self, kind: str, digest: str) -> Artifact:
         return Artifact(kind=kind, digest=digest, path=self.root / kind / digest[:SHORT])
+
+    def _work(self, step: Step, key: str) -> Path:
+        return self.root / "work" / step.name / key
+
+    def _lease(self, key: str) -> Path:
+        return self.root / "leases" / key
 
     def _record_path(self, step: Step, key: str) -> Path:
         return self.root / "keys" / step.name / f"{key}.json"

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tinygptv_core.plain import ConfigError
+
+LOGGER = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80_000_000
 """Nothing but small configurations goes through Ray; this is about the least it takes."""
@@ -34,6 +37,8 @@ LOCAL_SETTINGS = {
     "GLOO_SOCKET_IFNAME": "lo",
 }
 """The same for a cluster of our own, which stays on loopback."""
+TOO_SLOW = "timed out during startup"
+MAX_STARTS = 4
 BOOTSTRAP = "provider: {type: local}\n"
 """Without a file that names a provider, Ray asks the cloud's metadata address which cloud it is in."""
 
@@ -92,24 +97,13 @@ def _connect(address: str) -> None:
 
 
 def _start_local(home: Path) -> None:
-    import ray
-
     ray_home = home / "ray"
     ray_home.mkdir(parents=True, exist_ok=True)
     (ray_home / "ray_bootstrap_config.yaml").write_text(BOOTSTRAP)
     own_home = os.environ.get("HOME")
     os.environ["HOME"] = str(ray_home)
     try:
-        ray.init(
-            address="local",
-            num_cpus=1,  # the processes share it; Ray starts an idle worker for each
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(_temporary_folder(os.getpid())),
-        )
+        _init_local()
     finally:
         if own_home is None:
             del os.environ["HOME"]
@@ -117,8 +111,44 @@ def _start_local(home: Path) -> None:
             os.environ["HOME"] = own_home
 
 
+def _init_local() -> None:
+    """Start Ray; again where a busy machine has not done it in the half minute that Ray gives itself."""
+    import ray
+
+    for start in range(1, MAX_STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=1,  # the processes share it; Ray starts an idle worker for each
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(_temporary_folder(os.getpid())),
+            )
+        except Exception as error:
+            ray.shutdown()
+            if TOO_SLOW not in str(error) or start == MAX_STARTS:
+                raise
+            LOGGER.warning("Ray did not start in time; once more")
+        else:
+            return
+
+
 def _temporary_folder(pid: int) -> Path:
     return Path(tempfile.gettempdir(), f"tinygptv-ray-{os.getuid()}-{pid}")
+
+
+def workers_folder(home: Path) -> Path:
+    """The folder of this process's training workers, which every machine of the cluster must see."""
+    return home / "ray" / f"workers-{socket.gethostname()}-{os.getpid()}"
+
+
+def remove_leftovers(home: Path) -> None:
+    """Remove what runs that were killed have left of Ray: for a run that may need no Ray itself."""
+    for folder in (_temporary_folder(os.getpid()), workers_folder(home)):
+        remove_what_killed_runs_left(folder)
 
 
 def remove_what_killed_runs_left(folder: Path) -> None:

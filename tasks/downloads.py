@@ -3,6 +3,7 @@
 `tasks/download.py` is what runs in there.
 """
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import IO
 
 from tasks.guard import Rules
 from tasks.outcomes import KEPT, finished_shards, forget, progress_file, progress_of
+from tasks.shortages import NO_ROOM_WORDS
 from tasks.tables import num_rows
 from tinygptv_core.plain import plain
 
@@ -143,6 +145,8 @@ def run_img2dataset(
     for job in spec.jobs:
         if missing := unwritten(spec, job):
             job.done.unlink(missing_ok=True)  # a full disk, or too little memory
+            if NO_ROOM_WORDS[0] in log_file.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]:
+                raise OSError(errno.ENOSPC, NO_ROOM_WORDS[0], str(job.folder))
             raise RuntimeError(
                 f"img2dataset did not finish {len(missing)} of {len(missing) + len(finished_shards(job.first))} "
                 f"shards; see {log_file}. Run it again."

@@ -45,14 +45,22 @@ def is_alive(holder: Holder) -> bool:
     return holder.boot == me.boot and _started(holder.pid) == holder.started
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody who is there holds the lease at `path`."""
+    holder = _holder(path)
+    return holder is not None and not _is_dead(holder, path)
+
+
 @contextmanager
 def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lease at `path`; while another holds it, wait, after saying so once to `waiting`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     told = False
     while not _take(path):
+        if (holder := _holder(path)) is None:  # it was a dead holder's, or has been given back
+            continue
         if not told:
-            waiting(f"waits for {_holder(path) or 'another run'}, which is building the same")
+            waiting(f"waits for {holder}, which is building the same")
             told = True
         time.sleep(POLL_SECONDS)
     stop = threading.Event()

@@ -12,13 +12,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 from tasks.build import Site, Step
-from tasks.registry import BACKBONES_TAG, CHECKPOINT_TAG, MODEL_TAG, SQLITE, Version, database, registered
+from tasks.lease import myself
+from tasks.mlflow_database import make_database
+from tasks.registry import BACKBONES_TAG, CHECKPOINT_TAG, MODEL_TAG, PROCESS_TAG, SQLITE, Version, registered
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import canonical_json
@@ -135,15 +137,13 @@ def register_version(model: Artifact, registration: Registration) -> Version:
     with mlflow_at(registration.tracking_uri) as mlflow:
         client = mlflow.MlflowClient(registration.tracking_uri, registration.tracking_uri)
         if found is None:
-            run_id, number = _new_version(mlflow, client, model, registration, tags)
+            made = _new_version(mlflow, client, model, registration, tags)
         else:
-            number = found.version
-            run_id = client.get_model_version(registration.name, number).run_id
+            made = client.get_model_version(registration.name, found.version)
             for key, value in tags.items():
-                client.set_model_version_tag(registration.name, number, key, value)
-        for metric, value in metrics_of(registration.scores).items():
-            client.log_metric(run_id, metric, value)
-        _set_aliases(client, registration, number)
+                client.set_model_version_tag(registration.name, made.version, key, value)
+        mlflow.log_metrics(metrics_of(registration.scores), run_id=made.run_id, model_id=made.model_id)
+        _set_aliases(client, registration, str(made.version))
     return _there(registration, model.digest)
 
 
@@ -175,15 +175,14 @@ def metrics_of(scores: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def _new_version(
-    mlflow: Any, client: Any, model: Artifact, registration: Registration, tags: Mapping[str, str]
-) -> tuple[str, str]:
-    """Log the model's files and make a version of them: (run id, version)."""
+def _new_version(mlflow: Any, client: Any, model: Artifact, registration: Registration, tags: Mapping[str, str]) -> Any:
+    """Log the model's files and make a version of them, as MLflow has it. The version comes last, with all its tags."""
     _create_model(mlflow, client, registration.name)
     experiment = experiment_id(client, registration.experiment, registration.tracking_uri, registration.artifacts)
     parent = {"mlflow.parentRunId": registration.parent_run} if registration.parent_run else {}
+    run_tags = {**parent, **process_tag()}
     with mlflow.start_run(
-        experiment_id=experiment, run_name=f"register {registration.name}", nested=True, tags=parent
+        experiment_id=experiment, run_name=f"register {registration.name}", nested=True, tags=run_tags
     ) as run:
         info = mlflow.pyfunc.log_model(
             name=registration.name,
@@ -194,11 +193,9 @@ def _new_version(
             input_example=[json.loads((model.path / "example.json").read_text())],
             pip_requirements=[f"{name}=={version_of(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
-        made = client.create_model_version(
+        return client.create_model_version(
             registration.name, info.model_uri, run_id=run.info.run_id, model_id=info.model_id, tags=dict(tags)
         )
-        mlflow.log_metrics(metrics_of(registration.scores), model_id=info.model_id)
-    return run.info.run_id, str(made.version)
 
 
 def _create_model(mlflow: Any, client: Any, name: str) -> None:
@@ -235,6 +232,11 @@ def _set_aliases(client: Any, registration: Registration, number: str) -> None:
         client.set_registered_model_alias(registration.name, CHAMPION, number)
 
 
+def process_tag() -> dict[str, str]:
+    """The tag of a run that this process opens."""
+    return {PROCESS_TAG: json.dumps(asdict(myself()))}
+
+
 def import_mlflow() -> Any:
     """MLflow, without telemetry and without chatter: settings that it reads when it is imported."""
     for name, value in QUIET.items():
@@ -250,9 +252,8 @@ def import_mlflow() -> Any:
 @contextmanager
 def mlflow_at(tracking_uri: str) -> Iterator[Any]:
     """MLflow on that registry."""
-    if tracking_uri.startswith(SQLITE):
-        database(tracking_uri).parent.mkdir(parents=True, exist_ok=True)
     mlflow = import_mlflow()
+    make_database(tracking_uri)
     # What is set is inherited by child processes, so what was not set must be unset again.
     before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(tracking_uri)

@@ -25,6 +25,9 @@ CHECKPOINT_TAG = "tinygptv.checkpoint"
 BACKBONES_TAG = "tinygptv.backbones_place"
 """The tag that says in which folder its backbones lay."""
 
+PROCESS_TAG = "tinygptv.process"
+"""The tag of a run that says which process keeps it open (`tasks.lease.Holder`, as JSON)."""
+
 TIMEOUT_SECONDS = 2.0
 PAGE_ROWS = 200
 SQLITE = "sqlite:///"

@@ -168,7 +168,7 @@ def standing_alone(drawn: str) -> str:
     }
     for name, colour in colours.items():
         drawn = drawn.replace(f"var({name})", colour)
-    whole = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="440" height="270" ', 1)
+    whole = drawn.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" width="440" height="270" ', 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(whole.encode()).decode()}"
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tasks.register import experiment_id, import_mlflow
-from tasks.registry import SQLITE, database
+from tasks.lease import Holder, is_alive
+from tasks.mlflow_database import make_database
+from tasks.register import experiment_id, import_mlflow, process_tag
+from tasks.registry import PROCESS_TAG
 from tinygptv_core.metrics import Tail, numbers
 from tinygptv_core.plain import leaves
 
@@ -81,9 +83,12 @@ def tracked_run(
         parameters: plain JSON; each of its leaves becomes a parameter of its dotted name.
         parent: the id of the run that this one belongs to.
 
-    An MLflow that does not answer is a warning, and the id is None.
+    What killed processes left open is closed before, as KILLED. An MLflow that does not answer is a warning, and the
+    id is None.
     """
-    with _opened(_Server(tracking), run_name, parameters, parent) as run_id:
+    server = _Server(tracking)
+    server.ask(lambda client: _close_left_open(client, tracking.experiment))
+    with _opened(server, run_name, parameters, parent) as run_id:
         yield run_id
 
 
@@ -93,24 +98,17 @@ def tracking_stage(
 ) -> Iterator[str | None]:
     """`tracked_run` for a stage: logs `metrics.jsonl` in `notes` as it grows, and `summary.json` at the end.
 
-    Each step is logged once. A run that a killed process left open is closed as KILLED; its successor
-    has the whole curve.
+    Each step is logged once. The successor of a run that was killed has the whole curve.
     """
-    server, left = _Server(tracking), notes / "mlflow_run.json"
-    if left.exists():
-        server.close(json.loads(left.read_text()))
+    server = _Server(tracking)
     with _opened(server, run_name, parameters, parent) as run_id:
         if run_id is None:
             yield None
             return
-        left.write_text(json.dumps({"uri": tracking.uri, "run": run_id}))
         log = _Log(server, run_id, notes)
-        try:
-            with repeating(log.bring_up_to_date, FOLLOW_SECONDS):
-                yield run_id
-            log.sum_up()
-        finally:
-            left.unlink()
+        with repeating(log.bring_up_to_date, FOLLOW_SECONDS):
+            yield run_id
+        log.sum_up()
 
 
 class _Server:
@@ -142,18 +140,13 @@ class _Server:
 
         def ask(client: Any) -> str:
             experiment = experiment_id(client, self.tracking.experiment, self.tracking.uri, self.tracking.artifacts)
-            tags = {PARENT_TAG: parent} if parent else {}
+            tags = {**process_tag(), **({PARENT_TAG: parent} if parent else {})}
             run_id = client.create_run(experiment, run_name=run_name, tags=tags).info.run_id
             for start in range(0, len(found), PARAMETERS_AT_ONCE):
                 client.log_batch(run_id, params=found[start : start + PARAMETERS_AT_ONCE])
             return run_id
 
         return self.ask(ask)
-
-    def close(self, left: Mapping[str, str]) -> None:
-        """Close the run that a killed process left open."""
-        if left["uri"] == self.tracking.uri:
-            self.ask(lambda client: client.set_terminated(left["run"], "KILLED"))
 
 
 class _Log:
@@ -198,12 +191,22 @@ def _opened(server: _Server, run_name: str, parameters: Mapping[str, Any], paren
             server.ask(lambda client: client.set_terminated(run_id, status))
 
 
+def _close_left_open(client: Any, experiment: str) -> None:
+    """Close the runs whose process is no longer there."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return
+    for run in client.search_runs([found.experiment_id], filter_string="attributes.status = 'RUNNING'"):
+        opened_by = run.data.tags.get(PROCESS_TAG)
+        if opened_by and not is_alive(Holder(**json.loads(opened_by))):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
 def _client(uri: str) -> Any:
     """MLflow's client of that server or database."""
-    if uri.startswith(SQLITE):
-        database(uri).parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient
 
+    make_database(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

@@ -8,10 +8,8 @@ import gc
 import json
 import logging
 import math
-import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +19,8 @@ from threading import Event, Thread
 from typing import Any
 
 from tasks.build import Step
-from tasks.cluster import remove_what_killed_runs_left
+from tasks.cluster import remove_what_killed_runs_left, workers_folder
+from tasks.shortages import LESS_MEMORY, has_no_memory, has_no_room, num_oom_kills, why_workers_ended
 from tasks.track import repeating
 from tinygptv_core.metrics import Tail, replace_text, words
 from tinygptv_core.plain import ConfigError
@@ -70,7 +69,7 @@ class Workers:
         Raises:
             ConfigError: the cluster has no room for `options.processes`.
         """
-        self._folder, self._orders, self._end = folder, 0, "they ended"
+        self._folder, self._orders, self._end, self._oom_kills = folder, 0, "they ended", num_oom_kills()
         folder.mkdir(parents=True)
         self._thread = Thread(target=self._fit, args=(_trainer(folder, options),), daemon=True)
         self._thread.start()
@@ -106,7 +105,8 @@ class Workers:
                 self._wait_for(answer, STOP_SECONDS)
                 raise
         if not answer.exists():
-            raise TrainingError(f"{spec.stage.name} failed: {self._end}. Its messages are in {spec.notes}.")
+            why = why_workers_ended(self._end, num_oom_kills() - self._oom_kills)
+            raise TrainingError(f"{spec.stage.name} failed: {why}. Its messages are in {spec.notes}.")
         told = json.loads(answer.read_text())
         if told["failure"] is not None:
             raise (ConfigError if told["is_users_mistake"] else TrainingError)(told["failure"])
@@ -126,7 +126,7 @@ class Workers:
 @contextmanager
 def ray_workers(home: Path, options: RunOptions) -> Iterator[Workers]:
     """`Workers` for a whole pipeline. Raises as they do."""
-    folder = home / "ray" / f"workers-{socket.gethostname()}-{os.getpid()}"
+    folder = workers_folder(home)
     remove_what_killed_runs_left(folder)
     workers = Workers(folder, options)
     try:
@@ -242,6 +242,15 @@ def _worker(config: dict[str, Any]) -> None:
         _train_one(Path(run), _answer(folder, number), _stop(folder, number))
 
 
+def _fails_again(error: Exception) -> str | None:
+    """In words what would only fail again if the workers were started again; None of what may have been an accident."""
+    if has_no_memory(error):
+        return f"memory ran out: {error}\n  {LESS_MEMORY}"
+    if isinstance(error, ValueError | FloatingPointError) or has_no_room(error):
+        return str(error)
+    return None
+
+
 def _train_one(run: Path, answer: Path, stop: Path) -> None:
     """Train, and answer how it ended. What failed fails the whole group, in which others may wait for this process.
 
@@ -267,10 +276,11 @@ def _train_one(run: Path, answer: Path, stop: Path) -> None:
         LOGGER.warning("%s", stopped)
         if not stop.exists():
             raise
-    except (ValueError, FloatingPointError) as error:  # what would fail again
+    except Exception as error:
         LOGGER.exception("%s failed", spec.stage.name)
-        told = {"failure": str(error), "is_users_mistake": isinstance(error, ConfigError)}
-        replace_text(answer, json.dumps(told))
+        if (failure := _fails_again(error)) is not None:
+            told = {"failure": failure, "is_users_mistake": isinstance(error, ConfigError)}
+            replace_text(answer, json.dumps(told))
         raise
     if rank == 0:
         replace_text(answer, json.dumps({"failure": None}))

@@ -94,9 +94,7 @@ class Steps(Dataset[Batch]):
     def _samples(self, draw: Draw, rows: Sequence[int]) -> list[Sample]:
         try:
             return self._data[draw.dataset].read([draw.positions[row] for row in rows])
-        except ConfigError:
-            raise
-        except ValueError as error:
+        except ValueError as error:  # a shard that is missing among them
             raise _damaged(draw, error) from error
 
     def _encoded(self, draw: Draw, sample: Sample, step: int, row: int) -> Encoded:
@@ -136,7 +134,8 @@ def _damaged(draw: Draw, what: object) -> ConfigError:
     return ConfigError(
         f"{draw.dataset} is damaged: {what}.\n"
         "  It is not left out, for what is trained is what was fetched and screened.\n"
-        f"  to have it again  tinygptv run --from {draw.dataset}/fetch"
+        "  to go on  the same command: what the store finds missing or changed is built anew\n"
+        f"  to have it again although it is as it was sealed  tinygptv run --from {draw.dataset}/fetch"
     )
 
 

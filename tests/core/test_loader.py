@@ -1,3 +1,4 @@
+import os
 import pickle
 import random
 import tracemalloc
@@ -262,6 +263,24 @@ def test_a_broken_picture_is_named(tmp_path, spec):
     for workers in (0, 1):  # and from another process not as a stack trace
         with pytest.raises(ConfigError, match=f"(?s)^{message}$"):
             next(batches(steps_of(broken), step, workers))
+
+
+def remove(tar):
+    tar.unlink()
+
+
+def cut(tar):
+    os.truncate(tar, 700)  # within the first sample
+
+
+@pytest.mark.parametrize(("harm", "said"), [(remove, "is missing"), (cut, "ends within a sample")])
+def test_a_shard_that_is_gone_or_cut_is_named_with_what_builds_it_again(tmp_path, spec, harm, said):
+    broken = replace(spec, data={**spec.data, "shapes": write_dataset(tmp_path, shape_samples(4), per_shard=4)})
+    step = next(step for step in range(8) if steps_of(broken).order.dataset_at(step) == "shapes")
+    (tar,) = (tmp_path / "shards").glob("*.tar")
+    harm(tar)
+    with pytest.raises(ConfigError, match=rf"(?s)^shapes is damaged: {tar} {said}.*the same command.*built anew"):
+        next(batches(steps_of(broken), step, 0))
 
 
 @pytest.mark.parametrize(("wrong", "right"), [(b'"turns"', b'"terns"'), (b'{"split', b'["split')])

@@ -33,7 +33,8 @@ class Home:
     def environment(self):
         ours = ("PREFECT", "MLFLOW", "RAY")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        watching = {"PYTHONPATH": str(HERE / "watch"), "WATCH_FILE": str(self.watch)}
+        path = f"{HERE / 'watch'}{os.pathsep}{HERE.parents[1]}"
+        watching = {"PYTHONPATH": path, "WATCH_FILE": str(self.watch)}
         return {**kept, **watching, "TINYGPTV_HOME": str(self.path)}
 
     def start(self, *arguments):
@@ -67,8 +68,8 @@ class Home:
 
 
 def kill_all(process):
-    """SIGKILL the process and everything that it has started, at once."""
-    tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    """SIGKILL the process and everything that it has started, at once; itself first, so that it sees nothing of it."""
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in tree:
         try:
             one.kill()

@@ -233,3 +233,14 @@ def test_a_dead_holders_lease_is_taken_over(tmp_path):
     with lease(path, told.append):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert not path.exists()
+    assert told == []
+
+
+def test_what_a_build_left_that_was_killed_after_it_was_noted_is_removed(store):
+    request = counting(3, [])
+    key = build(store, request).key
+    work = store.root / "work" / "count" / key
+    (work / "scratch").mkdir(parents=True)
+    with lease(store.root / "leases" / key, lambda text: None):  # somebody makes it anew
+        assert build(store, request).action == "reuse" and work.exists()
+    assert build(store, request).action == "reuse" and not work.exists()

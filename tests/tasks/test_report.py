@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import tarfile
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 
 from tasks.quantities import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
-from tasks.report_charts import thinned
+from tasks.report_charts import Curve, loss_chart, standing_alone, thinned
 from tasks.report_page import Box, Metric, boxes_in, course_of, gain, metrics_of, render
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import INDEX_COLUMNS
@@ -352,3 +354,12 @@ def test_the_page_is_made_without_torch() -> None:
     """A run that only reuses imports it for nothing: seconds."""
     code = "import sys, tasks.report_page; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"
+
+
+def test_a_chart_that_stands_alone_is_a_whole_svg_without_colours_of_the_page():
+    curve = Curve(steps=[1, 2], losses=[3.0, 1.0], before=3.0, after=1.0, last_step=2, warned=[])
+    kind, _, data = standing_alone(loss_chart("stage1", curve)).partition(",")
+    drawn = b64decode(data).decode()
+    assert kind == "data:image/svg+xml;base64"
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(" not in drawn

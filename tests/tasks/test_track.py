@@ -1,6 +1,9 @@
 import json
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -77,7 +80,6 @@ def test_a_stage_is_logged_while_it_runs_each_step_once_and_summed_up(tracking, 
     assert (run.info.status, run.info.run_name) == ("FINISHED", "stage1")
     assert run.data.params == {"schedule.peak": "0.003", "schedule.steps": "4", "lora": "null"}
     assert run.data.tags["mlflow.parentRunId"] == parent
-    assert not (tmp_path / "mlflow_run.json").exists()
 
 
 def test_a_stage_that_fails_is_marked_as_failed(tracking, client, tmp_path):
@@ -86,15 +88,32 @@ def test_a_stage_that_fails_is_marked_as_failed(tracking, client, tmp_path):
     assert client.get_run(run_id).info.status == "FAILED"
 
 
-def test_the_run_that_a_kill_left_open_is_closed_and_its_successor_has_the_whole_curve(tracking, client, tmp_path):
-    with tracked_run(tracking, "killed", {}, None) as killed:
-        pass
-    (tmp_path / "mlflow_run.json").write_text(json.dumps({"uri": tracking.uri, "run": killed}))
-    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
-    metrics.write(line(1))
+LEFT_OPEN = """
+import json, os, sys
+from pathlib import Path
+from tasks.track import Tracking, tracked_run
+uri, artifacts = sys.argv[1:]
+with tracked_run(Tracking(uri=uri, experiment="tiny", artifacts=Path(artifacts)), "killed", {}, None) as run_id:
+    print(run_id, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_run_left_open_is_closed_by_the_next_and_what_goes_on_is_not(tracking, client, tmp_path):
+    command = [sys.executable, "-c", LEFT_OPEN, tracking.uri, str(tracking.artifacts)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL
+    killed = done.stdout.strip()
+    assert client.get_run(killed).info.status == "RUNNING"
+    with tracked_run(tracking, "beside", {}, None) as first, tracked_run(tracking, "next", {}, None):
+        assert client.get_run(killed).info.status == "KILLED"
+        assert client.get_run(first).info.status == "RUNNING"
+
+
+def test_a_stage_that_goes_on_has_the_whole_curve(tracking, client, tmp_path):
+    Metrics(tmp_path / "metrics.jsonl", after_step=0).write(line(1))
     with tracking_stage(tracking, "stage1", {}, tmp_path, None) as run_id:
-        metrics.write(line(2))
-    assert client.get_run(killed).info.status == "KILLED"
+        Metrics(tmp_path / "metrics.jsonl", after_step=1).write(line(2))
     assert [step for step, _ in logged(client, run_id, "loss")] == [1, 2]
 
 

@@ -194,7 +194,7 @@ def test_after_a_mistake_they_train_on_and_those_that_keep_dying_are_given_up(wo
         for process in training_processes():
             process.kill()
 
-    with pytest.raises(TrainingError, match=r"(?s)tiny failed: .*messages are in"):
+    with pytest.raises(TrainingError, match=r"(?s)tiny failed: .*memory.*--option micro_batch=1.*messages are in"):
         workers.train(spec, kill)
     assert not (spec.out / "trainable.safetensors").exists()
 

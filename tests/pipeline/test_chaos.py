@@ -1,0 +1,141 @@
+"""A run that is killed wherever it stands, and continued with the same command, ends as one that nobody disturbed.
+
+Seven kills of a small `nano`; with `--chaos 30` (`make chaos`) thirty at random places of the whole.
+"""
+
+import json
+import os
+import random
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing
+from itertools import cycle
+from pathlib import Path
+
+import psutil
+from conftest import new_home
+from killing import END, HEAD, START, Calm, Kill, calm_of, killed_until_done, title
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+OPTIONS = {"packed": "true", "loader_workers": "1", "save_every_steps": "5", "log_every_steps": "1"}
+SMALL = {
+    **{f"scenes.{name}_pictures": number for name, number in (("pretraining", 160), ("instruction", 120))},
+    "scenes.held_out_pictures": 40,
+    **{f"{stage}.schedule.steps": 16 for stage in STAGES},
+    **{f"{stage}.schedule.warmup_steps": 4 for stage in STAGES},
+}
+AIMED = (
+    Kill(who="driver", step="scenes_web/fetch", share=0.3),
+    Kill(who="everything", step="stage1/train", share=0.7),
+    Kill(who="worker", step="stage2/train", share=0.5),
+    Kill(who="driver", step="stage3/train", share=0.6),
+    Kill(who="group", step="stage4/train", share=0.4),
+    Kill(who="everything", step="stage4/evaluate", share=0.3),
+    Kill(who="everything", step="register", share=0.4),
+)
+WHOLE = ("everything", "driver", "group")
+LEFT_SECONDS = 30
+
+
+def arguments(*, small):
+    settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")] if small else []
+    return ["run", *settings, *(word for name, value in OPTIONS.items() for word in ("--option", f"{name}={value}"))]
+
+
+def drawn(number: int, calm: Calm, chance: random.Random) -> list[Kill]:
+    """So many kills in the order of the DAG: some wherever they must be, the others by how long the steps take."""
+    must = ["scenes_web/fetch", "scenes_alt/fetch", *(f"{stage}/train" for stage in STAGES), "register"]
+    must += [f"{stage}/evaluate" for stage in chance.sample(STAGES, 2)]
+    places = [START, *must, *(f"{stage}/train" for stage in STAGES), END][:number]
+    names, weights = list(calm.seconds), list(calm.seconds.values())
+    places += chance.choices(names, weights, k=number - len(places))
+    places.sort(key=lambda step: names.index(step))
+    anywhere, training = cycle(chance.sample(WHOLE, k=3)), cycle(chance.sample((*WHOLE, "worker"), k=4))
+    kills = [
+        Kill(who=next(training if step in calm.steps else anywhere), step=step, share=chance.uniform(0.05, 0.95))
+        for step in places
+    ]
+    return sorted(kills, key=lambda kill: (names.index(kill.step), kill.share))
+
+
+def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(tmp_path, request, capsys):
+    number, seed = request.config.getoption("--chaos"), request.config.getoption("--chaos-seed")
+    command = arguments(small=not number)
+    undisturbed = new_home(tmp_path / "calm")
+    undisturbed.path.parent.mkdir()
+    report = undisturbed.report(*command[1:])
+    calm = calm_of(undisturbed.path / "store", report)
+    kills = drawn(number, calm, random.Random(seed)) if number else AIMED
+    home = new_home(tmp_path / "killed")
+    told = Told(Path(f"chaos-{seed}.txt") if number else tmp_path / "kills.txt", capsys)
+    told(f"seed {seed}\n{HEAD}")
+    struck, processes, path = killed_until_done(home, calm, command, kills, told)
+    again = json.loads(path.read_text())
+    assert_the_same_was_made(again, report)
+    assert_all_was_met(struck)
+    assert_nothing_is_left(home, processes)
+    assert_told_once(home, undisturbed)
+
+
+def assert_the_same_was_made(again, report):
+    """Every artifact of every step, the four checkpoints among them."""
+    made, wanted = ({step["step"]: step["artifact"] for step in one["steps"]} for one in (again, report))
+    assert made == wanted
+
+
+class Told:
+    """The table of the kills, printed and written as they come."""
+
+    def __init__(self, path, capsys):
+        self._path, self._capsys = path, capsys
+        path.unlink(missing_ok=True)
+
+    def __call__(self, line):
+        with self._path.open("a") as file:
+            file.write(f"{line}\n")
+        with self._capsys.disabled():
+            sys.stdout.write(f"\n{line}")
+            sys.stdout.flush()
+
+
+def assert_all_was_met(struck):
+    """A fetch, the training of every stage, an evaluation and the registration were under way when they were killed."""
+    met = {name for one in struck for name in one.building}
+    assert {f"{stage}/train" for stage in STAGES} <= met and "register" in met
+    assert any(name.endswith("/fetch") for name in met) and any(name.endswith("/evaluate") for name in met)
+    assert {"everything", "group", "driver", "worker"} <= {one.kill.who for one in struck}
+
+
+def assert_nothing_is_left(home, processes):
+    """No process, no work, no lease, no half-written file, no temporary folder."""
+    _, alive = psutil.wait_procs(processes, timeout=LEFT_SECONDS)
+    assert [title(one) for one in alive] == []
+    store = home.path / "store"
+    left = [path for folder in ("work/*", "leases") for path in store.glob(f"{folder}/*")]
+    left += [*home.path.rglob("*.partial"), *(home.path / "ray").glob("workers-*"), *home.path.glob(".probe-*")]
+    assert left == []
+    temporary = Path(tempfile.gettempdir())
+    mine = {temporary / f"tinygptv-ray-{os.getuid()}-{one.pid}" for one in processes}
+    assert mine & set(temporary.iterdir()) == set()
+
+
+def assert_told_once(home, undisturbed):
+    """One version in the registry; every curve whole, and as the undisturbed one; no run that seems to go on."""
+    assert rows(home, "mlflow/mlflow.db", "SELECT version FROM model_versions") == [(1,)]
+    assert rows(home, "mlflow/mlflow.db", "SELECT name FROM runs WHERE status = 'RUNNING'") == []
+    assert (
+        rows(home, "prefect/prefect.db", "SELECT name FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING')") == []
+    )
+    assert curves(home) == curves(undisturbed)
+
+
+def rows(home, database, query):
+    with closing(sqlite3.connect(home.path / database)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def curves(home):
+    """Key -> (step, loss) of every line that training told."""
+    lines = {path.parent.name: path.read_text().splitlines() for path in home.path.glob("store/notes/*/metrics.jsonl")}
+    return {key: [(told["step"], told["loss"]) for told in map(json.loads, found)] for key, found in lines.items()}
