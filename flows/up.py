@@ -225,6 +225,7 @@ def _environment(options: UpOptions) -> dict[str, str]:
     return {
         **QUIET,
         **SERVER,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four processes for jobs that nobody starts
         "PREFECT_API_URL": f"{options.prefect}/api",
         "MLFLOW_TRACKING_URI": options.mlflow,
         "TINYGPTV_HOME": str(options.home),
