@@ -17,7 +17,7 @@ from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
-from tasks.registry import names
+from tasks.registry import database_in, names
 from tasks.removals import read_removals
 from tasks.shortages import has_no_room
 from tinygptv_core.plain import ConfigError, change, unknown
@@ -222,7 +222,7 @@ def _from_file(path: Path, name: str) -> Preset:
 
 def tracking_uri(home: Path) -> str:
     """Where MLflow keeps what it is told: the server that the environment names, or a database in the home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_in(home)
 
 
 def _check_folder(home: Path) -> None:

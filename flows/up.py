@@ -23,7 +23,9 @@ import psutil
 
 from flows.settings import SERVER, settle_prefect
 from tasks.lease import Holder, is_alive, myself
+from tasks.mlflow_database import make_database
 from tasks.register import QUIET
+from tasks.registry import database_in
 from tinygptv_core.metrics import replace_text
 from tinygptv_core.plain import ConfigError
 
@@ -115,7 +117,8 @@ def run_up(options: UpOptions) -> None:
         _check_free(name, port)
     settle_prefect(options.home)
     os.environ.update(_environment(options))
-    (options.home / "mlflow").mkdir(parents=True, exist_ok=True)
+    if options.mlflow_database is None:
+        make_database(database_in(options.home))  # whole, which the server's own is not where it is killed
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end everything in good order
     try:
         with suppress(KeyboardInterrupt), _Servers(options) as servers:
@@ -245,7 +248,7 @@ def _prefect_server(options: UpOptions) -> list[str]:
 
 
 def _mlflow_server(options: UpOptions) -> list[str]:
-    store = with_driver(options.mlflow_database or f"sqlite:///{options.home / 'mlflow' / 'mlflow.db'}", "pg8000")
+    store = with_driver(options.mlflow_database or database_in(options.home), "pg8000")
     # Files are written where a run without the server writes them too, so that either finds what the other made.
     files = (options.home / "mlflow" / "artifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(options.mlflow_port)]

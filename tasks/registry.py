@@ -134,6 +134,11 @@ def _is_file(tracking_uri: str) -> bool:
     raise ConfigError(f"{tracking_uri} is no registry that can be read; it must begin with sqlite:/// or http(s)://")
 
 
+def database_in(home: Path) -> str:
+    """The URI of the registry that a home keeps where nobody names another."""
+    return f"{SQLITE}{home / 'mlflow' / 'mlflow.db'}"
+
+
 def database(tracking_uri: str) -> Path:
     """The file of a `sqlite:///` URI."""
     return Path(unquote(tracking_uri.removeprefix(SQLITE).partition("?")[0]))
