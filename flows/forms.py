@@ -9,8 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import core_schema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 
 from flows.choice import Choice, default_data, default_home
 from tinygptv_core import evals
@@ -31,8 +30,8 @@ class OneOf:
     def __init__(self, *names: str) -> None:
         self._names = tuple(dict.fromkeys(names))
 
-    def __get_pydantic_core_schema__(self, source: object, handler: object) -> core_schema.CoreSchema:
-        return core_schema.literal_schema(list(self._names))
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> Any:
+        return handler(Literal[self._names])
 
 
 PresetName = Annotated[str, OneOf(*PRESETS)]

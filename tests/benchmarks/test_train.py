@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_from_its_state_to_the_same_losses(tmp_path):
 
 def test_a_run_that_fails_ends_the_benchmark_with_its_words(tmp_path):
     spec = course(tmp_path, NANO, STAGE2, Length(steps=1, batch=2)).spec
-    with pytest.raises(RunError, match="a run failed .2.*is missing"):
+    with pytest.raises(RunError, match="a run failed .2.*holds no checkpoint"):
         without_ray(replace(spec, init=tmp_path / "nowhere"))
 
 
