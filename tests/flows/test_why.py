@@ -66,7 +66,7 @@ def empty(run, tmp_path):
 
 
 def prepared(empty: Prepared, requests) -> Prepared:
-    selection = select(requests, only=None, start_from=None, until=None)
+    selection = select(requests, only=None, start_from=None, until=())
     return replace(empty, selection=selection, planned=plan(empty.place.store, selection))
 
 
