@@ -12,7 +12,7 @@ FULL_BYTES = 1_000_000
 """With less that is free a file system counts as full."""
 
 NO_MEMORY_WORDS = ("CUDA out of memory", "can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
-KILLED_WORDS = ("SIGKILL", "low on memory", "memory pressure")
+KILLED_WORDS = ("SIGKILL", "its worker process has died", "low on memory", "memory pressure")
 """What Ray says of a worker that ended without a word, and of one that it killed itself for the machine's memory."""
 LESS_MEMORY = (
     "less is taken with --option micro_batch=1 (or a few: the numbers stay), --option gradient_checkpointing=true,\n"
