@@ -2,11 +2,14 @@
 
 import json
 import os
+import queue
+import threading
 import time
 
 import pytest
 
 from flows.cli import main
+from flows.store import unused
 from tasks.build import Store
 from tasks.keeping import Keeping, rebuilt_by, sweep
 from tasks.lease import lease
@@ -135,6 +138,17 @@ def test_a_run_without_a_report_and_imported_weights_are_waited_for(home):
     assert brought.digest not in {item.digest for item in sweep(keeping(home, days=2)).folders}
 
 
+def test_what_a_killed_run_built_on_stays_though_another_run_made_it(home):
+    """Run r1 made the data, others are the newest, nothing is registered; what was killed needs the data of r1."""
+    home.time = time.time()
+    again(home, "killed", seed=5)
+    (home.root / "runs" / "r1" / "report.json").unlink()
+    going = steps(sweep(keeping(home, known=(), unregistered=True)).folders)
+    assert going == ["register", "stage2/train"]  # the model, and the checkpoint of r1
+    going = steps(sweep(keeping(home, known=(), unregistered=True, days=0)).folders)
+    assert going == sorted([*home.made, "stage2/train"])
+
+
 def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(home, capsys):
     left = again(home, "old", seed=5)
     scores = home.made["stage2/evaluate"]
@@ -186,7 +200,32 @@ def test_while_something_is_built_nothing_is_removed(home, capsys):
     assert sweep(keeping(home)).work == (work,)
 
 
+def test_between_two_builds_of_a_run_nothing_is_removed(home, capsys):
+    left, told = again(home, "old", seed=5), []
+    with home.store.in_use(told.append), home.store.in_use(told.append):  # two runs
+        assert store(home, "clean", "--yes") == 2
+        assert store(home, "clean") == 0
+    assert f"a run goes on on {home.root}" in capsys.readouterr().err and left.path.is_dir() and told == []
+    assert store(home, "clean", "--yes") == 0 and not left.path.exists()
+
+
+def test_a_run_that_begins_while_the_store_is_cleaned_waits(home):
+    told = queue.Queue()
+
+    def run():
+        with home.store.in_use(told.put):
+            told.put("goes on")
+
+    with unused(home.root):
+        beside = threading.Thread(target=run)
+        beside.start()
+        assert told.get(timeout=60) == "waits for a cleaning of the store" and told.empty()
+    assert told.get(timeout=60) == "goes on"
+    beside.join()
+
+
 def test_a_home_without_a_store_is_told(tmp_path, capsys):
+    assert main(["store", "clean", "--yes", "--home", str(tmp_path)]) == 2
     assert main(["store", "list", "--home", str(tmp_path)]) == 2
     assert f"there is no store in {tmp_path}" in capsys.readouterr().err
     assert not Store(tmp_path / "store").root.exists()
