@@ -23,9 +23,10 @@ from flows.train import backbones_step
 from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up, use_up
 from tasks.build import Store
 from tasks.lease import myself
-from tasks.shortages import LESS_MEMORY, has_no_memory, has_no_room, what_is_full
+from tasks.shortages import LESS_MEMORY, has_no_room, what_is_full
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
+from tinygptv_core.shortage import has_no_memory
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 

@@ -2,8 +2,11 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from tinygptv_core.shortage import chain
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "database or disk is full")
@@ -11,7 +14,6 @@ NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "File too lar
 FULL_BYTES = 1_000_000
 """With less that is free a file system counts as full."""
 
-NO_MEMORY_WORDS = ("CUDA out of memory", "can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
 KILLED_WORDS = ("SIGKILL", "its worker process has died", "low on memory", "memory pressure")
 """What Ray says of a worker that ended without a word, and of one that it killed itself for the machine's memory."""
 LESS_MEMORY = (
@@ -24,20 +26,13 @@ def has_no_room(error: BaseException) -> bool:
     """Whether a disk that is full is what `error` comes of."""
     return any(
         (isinstance(one, OSError) and one.errno in NO_ROOM) or any(words in str(one) for words in NO_ROOM_WORDS)
-        for one in _chain(error)
-    )
-
-
-def has_no_memory(error: BaseException) -> bool:
-    """Whether `error` comes of memory that could not be had, of a GPU or of the machine."""
-    return any(
-        isinstance(one, MemoryError) or any(words in str(one) for words in NO_MEMORY_WORDS) for one in _chain(error)
+        for one in chain(error)
     )
 
 
 def what_is_full(error: BaseException, folders: Sequence[Path]) -> str | None:
     """In words which file system is full, if that is what `error` comes of, or if one of `folders` lies on one."""
-    named = [Path(os.fsdecode(one.filename)) for one in _chain(error) if isinstance(one, OSError) and one.filename]
+    named = [Path(os.fsdecode(one.filename)) for one in chain(error) if isinstance(one, OSError) and one.filename]
     there = [_there(path) for path in (*named, *folders)]
     full = next((path for path in there if _is_full(path)), None)
     if full is None and not has_no_room(error):
@@ -55,7 +50,7 @@ def why_workers_ended(told: str, oom_kills: int) -> str:
     if any(words in told for words in NO_ROOM_WORDS):
         return f"no space left for its states or messages: {told}"
     if oom_kills:
-        return f"the system killed a process because memory ran out.\n  {LESS_MEMORY}\n  {told}"
+        return f"the system killed some process here because memory ran out.\n  {LESS_MEMORY}\n  {told}"
     if any(words in told for words in KILLED_WORDS):
         likely = (
             "a training process ended without a word, as one does that is killed (SIGKILL): most likely memory ran out"
@@ -64,22 +59,25 @@ def why_workers_ended(told: str, oom_kills: int) -> str:
     return told
 
 
-def num_oom_kills() -> int:
-    """How many processes this machine has killed for memory since it started; 0 where that cannot be told."""
-    try:
-        counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(counters.get("oom_kill", 0))
+def num_oom_kills(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processes have been killed for memory; 0 where that cannot be told.
+
+    Of the control group that this process is in (cgroup v2), or of the whole machine where that does not count.
+    """
+    for path in (*_own_events(proc, groups), proc / "vmstat"):
+        with suppress(OSError):
+            counters = dict(line.split() for line in path.read_text().splitlines())
+            if "oom_kill" in counters:
+                return int(counters["oom_kill"])
+    return 0
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in seen:
-        seen.append(one)
-        yield one
-        one = one.__cause__ or one.__context__
+def _own_events(proc: Path, groups: Path) -> list[Path]:
+    """Where the control group of this process counts what happened to its memory."""
+    with suppress(OSError):
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        return [groups / line.removeprefix("0::/") / "memory.events" for line in lines if line.startswith("0::/")]
+    return []
 
 
 def _there(path: Path) -> Path:

@@ -20,11 +20,12 @@ from typing import Any
 
 from tasks.build import Step
 from tasks.cluster import remove_what_killed_runs_left, workers_folder
-from tasks.shortages import LESS_MEMORY, has_no_memory, has_no_room, num_oom_kills, why_workers_ended
+from tasks.shortages import LESS_MEMORY, has_no_room, num_oom_kills, why_workers_ended
 from tasks.track import repeating
 from tinygptv_core.metrics import Tail, replace_text, words
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
+from tinygptv_core.shortage import has_no_memory
 
 LOGGER = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from tinygptv_core.engine import (
     BETAS,
     EPSILON,
     SMALLEST_SCALE,
+    Repeatable,
     StepResult,
     autocast,
     check_parameters,
@@ -114,6 +115,7 @@ class ZeroEngine:
         self._gathered = deepspeed.zero.GatheredParameters
         self._parameters = trainable_parameters(model)
         self._not_finite = torch.zeros(len(self._parameters), dtype=torch.bool, device=self._device)
+        self._came: list[int] = []
         self._watch_gradients()
         self._model = model = model.to(self._device).train()
         if self._level < 3:
@@ -169,6 +171,7 @@ class ZeroEngine:
 
     def _look_at(self, gradient: Tensor, place: int) -> None:
         self._not_finite[place] |= ~gradient.isfinite().all()
+        self._came.append(place)
 
     def step(self, batch: Batch, *, step: int, rate: float, dataset: str) -> StepResult:
         """One AdamW step at `rate`, as `DDPEngine.step`.
@@ -176,12 +179,14 @@ class ZeroEngine:
         Raises:
             NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer.
         """
-        torch.manual_seed(seed_of(self._stage.seed, step, self._rank))
+        seed = seed_of(self._stage.seed, step, self._rank)
+        torch.manual_seed(seed)
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
         self._not_finite.zero_()
+        self._came.clear()
         self._clock.mark("communication")
         shared = self._share(batch)
-        loss = self._backward(shared, where)
+        loss = self._backward(shared, seed, where)
         self._clock.mark("optimizer")
         used = {name for name in self._parameters if shared.has_pictures or not _reads_pictures(name)}
         self._complete_gradients(used)
@@ -221,24 +226,26 @@ class ZeroEngine:
         parts = [self._model.laid_out(part, packed=self._options.packed).to(self._device) for part in parts]
         return Shared(parts=parts, num_targets=num_targets, has_pictures=any(most[2:]))
 
-    def _backward(self, shared: Shared, where: str) -> float:
+    def _backward(self, shared: Shared, seed: int, where: str) -> float:
         """The mean loss over all processes, its gradients left with DeepSpeed."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
         num_targets = max(shared.num_targets, 1)
         self._zero.loss_scale = self._scaler.get_scale()
+        # DeepSpeed takes the mean over the processes, and the sum is wanted.
+        weight = self._world_size / num_targets
         for number, part in enumerate(shared.parts, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(shared.parts))
             self._clock.mark("forward")
             part_sum, _ = self._engine(part, packed=self._options.packed)
             self._clock.mark("backward")
-            # DeepSpeed takes the mean over the processes, and the sum is wanted.
-            self._engine.backward(part_sum * (self._world_size / num_targets), scale_wrt_gas=False)
+            self._engine.backward(part_sum * weight, scale_wrt_gas=False)
             loss_sum += part_sum.detach()
         self._clock.mark("communication")
         loss = float(self._sum(loss_sum.clone())) / num_targets
         if not isfinite(loss):
             # ZeRO 3 fetches weights from all, so all look.
-            layer = first_not_finite(self._engine.module, shared.parts, packed=self._options.packed)
+            again = Repeatable(parts=shared.parts, seed=seed, weight=self._number(weight))
+            layer = first_not_finite(self._engine.module, again, packed=self._options.packed)
             layer = None if layer is None or isfinite(float(loss_sum)) else layer.removeprefix("model.")
             raise loss_error(loss, where, layer, shared.parts)
         return loss
@@ -279,7 +286,8 @@ class ZeroEngine:
             self._update_scale(0)
             return inf
         flags = self._sum(self._not_finite.int()).tolist()
-        bad = [name for name, flag in zip(self._parameters, flags, strict=True) if flag]
+        names = list(self._parameters)
+        bad = [names[place] for place in dict.fromkeys([*self._came, *range(len(names))]) if flags[place]]
         raise gradients_error(bad, len(used), where)
 
     def _update_scale(self, good_steps: int) -> None:

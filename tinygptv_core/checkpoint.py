@@ -141,6 +141,14 @@ def read_form(folder: Path) -> CheckpointForm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepLoss:
+    """The loss of a step, and the data set that it was on."""
+
+    dataset: str
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Position:
     """Where a run stands.
 
@@ -150,6 +158,7 @@ class Position:
         seconds: spent in training so far, in this process and those before it.
         loss_first: the mean loss on held-out samples before the first step; None when none are held out.
         notices: what a person should know of how the run came here.
+        unlogged: the losses of the last steps, of which no line has told yet: the next one is about them too.
     """
 
     run: str
@@ -157,6 +166,7 @@ class Position:
     seconds: float
     loss_first: float | None
     notices: tuple[str, ...] = ()
+    unlogged: tuple[StepLoss, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

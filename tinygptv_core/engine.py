@@ -10,7 +10,8 @@ next one is: a step that must not be taken is skipped by the GPU itself, and the
 import hashlib
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Protocol
@@ -22,6 +23,7 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
+from torch.utils.hooks import RemovableHandle
 
 from tinygptv_core.batch import Batch, changed
 from tinygptv_core.clock import Clock
@@ -66,6 +68,21 @@ class StepResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repeatable:
+    """What a process needs to compute its losses of a step again, to the same bits while its weights stay.
+
+    Attributes:
+        parts: the micro-batches, on the device.
+        seed: of the step's random numbers.
+        weight: what a sum of losses was multiplied by, a float16 scaler's scale included.
+    """
+
+    parts: Sequence[Batch]
+    seed: int
+    weight: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Numbers:
     """What the host has to look at of one step.
 
@@ -73,14 +90,14 @@ class _Numbers:
         told_M: the loss, this process's own sum of losses, whether a scaler may skip the step, the gradients' norm, and
             that of each tensor's; on the host, once `event` has come.
         names: of the tensors that have gradients.
-        parts: what the step was about.
+        again: what the step was about.
         where: which step it was, in words.
     """
 
     told_M: Tensor
     event: torch.cuda.Event | None
     names: tuple[str, ...]
-    parts: Sequence[Batch]
+    again: Repeatable
     where: str
 
 
@@ -157,10 +174,11 @@ class DDPEngine:
             NotFiniteError: the loss or a gradient is not finite; on every process, before the optimizer. On a GPU it is
                 raised by the next step, or by `state`, and the optimizer has been stepped with neither.
         """
-        torch.manual_seed(seed_of(self._stage.seed, step, self._rank))
+        seed = seed_of(self._stage.seed, step, self._rank)
+        torch.manual_seed(seed)
         self._clock.mark("forward")
         parts = self._parts(batch)
-        own_sum, loss = self._backward(parts)
+        own_sum, loss, weight = self._backward(parts)
         self._clock.mark("optimizer")
         names, norms_N = self._norms() if is_due(self._stage, step) else ((), None)
         norm = None if norms_N is None else torch.linalg.vector_norm(norms_N)
@@ -169,7 +187,8 @@ class DDPEngine:
             *(() if norm is None else (norm[None], norms_N)),
         ]
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
-        self._unseen.append(self._on_the_way(told, names, parts, where))
+        again = Repeatable(parts=parts, seed=seed, weight=weight)
+        self._unseen.append(self._on_the_way(told, names, again, where))
         self._look(self._steps_unseen)
         if norm is not None:
             self._optimize(rate, norm, loss.isfinite() & norm.isfinite())
@@ -200,8 +219,11 @@ class DDPEngine:
 
         return [changed(part, used_there) for part in parts]
 
-    def _backward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        """The sum of this process's losses, and the mean over all processes, its gradients left in the parameters."""
+    def _backward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum of this process's losses, and the mean over all processes, its gradients left in the parameters.
+
+        And what this process's losses were weighted by for that.
+        """
         targets = sum(len(part.layout.labels_K) for part in parts if part.layout is not None)
         num_targets = self._sum(self._number(targets)).clamp(min=1)
         # DDP takes the mean over the processes, and the sum is wanted.
@@ -218,7 +240,7 @@ class DDPEngine:
                 weighted.register_hook(self._mark_when_computed)
             weighted.backward()
             loss_sum += part_sum.detach()
-        return loss_sum, self._sum(loss_sum.clone()) / num_targets
+        return loss_sum, self._sum(loss_sum.clone()) / num_targets, self._scaler.scale(weight)
 
     def _mark_when_computed(self, _gradient: Tensor) -> None:
         """Let the clock know when the last gradient is there. DDP waits for the other processes just after that."""
@@ -240,15 +262,13 @@ class DDPEngine:
         """Whether gradients that are not finite are the scaler's affair, as long as there is a smaller scale."""
         return self._scaler.scale(torch.ones((), device=self._device)) > SMALLEST_SCALE
 
-    def _on_the_way(
-        self, told: Sequence[Tensor], names: tuple[str, ...], parts: Sequence[Batch], where: str
-    ) -> _Numbers:
+    def _on_the_way(self, told: Sequence[Tensor], names: tuple[str, ...], again: Repeatable, where: str) -> _Numbers:
         """What the host will look at, on its way there."""
         told_M = torch.cat([numbers.double() for numbers in told]).to("cpu", non_blocking=True)
         event = torch.cuda.Event() if self._is_cuda else None
         if event is not None:
             event.record()
-        return _Numbers(told_M=told_M, event=event, names=names, parts=parts, where=where)
+        return _Numbers(told_M=told_M, event=event, names=names, again=again, where=where)
 
     def _look(self, most_unseen: int) -> None:
         """Look at all steps but the last `most_unseen`."""
@@ -261,16 +281,22 @@ class DDPEngine:
     def _require_finite(self, seen: _Numbers) -> None:
         loss, own_sum, may_skip, *norms = seen.told_M.tolist()
         if not isfinite(loss):
-            layer = None if isfinite(own_sum) else self._first_not_finite(seen.parts)
-            raise loss_error(loss, seen.where, layer, seen.parts)
+            layer = None if isfinite(own_sum) else self._search(first_not_finite, seen.again)
+            raise loss_error(loss, seen.where, layer, seen.again.parts)
         if not norms or isfinite(norms[0]) or may_skip:
             return
         bad = [name for name, norm in zip(seen.names, norms[1:], strict=True) if not isfinite(norm)]
-        raise gradients_error(bad, len(seen.names), seen.where)
+        layer = self._search(first_gradient_not_finite, seen.again)
+        raise gradients_error(self._on_the_way_back(bad), len(seen.names), seen.where, layer)
 
-    def _first_not_finite(self, parts: Sequence[Batch]) -> str | None:
+    def _on_the_way_back(self, names: Sequence[str]) -> list[str]:
+        """Parameters in about the order in which their gradients come: modules are listed as they are passed."""
+        places = {id(parameter): place for place, parameter in enumerate(self._model.parameters())}
+        return sorted(names, key=lambda name: places[id(self._parameters[name])], reverse=True)
+
+    def _search(self, search: "Search", again: Repeatable) -> str | None:
         with self._autocast():
-            return first_not_finite(self._model, parts, packed=self._options.packed)
+            return search(self._model, again, packed=self._options.packed)
 
     def _optimize(self, rate: float, norm: Tensor, is_finite: Tensor) -> None:
         """Step with the clipped gradients, if they are finite, and forget them."""
@@ -384,10 +410,14 @@ def loss_error(loss: float, where: str, layer: str | None, parts: Sequence[Batch
     return NotFiniteError(f"the loss is {loss} at {where}{here}. Nothing was stepped with it.")
 
 
-def gradients_error(bad: Sequence[str], total: int, where: str) -> NotFiniteError:
-    """The error for the gradients of `bad` among `total` tensors."""
+def gradients_error(bad: Sequence[str], total: int, where: str, layer: str | None = None) -> NotFiniteError:
+    """The error for the gradients of `bad` among `total` tensors, in the order in which they are computed.
+
+    `layer` is where this process met the first of them.
+    """
+    here = f"; here the first came to {layer}" if layer else ""
     return NotFiniteError(
-        f"the gradients of {len(bad)} of {total} tensors are not finite at {where}: "
+        f"the gradients of {len(bad)} of {total} tensors are not finite at {where}{here}; on the way back first: "
         f"{', '.join(bad[:LISTED_NAMES])}. Nothing was stepped with them."
     )
 
@@ -425,22 +455,70 @@ def micro_batches(batch: Batch, most: int | None) -> list[Batch]:
     return [replace(batch, layout=None, **{name: value[part] for name, value in whole.items()}) for part in parts]
 
 
-def first_not_finite(model: nn.Module, batches: Sequence[Batch], *, packed: bool) -> str | None:
-    """The name of the first layer whose output is not finite for these batches; None when all are finite."""
+class Search(Protocol):
+    """Computes a step again and looks for the first number that is not finite."""
+
+    def __call__(self, model: nn.Module, again: Repeatable, *, packed: bool) -> str | None: ...
+
+
+def first_not_finite(model: nn.Module, again: Repeatable, *, packed: bool) -> str | None:
+    """The name of the first layer whose output is not finite in this step; None when all are finite."""
     found: list[str] = []
 
-    def look(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+    def look(name: str, output: Tensor) -> None:
+        if not output.isfinite().all():
             found.append(name)
+
+    torch.manual_seed(again.seed)
+    with torch.no_grad(), _each_output(model, look):
+        for part in again.parts:
+            model(part, packed=packed)
+    return found[0] if found else None
+
+
+def first_gradient_not_finite(model: nn.Module, again: Repeatable, *, packed: bool) -> str | None:
+    """Where the first gradient that is not finite arises in this step: at a layer's output, or a trained tensor.
+
+    None when all are finite. Gradients that the parameters have stay as they are.
+    """
+    found: list[str] = []
+    parameters = {name: item for name, item in trainable_parameters(model).items() if item.requires_grad}
+
+    def look(name: str, tensor: Tensor) -> RemovableHandle | None:
+        def at(gradient: Tensor) -> None:
+            if not gradient.isfinite().all():
+                found.append(name)
+
+        return tensor.register_hook(at) if tensor.requires_grad else None
+
+    hooks = [look(name, parameter) for name, parameter in parameters.items()]
+    torch.manual_seed(again.seed)
+    with _each_output(model, lambda name, output: look(f"the output of {name}", output)):
+        for part in again.parts:
+            loss, _ = model(part, packed=packed)
+            weighted = loss * again.weight.to(loss.dtype)
+            torch.autograd.grad(weighted, list(parameters.values()), allow_unused=True)
+    for hook in hooks:
+        if hook is not None:
+            hook.remove()
+    return found[0] if found else None
+
+
+@contextmanager
+def _each_output(model: nn.Module, look: Callable[[str, Tensor], object]) -> Iterator[None]:
+    """Meanwhile `look` is given the name and the output of every innermost layer, as they are computed."""
+
+    def heard(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            look(name, output)
 
     layers = [(name, layer) for name, layer in model.named_modules() if not any(layer.children())]
     hooks = [
-        layer.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
+        layer.register_forward_hook(lambda _module, _inputs, output, name=name: heard(name, output))
         for name, layer in layers
     ]
-    with torch.no_grad():
-        for batch in batches:
-            model(batch, packed=packed)
-    for hook in hooks:
-        hook.remove()
-    return found[0] if found else None
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -57,28 +57,29 @@ class Saver:
         self._wishes = _Wishes() if world_size > 1 else None
         self._writer = Writer(spec.work, spec.options.keep_states)
 
-    def after(self, here: Position, state: Callable[[], Mapping[str, Tensor]]) -> None:
+    def after(self, step: int, state: Callable[[], State]) -> None:
         """Save `state` if it is time to.
 
         Args:
-            state: `Engine.state`; all processes call it at the same steps.
+            step: finished steps.
+            state: called by all processes at the same steps, for it asks `Engine.state`.
 
         Raises:
             StoppedError: the run was asked to stop and is saved; in every process. After the last step it ends instead.
             OSError: the state before this one could not be written.
         """
         wish = self._wishes.exchange(self._wish()) if self._wishes else self._wish()
-        if here.step == self._stage.schedule.steps:
+        if step == self._stage.schedule.steps:
             return
-        if wish != NOTHING or here.step % self._options.save_every_steps == 0:
-            tensors = state()
+        if wish != NOTHING or step % self._options.save_every_steps == 0:
+            now = state()
             if self._rank == 0:
-                self._writer.write(here, tensors)
+                self._writer.write(now.position, now.tensors)
         if wish == STOP:
             self._writer.wait()
             if self._wishes:
                 self._wishes.wait_for_all()
-            raise StoppedError(f"{self._stage.name} was asked to stop. It is saved and goes on from step {here.step}")
+            raise StoppedError(f"{self._stage.name} was asked to stop. It is saved and goes on from step {step}")
 
     def _wish(self) -> int:
         if self._asked_to_stop():

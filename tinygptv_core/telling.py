@@ -6,8 +6,8 @@ Only at a logged step does the host wait for the device, and do the processes te
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from tinygptv_core.batch import Batch
-from tinygptv_core.checkpoint import Position
+from tinygptv_core.checkpoint import Position, StepLoss
 from tinygptv_core.engine import Engine, StepResult
 from tinygptv_core.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
 from tinygptv_core.memory import peak_memory_bytes
@@ -48,7 +48,8 @@ class Telling:
 
     Args:
         sizes: of the model, by which the needed operations are counted.
-        start: where the run goes on; of what a killed run left, lines beyond are dropped.
+        start: where the run goes on; of what a killed run left, lines beyond are dropped. The first line's losses are
+            about the steps since the last one all the same; its times are those of this process.
     """
 
     def __init__(self, spec: RunSpec, engine: Engine, sizes: Sizes, *, rank: int, world_size: int, start: Position):
@@ -56,6 +57,7 @@ class Telling:
         self._rank, self._world_size = rank, world_size
         self._metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None
         self._watch, self._logged, self._since = Watch(), start, _Since()
+        self._before = start.unlogged
         self._read: dict[str, Any] = {}
         self._peak = _peak(spec)
 
@@ -94,23 +96,23 @@ class Telling:
         """
         if not self.is_due(here.step):
             return None
-        since, self._since = self._since, _Since()
+        told, since = self._unlogged(), self._since
+        self._before, self._since = (), _Since()
         parts = gathered((since.work, peak_memory_bytes(self._spec.options.device)), self._world_size)
         if self._metrics is None:
             return None
         steps, seconds = len(since.losses), here.seconds - self._logged.seconds
-        losses = torch.stack(since.losses).tolist()
         line = {
             "step": here.step,
             **self._read,
-            "loss_mean": fmean(losses),
-            "losses": _means(since.datasets, losses),
+            "loss_mean": fmean(one.loss for one in told),
+            "losses": _means(told),
             "rate": rate,
             **self._speed(since.samples, sum((work for work, _ in parts), NO_WORK), seconds),
             "memory_bytes": max(memory for _, memory in parts),
             "seconds": here.seconds,
             "step_seconds": self._split(since.data_seconds, seconds, steps),
-            "warnings": self._warnings(since.datasets, losses, here.step),
+            "warnings": self._warnings(told, here.step),
         }
         self._metrics.write(line)
         self._logged = here
@@ -134,10 +136,20 @@ class Telling:
         parts["other"] = max(0.0, seconds - sum(parts.values()))
         return {name: value / steps for name, value in parts.items()}
 
-    def _warnings(self, datasets: list[str], losses: list[float], last: int) -> list[str]:
+    def position(self, here: Position) -> Position:
+        """`here`, with the losses that the next line will be about. Waits for the device."""
+        return replace(here, unlogged=self._unlogged())
+
+    def _unlogged(self) -> tuple[StepLoss, ...]:
+        since = self._since
+        losses = torch.stack(since.losses).tolist() if since.losses else []
+        own = (StepLoss(dataset=name, loss=loss) for name, loss in zip(since.datasets, losses, strict=True))
+        return (*self._before, *own)
+
+    def _warnings(self, told: Sequence[StepLoss], last: int) -> list[str]:
         found: list[str] = []
-        for step, (dataset, loss) in enumerate(zip(datasets, losses, strict=True), start=last - len(losses) + 1):
-            found += self._watch.see_loss(step, dataset, loss)
+        for step, one in enumerate(told, start=last - len(told) + 1):
+            found += self._watch.see_loss(step, one.dataset, one.loss)
         found += self._watch.see_norm(last, self._read["gradient_norm"])
         for text in found:
             LOGGER.warning("%s: %s", self._spec.stage.name, text)
@@ -151,11 +163,11 @@ def _peak(spec: RunSpec) -> float | None:
     return peak_flops(torch.cuda.get_device_name())
 
 
-def _means(names: list[str], values: list[float]) -> dict[str, float]:
-    """The mean of each name's values, by name."""
+def _means(told: Sequence[StepLoss]) -> dict[str, float]:
+    """The mean loss of each data set, by its name."""
     found: defaultdict[str, list[float]] = defaultdict(list)
-    for name, value in zip(names, values, strict=True):
-        found[name].append(value)
+    for one in told:
+        found[one.dataset].append(one.loss)
     return {name: fmean(found[name]) for name in sorted(found)}
 
 

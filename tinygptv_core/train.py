@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ import torch.distributed as distributed
 from tinygptv_core.architectures import sizes_of
 from tinygptv_core.checkpoint import (
     Position,
+    State,
     check_norms,
     drop_states_after,
     load_state,
@@ -29,7 +31,7 @@ from tinygptv_core.checkpoint import (
 )
 from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.draws import ORDER_VERSION
-from tinygptv_core.engine import DTYPES, DDPEngine, Engine
+from tinygptv_core.engine import DTYPES, DDPEngine, Engine, NotFiniteError
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
 from tinygptv_core.metrics import left, replace_text, words
@@ -39,6 +41,7 @@ from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunOptions, RunSpec, read_spec
 from tinygptv_core.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
 from tinygptv_core.schedule import rate
+from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage
 from tinygptv_core.telling import Telling, gathered
@@ -65,6 +68,10 @@ class Train(Protocol):
     ) -> None: ...
 
 
+LESS_MEMORY = (
+    'less is taken with these of the options in RUN.json: "micro_batch": 1 (or a few: the numbers stay), '
+    '"gradient_checkpointing": true, "packed": true and "loader_workers": 0'
+)
 STOPPED = 128 + signal.SIGTERM
 """The exit status of a run that was asked to stop, as of one that the signal ended."""
 
@@ -220,20 +227,44 @@ def _loop(run: _Run, start: Position, saver: Saver) -> Position:
         here = replace(start, step=step + 1, seconds=start.seconds + time.monotonic() - began)
         if line := telling.line(here, now):
             run.report(here.step, total, f"{words(line)}, {left(line, total)} left")
-        saver.after(here, run.engine.state)
+        saver.after(here.step, partial(_state, run.engine, telling, here))
     return here
+
+
+def _state(engine: Engine, telling: Telling, here: Position) -> State:
+    return State(tensors=engine.state(), position=telling.position(here))
 
 
 def _log_progress(done: int, total: int, text: str) -> None:
     LOGGER.info("%d/%d %s", done, total, text)
 
 
+def _status(error: Exception) -> int | None:
+    """Tell of what ended a run, and how the command then ends; None of what nobody has words for."""
+    match error:
+        case StoppedError():
+            LOGGER.warning("%s, with the same command.", error)
+            return STOPPED
+        case ConfigError() | FileNotFoundError():
+            LOGGER.error("%s", error)
+            return 2
+        case OSError() | NotFiniteError():
+            LOGGER.error("%s", error)
+            return 1
+        case _ if has_no_memory(error):
+            LOGGER.error("memory ran out: %s\n  %s", error, LESS_MEMORY)
+            return 1
+        case _:
+            return None
+
+
 def main(arguments: Sequence[str], training: Train = train) -> int:
     """Run `RUN.json` in this process, or as one of torchrun's.
 
     Returns:
-        0; 1 when a file could not be read or written, 2 for the user's mistake, or 143 when SIGTERM or SIGINT asked
-        it to stop, which it does after the step at hand. torchrun waits for that half a minute.
+        0; 1 when a file could not be read or written, a number is not finite or memory ran out; 2 for the user's
+        mistake; or 143 when SIGTERM or SIGINT asked it to stop, which it does after the step at hand. torchrun waits
+        for that half a minute.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(arguments) != 1:
@@ -248,15 +279,11 @@ def main(arguments: Sequence[str], training: Train = train) -> int:
             distributed.init_process_group("nccl" if spec.options.device == "cuda" else "gloo")
         with asked_by_signals() as asked_to_stop:
             training(spec, rank, world_size, _log_progress, asked_to_stop)
-    except StoppedError as stopped:
-        LOGGER.warning("%s, with the same command.", stopped)
-        return STOPPED
-    except (ConfigError, FileNotFoundError) as error:
-        LOGGER.error("%s", error)
-        return 2
-    except OSError as error:
-        LOGGER.error("%s", error)
-        return 1
+    except Exception as error:
+        status = _status(error)
+        if status is None:
+            raise
+        return status
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()

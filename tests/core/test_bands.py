@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from tinygptv_core.bands import BANDS, LossBand, band_of
-from tinygptv_core.plain import canonical_json
 from tinygptv_core.presets import PRESETS
 from tinygptv_core.stages import NANO_STAGE1, NANO_STAGE4, PAPER_STAGE4
 
@@ -30,7 +29,3 @@ def test_another_seed_is_held_against_it_and_other_settings_are_not():
     longer = replace(NANO_STAGE4, schedule=replace(NANO_STAGE4.schedule, steps=321))
     assert band_of("nano", longer) is None
     assert band_of("mine", NANO_STAGE4) is None
-
-
-def test_no_band_is_in_what_is_asked_for():
-    assert "band" not in canonical_json(NANO_STAGE1)

@@ -3,11 +3,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.core.tiny_run import OPTIONS, tiny_spec
+from tests.core import tiny
+from tests.core.tiny_run import OPTIONS, STAGE, tiny_spec
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.engine import DDPEngine, NotFiniteError, micro_batches
 from tinygptv_core.loader import Steps
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.stages import Lora
 from tinygptv_core.train import parameters_of, starting_model
+
+LORA = Lora(rank=2, alpha=4, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,45 @@ def test_a_gradient_that_is_no_number_stops_before_the_optimizer_and_is_named(sp
         engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
     hook.remove()
     assert torch.equal(projection.weight, before)
+
+
+def two_layers(*, dropout=0.0):
+    return TinyGPTV.from_backbones(tiny.backbones(seed=1, dropout=dropout), LORA, seed=2)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_where_the_first_infinite_gradient_arose_is_named_not_where_it_came_last(again, micro_batch):
+    """It arises in layer 1 of 0 and 1, and comes to all tensors but the last norm and the layer's own on its way."""
+    model = two_layers()
+    if again:
+        model.llm.recompute_layers()
+    options = replace(OPTIONS, micro_batch=micro_batch)
+    engine = DDPEngine(model, STAGE, options, rank=0, world_size=1)
+    model.get_submodule("llm.model.layers.1.mlp.fc2").register_forward_hook(tiny.infinite)
+    message = (
+        r"here the first came to the output of llm\.model\.layers\.1\.mlp\.fc2; on the way back first: "
+        r"llm\.model\.layers\.1\.[\w.]+, .*Nothing was stepped"
+    )
+    with pytest.raises(NotFiniteError, match=message):
+        engine.step(tiny.batch(), step=0, rate=1e-2, dataset="shapes")
+
+
+def test_the_layer_is_looked_for_under_the_dropout_of_the_step():
+    """A layer's output is infinite under one mask alone, that of the failing step."""
+    model, masks = two_layers(dropout=0.5), []
+    engine = DDPEngine(model, STAGE, OPTIONS, rank=0, world_size=1)
+
+    def infinite(_module, _inputs, output):
+        masks.append(output == 0)
+        return output / 0 if torch.equal(masks[-1], masks[0]) else output
+
+    model.get_submodule("llm.model.layers.0.resid_dropout").register_forward_hook(infinite)
+    message = r"the first layer to give such a number is llm\.model\.layers\.0\.resid_dropout"
+    with pytest.raises(NotFiniteError, match=message):
+        engine.step(tiny.batch(), step=0, rate=1e-2, dataset="shapes")
+    assert len(masks) == 4  # two of a pass
+    assert not torch.equal(masks[0], masks[1])
 
 
 def test_a_state_restores_the_next_step_to_the_last_bit(spec, batch_of):

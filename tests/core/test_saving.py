@@ -11,7 +11,7 @@ import torch
 
 from tests.core.tiny_run import OPTIONS, STAGE, no_room
 from tinygptv_core import saving
-from tinygptv_core.checkpoint import Position, load_state
+from tinygptv_core.checkpoint import Position, State, load_state
 from tinygptv_core.saving import Saver, StoppedError, Writer, asked_by_signals, never
 
 RUN = "r" * 64
@@ -61,20 +61,20 @@ def saver(folder, asked_to_stop=never, **options):
     return Saver(spec, rank=0, world_size=1, asked_to_stop=asked_to_stop)  # pyright: ignore[reportArgumentType]
 
 
-def tensors():
-    return {"a": torch.ones(300)}
+def state(step):
+    return lambda: State(position=position(step), tensors={"a": torch.ones(300)})
 
 
 def test_the_end_waits_for_what_is_being_written_and_tells_that_it_failed(tmp_path):
     with no_room(), pytest.raises(OSError, match="state after step 3 could not be written"):
         with saver(tmp_path) as one:
-            one.after(position(3), tensors)
+            one.after(3, state(3))
 
 
 def test_what_ends_a_run_is_told_before_what_failed_in_the_background(tmp_path):
     with no_room(), pytest.raises(FloatingPointError, match="the loss"):
         with saver(tmp_path) as one:
-            one.after(position(3), tensors)
+            one.after(3, state(3))
             raise FloatingPointError("the loss is nan")
 
 
@@ -84,7 +84,7 @@ def test_it_saves_every_so_many_steps_and_by_the_clock_and_not_after_the_last(tm
     monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     with saver(tmp_path, save_every_steps=3, save_every_seconds=2) as one:
         for step in range(1, 9):
-            one.after(position(step), tensors)
+            one.after(step, state(step))
     assert steps_in(tmp_path) == [2, 3, 4, 6]
 
 
@@ -92,15 +92,15 @@ def test_who_is_asked_to_stop_saves_first(tmp_path):
     asked = []
     with pytest.raises(StoppedError, match="tiny was asked to stop. It is saved and goes on from step 4"):
         with saver(tmp_path, lambda: bool(asked), save_every_steps=9) as one:
-            one.after(position(3), tensors)
+            one.after(3, state(3))
             asked.append("stop")
-            one.after(position(4), tensors)
+            one.after(4, state(4))
     assert steps_in(tmp_path) == [4]
 
 
 def test_after_the_last_step_a_run_ends_instead(tmp_path):
     with saver(tmp_path, lambda: True) as one:
-        one.after(position(STAGE.schedule.steps), tensors)
+        one.after(STAGE.schedule.steps, state(STAGE.schedule.steps))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 import torch
@@ -141,6 +142,23 @@ def test_a_stopped_run_loses_no_step(whole, tmp_path, stopped_after):
     assert losses_of(spec) == losses_of(whole)
 
 
+def test_a_line_after_a_resume_is_about_the_steps_before_it_too(whole, tmp_path):
+    """Logged after steps 5 and 8, stopped after 6 and 7: the mean at 8 is that of 6, 7 and 8."""
+    spec = replace(elsewhere(whole, tmp_path), options=replace(OPTIONS, log_every_steps=5))
+    for steps in (6, 1):
+        with pytest.raises(StoppedError):
+            train(spec, 0, 1, quiet, StopAfter(steps))
+    train(spec, 0, 1, quiet)
+    losses = [loss for _, loss in losses_of(whole)]
+    assert [(line["step"], line["loss_mean"]) for line in metrics_of(spec)] == [
+        (5, fmean(losses[:5])),
+        (8, fmean(losses[5:])),
+    ]
+    sets = [name for line in metrics_of(whole)[5:] for name in line["losses"]]
+    by_set = {name: fmean(loss for at, loss in zip(sets, losses[5:], strict=True) if at == name) for name in set(sets)}
+    assert metrics_of(spec)[1]["losses"] == by_set
+
+
 def test_a_run_that_is_asked_to_stop_in_its_last_step_ends(whole, tmp_path):
     spec = elsewhere(whole, tmp_path)
     train(spec, 0, 1, quiet, StopAfter(8))
@@ -242,6 +260,38 @@ def test_a_mistake_on_the_command_line_is_one_message(whole, tmp_path, caplog):
     assert "holds no checkpoint" in caplog.text
 
 
+def test_a_loss_that_is_no_number_ends_the_command_in_a_message(whole, tmp_path, caplog):
+    wild = replace(whole.stage, schedule=replace(STAGE.schedule, start=1e30, peak=1e30, end=1e30))
+    write_spec(replace(elsewhere(whole, tmp_path), stage=wild), tmp_path / "RUN.json")
+    assert main([str(tmp_path / "RUN.json")]) == 1
+    assert "the loss is nan at step 2 of tiny" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def no_memory_of_a_cpu():
+    """What torch raises where a tensor of 4 exabytes is wanted."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**18)
+    return caught.value
+
+
+def raising(error):
+    def training(*_):
+        raise error
+
+    return training
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), no_memory_of_a_cpu()])
+def test_memory_that_cannot_be_had_ends_the_command_with_what_takes_less(whole, tmp_path, caplog, error):
+    write_spec(elsewhere(whole, tmp_path), tmp_path / "RUN.json")
+    assert main([str(tmp_path / "RUN.json")], raising(error)) == 1
+    assert f"memory ran out: {error}" in caplog.text
+    assert '"micro_batch": 1' in caplog.text
+    with pytest.raises(RuntimeError, match="another"):
+        main([str(tmp_path / "RUN.json")], raising(RuntimeError("another")))
+
+
 def started(spec):
     """The same run in a process of its own."""
     write_spec(spec, spec.notes.parent / "RUN.json")
@@ -268,21 +318,21 @@ def signalled(spec, number, after):
 
 def test_a_run_that_was_killed_and_then_stopped_by_signals_has_the_curve_of_the_undisturbed_one(tmp_path):
     """Packed, mixed, in micro-batches, with dropout, read ahead by two processes; at random steps."""
-    stage = replace(STAGE, schedule=replace(STAGE.schedule, steps=100))
-    options = replace(OPTIONS, packed=True, micro_batch=2, save_every_steps=20)
+    stage = replace(STAGE, schedule=replace(STAGE.schedule, steps=50))
+    options = replace(OPTIONS, packed=True, micro_batch=2, save_every_steps=8)
     calm = tiny_spec(tmp_path, dropout=0.1, stage=stage, options=options)
     train(calm, 0, 1, quiet)
     (tmp_path / "again").mkdir()
     spec, chance = elsewhere(calm, tmp_path / "again"), random.Random(1)
     reading = replace(spec, options=replace(options, loader_workers=2))
-    killed_after, stopped_after = chance.randrange(20, 50), chance.randrange(55, 80)
+    killed_after, stopped_after = chance.randrange(8, 16), chance.randrange(20, 26)
 
     status, _ = signalled(reading, signal.SIGKILL, killed_after)
     assert status == -signal.SIGKILL
     assert not (spec.notes / "summary.json").exists()
     status, words = signalled(reading, signal.SIGTERM, stopped_after)
     last = metrics_of(spec)[-1]["step"]
-    assert stopped_after <= last < 100
+    assert stopped_after <= last < 50
     assert status == STOPPED == 143
     assert f"tiny was asked to stop. It is saved and goes on from step {last}, with the same command." in words
     assert "Traceback" not in words

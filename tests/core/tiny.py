@@ -1,9 +1,12 @@
 """Random backbones of width 16 and batches for them: what the model's tests need, in milliseconds."""
 
+from dataclasses import replace
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
 from tinygptv_core.batch import IGNORED, Batch
@@ -55,8 +58,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 
-def backbones(seed: int) -> Backbones:
-    return new_backbones(ARCHITECTURE, tokenizer(), seed)
+def backbones(seed: int, *, dropout: float = 0.0) -> Backbones:
+    llm = PhiConfig.from_dict({**ARCHITECTURE.llm.to_dict(), "resid_pdrop": dropout})
+    return new_backbones(replace(ARCHITECTURE, llm=llm), tokenizer(), seed)
+
+
+def infinite(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+    """As a forward hook: the gradient of the output becomes infinite."""
+    if output.requires_grad:
+        output.register_hook(lambda gradient: gradient * float("inf"))
 
 
 def batch() -> Batch:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.shortages import has_no_memory, has_no_room, what_is_full, why_workers_ended
+from tasks.shortages import has_no_room, num_oom_kills, what_is_full, why_workers_ended
+from tinygptv_core.shortage import has_no_memory
 
 OWN_MOUNTS = ["unshare", "--map-root-user", "--mount"]
 needs_mounts = pytest.mark.skipif(
@@ -87,5 +88,19 @@ def test_the_gpus_own_error_is_one_of_memory():
 def test_workers_that_died_without_a_word_most_likely_ran_out_of_memory():
     told = "The actor died unexpectedly. (1) The process is killed by SIGKILL by OOM killer due to high memory usage."
     assert "most likely memory ran out" in why_workers_ended(told, oom_kills=0)
-    assert why_workers_ended(told, oom_kills=1).startswith("the system killed a process because memory ran out")
+    assert why_workers_ended(told, oom_kills=1).startswith("the system killed some process here because memory ran out")
     assert why_workers_ended("ValueError: no", oom_kills=0) == "ValueError: no"
+
+
+def test_what_others_on_the_machine_were_killed_for_is_not_counted_where_the_own_group_counts(tmp_path):
+    """The machine has killed 7 processes, 2 of them of this control group."""
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    assert num_oom_kills(proc, groups) == 0
+    (proc / "self").mkdir(parents=True)
+    (proc / "vmstat").write_text("nr_free_pages 100\noom_kill 7\n")
+    assert num_oom_kills(proc, groups) == 7
+    (proc / "self" / "cgroup").write_text("1:cpu:/other\n0::/a/b\n")
+    assert num_oom_kills(proc, groups) == 7
+    (groups / "a" / "b").mkdir(parents=True)
+    (groups / "a" / "b" / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert num_oom_kills(proc, groups) == 2

@@ -40,6 +40,8 @@ class Runs:
         listed = []
         for name, spec in self.specs.items():
             (self.folder / name).mkdir()
+            if str(spec.work) not in self.begun.values():  # nobody goes on from its states
+                spec = replace(spec, options=replace(spec.options, save_every_steps=99))
             write_spec(spec, self.folder / name / "RUN.json")
             listed.append([str(self.folder / name / "RUN.json"), self.begun[name]])
         (self.folder / "runs.json").write_text(json.dumps(listed))
@@ -77,10 +79,10 @@ def runs(one, mixed, tmp_path_factory):
         runs.add(engine, engine=engine)
     for engine in LEVELS:
         runs.add(f"{engine}-resumed", begun=runs.work(engine), engine=engine)
-    runs.add("one-to-zero3", begun=one.work, engine="zero3")
+    small = {"micro_batch": 1, "packed": True, "gradient_checkpointing": True}
+    runs.add("one-to-small-zero3", begun=one.work, engine="zero3", **small)
     runs.add("ddp-to-zero2", begun=runs.work("ddp"), engine="zero2")
     runs.add("zero2-to-ddp", begun=runs.work("zero2"), engine="ddp")
-    runs.add("zero3-small", engine="zero3", micro_batch=1, packed=True, gradient_checkpointing=True)
     for precision, engine in (("bfloat16", "zero3"), ("float16", "zero2")):
         rough = replace(one, stage=replace(STAGE, precision=precision))
         runs.add(f"{precision}-ddp", rough)
@@ -121,7 +123,7 @@ def assert_near(spec, other, tolerance=TOLERANCE):
     assert summary_of(spec)["loss_last"] == pytest.approx(summary_of(other)["loss_last"], abs=tolerance)
 
 
-@pytest.mark.parametrize("name", [*ENGINES, "zero3-small"])
+@pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_trains_to_the_weights_of_one_process(runs, one, name):
     """Batches of 5 and 3 fall unevenly on two; of text alone the projections are left as they are, moments too."""
     assert_near(runs.specs[name], one)
@@ -141,8 +143,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(runs, engine):
     assert losses_of(resumed) == losses_of(runs.specs[engine])[3:]
 
 
-@pytest.mark.parametrize("name", ["ddp-to-zero2", "zero2-to-ddp", "one-to-zero3"])
+@pytest.mark.parametrize("name", ["ddp-to-zero2", "zero2-to-ddp", "one-to-small-zero3"])
 def test_a_run_goes_on_under_another_engine_or_more_processes(runs, one, name):
+    """And in micro-batches, packed, with layers computed again."""
     assert summary_of(runs.specs[name])["resumed_from_step"] == 3
     assert_near(runs.specs[name], one)
 
@@ -186,8 +189,8 @@ def test_a_gradient_that_is_no_number_stops_before_the_optimizer_and_is_named(ru
     """Both processes stop, though only one of them found it; the state is the one before (`zero_runs.py`)."""
     for rank in range(WORLD_SIZE):
         text = (runs.folder / engine / f"infinite-{rank}.txt").read_text()
-        assert "the gradients of 1 of 13 tensors are not finite at step 1 of tiny, on shapes" in text
-        assert "projections.llama_proj.weight. Nothing was stepped" in text
+        assert "the gradients of 5 of 13 tensors are not finite at step 1 of tiny, on shapes" in text
+        assert "on the way back first: llm.model.layers.0.input_layernorm.weight, projections.llama_proj2." in text
 
 
 def test_nothing_left_loopback_nor_was_written_to_the_users_home(runs):

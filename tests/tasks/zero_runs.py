@@ -14,6 +14,7 @@ import torch.distributed as distributed
 
 from benchmarks.engines import joined
 from tasks.zero import ZeroEngine, train
+from tests.core import tiny
 from tests.core.test_train import quiet
 from tinygptv_core.engine import NotFiniteError
 from tinygptv_core.loader import Steps
@@ -37,12 +38,15 @@ def run(path: Path, begun: str | None, rank: int) -> None:
 
 
 def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
-    """A step in which the first process alone finds one; what it comes to is written beside the run."""
+    """A step in which the first process alone finds one, at its layer's output; what it says is written beside the run.
+
+    It comes to the tensors of the layer and then to the projections, but not to the last norm.
+    """
     spec = read_spec(path)
     model, tokenizer = starting_model(spec)
-    if rank == 0:
-        model.projections[0].weight.register_hook(lambda gradient: gradient * float("inf"))
     engine = ZeroEngine(model, spec.stage, spec.options, rank=rank, world_size=WORLD_SIZE)
+    if rank == 0:
+        model.get_submodule("llm.model.layers.0.mlp.fc2").register_forward_hook(tiny.infinite)
     before = engine.state()
     try:
         engine.step(Steps(spec, tokenizer, rank=rank, world_size=WORLD_SIZE)[0], step=0, rate=1e-2, dataset="shapes")
