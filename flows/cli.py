@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows import commands as keeping
-from flows import presets, weights
+from flows import presets, registering, scoring, weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
 from flows.foreseen import for_machines, what_it_takes
 from flows.place import import_ahead
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, plan):
         command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
         command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
+        registering.add_options(command)
     plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines")
     plan.add_argument(
         "--probe", action="store_true",
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="Prefect's and MLflow's pages, and the worker that runs what is started there")
     _add_up(up)
     keeping.add_parsers(commands, _add_choice, _add_home)
+    scoring.add_parsers(commands, _add_home)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -243,6 +245,8 @@ def _choice(options: argparse.Namespace, until: tuple[str, ...] = ()) -> Choice:
         ray_address=options.ray_address,
         init=options.init,
         options=tuple(options.options),
+        promote=registering.promote_of(options),
+        bundle=registering.bundle_of(options),
     )
 
 
@@ -389,6 +393,8 @@ COMMANDS = {
     "train": _train,
     "up": _up,
     "ask": _ask,
+    "eval": scoring.evaluate,
+    "demo": scoring.demo,
     "weights": _weights,
     **keeping.commands(_choice),
 }

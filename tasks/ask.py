@@ -15,7 +15,7 @@ from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
-    from tinygptv_core.answer import ModelCard
+    from tinygptv_core.answer import ModelCard, Trained
     from tinygptv_core.quantize import Bits
 
 CHECKPOINT_ANSWER_TOKENS = 64
@@ -45,12 +45,34 @@ def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource:
     if not question.strip():
         raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
     picture = _picture(image)
+    return loaded(model, tracking_uri, low_resource)(picture, question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model in memory, which can be asked."""
+
+    trained: "Trained"
+    card: "ModelCard"
+
+    def __call__(self, picture: bytes, question: str) -> str:
+        """The answer to a question about an encoded picture."""
+        from tinygptv_core.answer import ask_each
+
+        return ask_each(self.trained, self.card, [(picture, question)])[0]
+
+
+def loaded(model: str, tracking_uri: str, low_resource: "Bits | None" = None) -> Loaded:
+    """The model that `ask` would ask, on the CPU.
+
+    Raises:
+        ConfigError: as `ask`.
+    """
     with place_of(model, tracking_uri) as place:
-        from tinygptv_core.answer import ask_each, load_served
+        from tinygptv_core.answer import load_served
 
         card = card_of(place.folder)
-        trained = load_served(place.folder, card, place.backbones, "cpu", low_resource)
-    return ask_each(trained, card, [(picture, question)])[0]
+        return Loaded(trained=load_served(place.folder, card, place.backbones, "cpu", low_resource), card=card)
 
 
 def _picture(image: Path) -> bytes:
@@ -77,14 +99,17 @@ def place_of(model: str, tracking_uri: str) -> Iterator[Place]:
     version = find(tracking_uri, model)
     location = urlsplit(version.location)
     if location.scheme in ("", "file"):
-        yield Place(folder=_logged(Path(unquote(location.path)), version), backbones=_backbones(version))
+        yield _place(_logged(Path(unquote(location.path)), version), version)
         return
     with tempfile.TemporaryDirectory() as fetched:
-        yield Place(folder=_fetch(version, tracking_uri, Path(fetched)), backbones=_backbones(version))
+        yield _place(_fetch(version, tracking_uri, Path(fetched)), version)
 
 
-def _backbones(version: Version) -> tuple[Path, ...]:
-    return (Path(version.tags[BACKBONES_TAG]),) if BACKBONES_TAG in version.tags else ()
+def _place(folder: Path, version: Version) -> Place:
+    """The model's folder among a version's files; its backbones may be there too."""
+    bundled = [path.parent for path in folder.parent.glob("*/backbones.json")]
+    lay = [Path(version.tags[BACKBONES_TAG])] if BACKBONES_TAG in version.tags else []
+    return Place(folder=folder, backbones=(*bundled, *lay))
 
 
 def _logged(folder: Path, version: Version) -> Path:
@@ -119,7 +144,7 @@ def _in_store(folder: Path) -> Place:
 
         digest = read_card(folder).backbones_digest
     elif (folder / "stage.json").exists():
-        digest = _training_of(folder)["inputs"]["backbones"]
+        digest = training_of(folder)["inputs"]["backbones"]
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
     return Place(folder=folder, backbones=(store / "backbones" / digest[:SHORT],))
@@ -139,7 +164,7 @@ def card_of(folder: Path) -> "ModelCard":
 def _bare_card(folder: Path) -> "ModelCard":
     from tinygptv_core.answer import ModelCard
 
-    training = _training_of(folder)
+    training = training_of(folder)
     return ModelCard(
         backbones="",
         backbones_digest=training["inputs"]["backbones"],
@@ -150,7 +175,7 @@ def _bare_card(folder: Path) -> "ModelCard":
     )
 
 
-def _training_of(checkpoint: Path) -> dict[str, Any]:
+def training_of(checkpoint: Path) -> dict[str, Any]:
     """What the store has noted of the training of a checkpoint of its own."""
     store = checkpoint.parent.parent
     if (checkpoint / MANIFEST).is_file():
