@@ -51,7 +51,7 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
     its sockets need a short path, to a folder of its own among the system's temporary ones; nowhere else.
 
     Raises:
-        ConfigError: there is no cluster at `address`.
+        ConfigError: there is no cluster at `address`, or it lets us not in.
     """
     import_ray(address)
     import ray
@@ -62,7 +62,7 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
                 remove_what_killed_runs_left(_temporary_folder(os.getpid()))
                 _start_local(home)
             else:
-                _connect(address)
+                connect(address)
         yield
     finally:
         ray.shutdown()
@@ -87,13 +87,22 @@ def import_ray(address: str | None) -> None:
     import ray.train.torch  # noqa: F401
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
+    """Make this process a driver of the cluster at `address`.
+
+    Raises:
+        ConfigError: nobody answers there, or it lets us not in.
+    """
     import ray
+    from ray.exceptions import AuthenticationError
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+    except (AuthenticationError, ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}\n"
+            "  if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines"
+        ) from error
 
 
 def _start_local(home: Path) -> None:
