@@ -104,7 +104,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     lacks = [lacking_files(selection), _lacking_device(preset, options, planned)] if writes else []
     if any(lacks):
         raise ConfigError("\n".join(filter(None, lacks)))
-    check_present(selection, planned, _typed(choice))
+    check_present(selection, planned, typed(choice))
     if any(item.step == "register" and item.action == "build" for item in planned):
         names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
     return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)
@@ -131,8 +131,8 @@ def preset_named(name: str) -> Preset:
     return _from_file(Path(path), inside) if colon else named(name)
 
 
-def _typed(choice: Choice) -> list[str]:
-    """The options of `choice` that say what is built and where, as they are typed."""
+def typed(choice: Choice) -> list[str]:
+    """The options of `choice` that say what is built and where, as a person types them; what is usual is left out."""
     pairs = [
         ("--preset", choice.preset),
         ("--list", choice.list_file),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.choice import Choice, prepare
+from flows.choice import Choice, prepare, typed
 from flows.plan import downstream
 from tasks.build import SHORT, Store
 from tasks.filter import FILTER
@@ -30,13 +30,15 @@ class Rerun:
     """What a run without the pictures would do.
 
     Attributes:
-        command: that run.
+        command: that run: the choice that was asked with, and the list.
+        preset: of that run.
         builds: what it builds.
         looks_again: filters and screens that read the list, and make what they made before if it names none of theirs.
         may_build: what follows from these, if the list names rows of theirs that were never fetched.
     """
 
     command: str
+    preset: str
     builds: tuple[str, ...]
     looks_again: tuple[str, ...]
     may_build: tuple[str, ...]
@@ -89,7 +91,8 @@ def _rerun(choice: Choice, urls: Sequence[str], traces: Traces) -> Rerun:
     order = [request.name for request in walked if request.name in steps]
     named = choice.removal_list if choice.removal_list and not urls else "FILE"
     return Rerun(
-        command=shlex.join(["tinygptv", "run", "--removal-list", named]),
+        command=shlex.join(["tinygptv", "run", *typed(replace(choice, removal_list=named))]),
+        preset=prepared.preset.name,
         builds=tuple(name for name in order if name in builds),
         looks_again=tuple(name for name in order if name in looks - builds),
         may_build=tuple(name for name in order if name not in looks | builds),
@@ -140,7 +143,7 @@ def for_machines(tracked: Tracked) -> dict[str, Any]:
             }
             for item in tracked.holdings
         ],
-        "rerun": {name: getattr(tracked.rerun, name) for name in ("command", "builds", "looks_again", "may_build")},
+        "rerun": {name: getattr(tracked.rerun, name) for name in ("command", "preset", "builds", "looks_again", "may_build")},
     }
 
 
@@ -226,7 +229,7 @@ def _holdings(tracked: Tracked) -> Iterator[str]:
 
 def _without(tracked: Tracked) -> Iterator[str]:
     rerun = tracked.rerun
-    yield f"without them: {rerun.command}"
+    yield f"without them, for the preset {rerun.preset}: {rerun.command}"
     yield f"  builds {len(rerun.builds)} steps: {', '.join(rerun.builds) or 'none'}"
     if rerun.looks_again:
         yield f"  looks again at {len(rerun.looks_again)} filters and screens: {', '.join(rerun.looks_again)}"

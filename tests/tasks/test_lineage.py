@@ -183,7 +183,16 @@ def test_the_command_tells_both_ways(home, capsys):
     assert main(["lineage", "--url", url("web", 4), "--json", *at_home]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [item["version"] for item in found["versions"]] == ["tinygptv/1"] and found["not_found"] == []
-    assert found["rerun"]["command"] == "tinygptv run --removal-list FILE"
+    assert found["rerun"]["command"] == f"tinygptv run --removal-list FILE --home {home.root}"
+
+
+def test_the_run_without_them_is_the_one_that_was_asked_with(home, tmp_path, capsys):
+    removals = tmp_path / "gone.txt"
+    removals.write_text(url("web", 4))
+    chosen = ["--home", str(home.root), "--set", "stage1.schedule.peak=0.5", "--option", "micro_batch=2"]
+    assert main(["lineage", "--removal-list", str(removals), *chosen]) == 0
+    words = ["tinygptv", "run", "--removal-list", str(removals), *chosen]
+    assert f"without them, for the preset nano: {' '.join(words)}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
