@@ -140,13 +140,19 @@ class Keeping:
                 yield "a model that this registry does not hold", self._of_model({REGISTERED: record.digest})
         for run in _newest(self.runs):
             yield f"run {run.name}, the newest of {run.preset}", self._with_parts(run.artifacts)
+        for name, digests in self._unreported():
+            told = "weights that were imported" if name == IMPORTED else f"run {name}, which has no report yet"
+            yield told, self._with_parts(frozenset(digests))
+
+    def _unreported(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """What runs without a report have built, the killed and those that go on, and what was imported."""
         reported, since = {run.name for run in self.runs}, time.time() - self.days * DAY_SECONDS
+        found: dict[str, list[str]] = {}
         for record in self.records.all:
-            digests = (record.digest, *record.others)
-            if record.noted["run"] == IMPORTED:
-                yield "weights that were imported", digests
-            elif record.noted["run"] not in reported and record.time >= since:
-                yield f"run {record.noted['run']}, which has no report yet", digests
+            name = record.noted["run"]
+            if name == IMPORTED or (name not in reported and record.time >= since):
+                found.setdefault(name, []).extend((record.digest, *record.others))
+        yield from found.items()
 
     def _of_model(self, roots: Mapping[str, str]) -> Iterator[str]:
         links = chain(self.records, roots)

@@ -135,6 +135,17 @@ def test_a_run_without_a_report_and_imported_weights_are_waited_for(home):
     assert brought.digest not in {item.digest for item in sweep(keeping(home, days=2)).folders}
 
 
+def test_what_a_killed_run_built_on_stays_though_another_run_made_it(home):
+    """Run r1 made the data, others are the newest, nothing is registered; what was killed needs the data of r1."""
+    home.time = time.time()
+    again(home, "killed", seed=5)
+    (home.root / "runs" / "r1" / "report.json").unlink()
+    going = steps(sweep(keeping(home, known=(), unregistered=True)).folders)
+    assert going == ["register", "stage2/train"]  # the model, and the checkpoint of r1
+    going = steps(sweep(keeping(home, known=(), unregistered=True, days=0)).folders)
+    assert going == sorted([*home.made, "stage2/train"])
+
+
 def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(home, capsys):
     left = again(home, "old", seed=5)
     scores = home.made["stage2/evaluate"]
