@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,15 @@ def _store(options: argparse.Namespace) -> int:
     home = home_of(options)
     asked = {"keep_data": True, "days": 7.0, "unregistered": False}
     asked = {name: getattr(options, name, usual) for name, usual in asked.items()}
-    found = store.keeping(home, tracking_uri(home), **asked)
+    really = options.way == "clean" and options.yes
+    with store.unused(home) if really else nullcontext():  # first: what is known of the home must stay so
+        found = store.keeping(home, tracking_uri(home), **asked)
+        if options.way == "clean":
+            for line in store.swept(found, really=really):
+                print(line)
+            return DONE
     if options.way == "list":
         print(_json([for_machines(item) for item in found.kept]) if options.json else "\n".join(store.listed(found)))
-        return DONE
-    if options.way == "clean":
-        for line in store.swept(found, really=options.yes):
-            print(line)
         return DONE
     damaged = list(store.verified(found))
     print("\n".join(damaged) or f"{len(found.kept)} artifacts are as they were sealed")

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.build import SHORT
+from tasks.build import SHORT, Store
 from tasks.keeping import Keeping, Kept, Sweep, clean, rebuilt_by, sweep
+from tasks.lease import alone
 from tasks.records import clock
 from tasks.registry import names, versions
 from tinygptv_core.plain import ConfigError
@@ -20,10 +22,36 @@ def keeping(home: Path, tracking_uri: str, *, keep_data: bool, days: float, unre
     Raises:
         ConfigError: there is none, or the registry cannot be read, which says what is needed.
     """
-    if not (home / "store").is_dir():
-        raise ConfigError(f"there is no store in {home}; name the home of a run with --home DIR")
+    check_store(home)
     registered = [version for name in names(tracking_uri) for version in versions(tracking_uri, name)]
     return Keeping(home, registered, keep_data=keep_data, days=days, unregistered=unregistered)
+
+
+def check_store(home: Path) -> None:
+    """Refuse a home without a store.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if not (home / "store").is_dir():
+        raise ConfigError(f"there is no store in {home}; name the home of a run with --home DIR")
+
+
+@contextmanager
+def unused(home: Path) -> Iterator[None]:
+    """Keep every run of this home from beginning: what one that goes on is about to read is known to nobody else.
+
+    Raises:
+        ConfigError: one goes on, or the file system cannot say; or there is no store.
+    """
+    check_store(home)
+    with alone(Store(home / "store").lock) as is_alone:
+        if not is_alone:
+            raise ConfigError(
+                f"a run goes on on {home}, or its file system has no locks that would say so. What a run reads is not "
+                "known here, so nothing is removed.\n  run the same command again when the run has ended"
+            )
+        yield
 
 
 def listed(found: Keeping) -> Iterator[str]:

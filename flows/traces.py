@@ -4,7 +4,7 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def for_machines(tracked: Tracked) -> dict[str, Any]:
             }
             for item in tracked.holdings
         ],
-        "rerun": {name: getattr(tracked.rerun, name) for name in ("command", "preset", "builds", "looks_again", "may_build")},
+        "rerun": asdict(tracked.rerun),
     }
 
 

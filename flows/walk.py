@@ -56,10 +56,11 @@ def walk(choice: Choice) -> Path:
     show_plan(prepared.planned)
     progress = Progress()
     prepared.terminal.also = progress.tell
-    with progress.shown(), prepared.place.opened:
-        built = _steps(prepared)
-    _settle(UUID(flow_run.get_id()))
-    report, details, path = report_on(prepared, built)
+    with prepared.place.store.in_use(say):  # until the report says what it needs
+        with progress.shown(), prepared.place.opened:
+            built = _steps(prepared)
+        _settle(UUID(flow_run.get_id()))
+        report, details, path = report_on(prepared, built)
     show_result(prepared, report, details, path)
     prepared.terminal.summary(report, path)
     return path

@@ -9,6 +9,7 @@ The only place that decides whether something is built already. Two names for tw
     notes/<key>/                  what is kept and hashed nowhere
     stamps/<kind>-<digest>.json   when each sealed file was last written, to spare hashing it again
     leases/<key>                  who is building it now
+    in-use                        locked by whoever reads or builds, together, and by who cleans, alone
 """
 
 import json
@@ -16,12 +17,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.lease import is_held, lease
+from tasks.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, canonical_json, from_plain, leaves, plain, sha256_of
 
@@ -165,6 +166,19 @@ class Store:
         """SHA-256 of what is asked for: step, version, config and the digests of the inputs."""
         return sha256_of(asked(request, inputs))
 
+    def in_use(self, waiting: Callable[[str], None]) -> AbstractContextManager[None]:
+        """While this is held nothing is removed: of a run's artifacts, those between two builds too.
+
+        Args:
+            waiting: told once while a cleaning has to end first.
+        """
+        return in_use(self.lock, waiting)
+
+    @property
+    def lock(self) -> Path:
+        """What is locked meanwhile."""
+        return self.root / "in-use"
+
     def notes(self, key: str) -> Path:
         """Where what is kept beside the artifact of `key` lies."""
         return self.root / "notes" / key
@@ -233,7 +247,7 @@ class Store:
         if first.artifact and not force:
             self._tidy(request.step, first.key)
             return _built(request, first, "reuse", before)
-        with lease(self._lease(first.key), waiting):
+        with self.in_use(waiting), lease(self._lease(first.key), waiting):
             now = self.look(request, inputs)
             if now.artifact and not force:
                 return _built(request, now, "reuse", before)
@@ -268,9 +282,9 @@ class Store:
 
     def _tidy(self, step: Step, key: str) -> None:
         """Remove the work of a build that was killed after it was noted."""
-        work, held = self._work(step, key), self._lease(key)
-        if work.exists() and not is_held(held):
-            with lease(held, lambda text: None):
+        work, path = self._work(step, key), self._lease(key)
+        if work.exists() and held(path) is None:
+            with lease(path, lambda text: None):
                 shutil.rmtree(work, ignore_errors=True)
 
     def _seal(self, folder: Path, kind: str) -> Artifact:

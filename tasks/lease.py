@@ -1,8 +1,11 @@
-"""A lock that is a lease: it names its holder, and a dead holder's is taken over.
+"""Locks between processes: a lease for what one builds, and a lock that all who use a folder share.
 
-It only saves work. Two builds of one key at once would both be right, and the first to be noted wins.
+A lease names its holder, and a dead holder's is taken over. It only saves work: two builds of one key at once would
+both be right, and the first to be noted wins. The shared lock is the system's: whoever dies has given it back.
 """
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -12,10 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
 POLL_SECONDS = 0.5
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system says that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +51,6 @@ def is_alive(holder: Holder) -> bool:
     return holder.boot == me.boot and _started(holder.pid) == holder.started
 
 
-def is_held(path: Path) -> bool:
-    """Whether somebody who is there holds the lease at `path`."""
-    holder = _holder(path)
-    return holder is not None and not _is_dead(holder, path)
-
-
 @contextmanager
 def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lease at `path`; while another holds it, wait, after saying so once to `waiting`."""
@@ -78,6 +78,46 @@ def held(path: Path) -> Holder | None:
     """Who holds the lease at `path`; None if nobody does who is alive."""
     holder = _holder(path)
     return None if holder is None or _is_dead(holder, path) else holder
+
+
+@contextmanager
+def in_use(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock at `path` beside others who do; while one has it alone, wait, after saying so to `waiting`.
+
+    A file system without locks keeps nobody from working: nobody can have it alone there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            if not _locked(file, fcntl.LOCK_SH):
+                waiting("waits for a cleaning of the store")
+                fcntl.flock(file, fcntl.LOCK_SH)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Try to hold the lock at `path` alone. Gives whether that is so; it is not where the file system has no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            is_alone = _locked(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            is_alone = False
+        yield is_alone
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _take(path: Path) -> bool:

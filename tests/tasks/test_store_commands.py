@@ -2,11 +2,14 @@
 
 import json
 import os
+import queue
+import threading
 import time
 
 import pytest
 
 from flows.cli import main
+from flows.store import unused
 from tasks.build import Store
 from tasks.keeping import Keeping, rebuilt_by, sweep
 from tasks.lease import lease
@@ -197,7 +200,32 @@ def test_while_something_is_built_nothing_is_removed(home, capsys):
     assert sweep(keeping(home)).work == (work,)
 
 
+def test_between_two_builds_of_a_run_nothing_is_removed(home, capsys):
+    left, told = again(home, "old", seed=5), []
+    with home.store.in_use(told.append), home.store.in_use(told.append):  # two runs
+        assert store(home, "clean", "--yes") == 2
+        assert store(home, "clean") == 0
+    assert f"a run goes on on {home.root}" in capsys.readouterr().err and left.path.is_dir() and told == []
+    assert store(home, "clean", "--yes") == 0 and not left.path.exists()
+
+
+def test_a_run_that_begins_while_the_store_is_cleaned_waits(home):
+    told = queue.Queue()
+
+    def run():
+        with home.store.in_use(told.put):
+            told.put("goes on")
+
+    with unused(home.root):
+        beside = threading.Thread(target=run)
+        beside.start()
+        assert told.get(timeout=60) == "waits for a cleaning of the store" and told.empty()
+    assert told.get(timeout=60) == "goes on"
+    beside.join()
+
+
 def test_a_home_without_a_store_is_told(tmp_path, capsys):
+    assert main(["store", "clean", "--yes", "--home", str(tmp_path)]) == 2
     assert main(["store", "list", "--home", str(tmp_path)]) == 2
     assert f"there is no store in {tmp_path}" in capsys.readouterr().err
     assert not Store(tmp_path / "store").root.exists()
