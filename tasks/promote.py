@@ -1,7 +1,8 @@
 """Which version is the champion, who made it so and why; every change is kept, and can be taken back.
 
-A change moves the alias, and writes one tag of the registered model whose name nobody uses twice: the record of all of
-them. What the version itself says of its promotion is a copy of the last.
+A change moves the alias, and writes tags of the registered model whose names nobody uses twice, the record of all of
+them: one for each evaluation that was compared, and then the event. In PostgreSQL such a tag holds 5,000 characters.
+What the version itself says of its promotion is a copy of the last.
 """
 
 import getpass
@@ -9,8 +10,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,9 @@ from tasks.registry import CHECKPOINT_TAG, Version, find, versions
 from tinygptv_core.plain import ConfigError, from_plain
 
 EVENT = "tinygptv.champion."
+COMPARED = "tinygptv.compared."
+MOST_CHARACTERS = 1_000
+"""Of a reason: with all that JSON adds it fits into a tag."""
 ANSWERS = "answers.jsonl"
 
 
@@ -68,8 +72,9 @@ def promote(tracking_uri: str, reference: str, because: str, records: Records) -
     """Make a version the champion; None if it is already.
 
     Raises:
-        ConfigError: `reference` names no version, or the registry cannot be read.
+        ConfigError: `reference` names no version, the reason is too long, or the registry cannot be read.
     """
+    _check(because)
     version = find(tracking_uri, reference)
     champion = _champion(tracking_uri, version.name)
     if champion and champion.version == version.version:
@@ -82,8 +87,10 @@ def rollback(tracking_uri: str, name: str, because: str) -> Event:
     """Make that version the champion again which was it before the last promotion that stands.
 
     Raises:
-        ConfigError: no promotion stands, or somebody moved the alias since, or the version is gone.
+        ConfigError: no promotion stands, or somebody moved the alias since, or the version is gone; or the reason is
+            too long.
     """
+    _check(because)
     champion = _champion(tracking_uri, name)
     line = _line(events(tracking_uri, name))
     if len(line) < 2:
@@ -96,6 +103,14 @@ def rollback(tracking_uri: str, name: str, because: str) -> Event:
         )
     find(tracking_uri, f"{name}/{line[-2]}")
     return _move(tracking_uri, name, _event("rollback", line[-2], champion, because, None))
+
+
+def _check(because: str) -> None:
+    if len(because) > MOST_CHARACTERS:
+        raise ConfigError(
+            f"--because has {len(because):,} characters; {MOST_CHARACTERS:,} are kept at most. Say it in a file, and "
+            "name that"
+        )
 
 
 def _line(told: Sequence[Event]) -> list[str]:
@@ -115,8 +130,28 @@ def events(tracking_uri: str, name: str) -> tuple[Event, ...]:
     """Every change of the champion, the oldest first."""
     with mlflow_at(tracking_uri) as mlflow:
         tags: Mapping[str, str] = mlflow.MlflowClient(tracking_uri, tracking_uri).get_registered_model(name).tags
-    kept = sorted((key, value) for key, value in tags.items() if key.startswith(EVENT))
-    return tuple(from_plain(Event, json.loads(value)) for _, value in kept)
+    names = sorted(key.removeprefix(EVENT) for key in tags if key.startswith(EVENT))
+    return tuple(_read(tags, name) for name in names)
+
+
+def _read(tags: Mapping[str, str], name: str) -> Event:
+    """The event of that name, with what was compared for it."""
+    event = from_plain(Event, json.loads(tags[f"{EVENT}{name}"]))
+    if event.comparison is None:
+        return event
+    place = f"{COMPARED}{name}."
+    numbers = sorted(int(key.removeprefix(place)) for key in tags if key.startswith(place))
+    found = tuple(from_plain(Difference, json.loads(tags[f"{place}{number}"])) for number in numbers)
+    return replace(event, comparison=replace(event.comparison, differences=found))
+
+
+def _tags(name: str, event: Event) -> Iterator[tuple[str, str]]:
+    """Name and value of the tags that keep an event: itself last, without which the others say nothing."""
+    compared = event.comparison
+    for number, difference in enumerate(compared.differences if compared else ()):
+        yield f"{COMPARED}{name}.{number}", json.dumps(asdict(difference), ensure_ascii=False)
+    kept = replace(event, comparison=replace(compared, differences=()) if compared else None)
+    yield f"{EVENT}{name}", json.dumps(asdict(kept), ensure_ascii=False)
 
 
 def _champion(tracking_uri: str, name: str) -> Version | None:
@@ -145,7 +180,8 @@ def _move(tracking_uri: str, name: str, event: Event) -> Event:
     """Write the event down and move the alias: in this order, so that no change is without its record."""
     with mlflow_at(tracking_uri) as mlflow:
         client: Any = mlflow.MlflowClient(tracking_uri, tracking_uri)
-        client.set_registered_model_tag(name, f"{EVENT}{time.time_ns():020d}.{os.getpid()}", json.dumps(asdict(event)))
+        for key, value in _tags(f"{time.time_ns():020d}.{os.getpid()}", event):
+            client.set_registered_model_tag(name, key, value)
         for what in ("action", "at", "by", "because"):
             client.set_model_version_tag(name, event.version, f"tinygptv.champion_{what}", getattr(event, what))
         client.set_registered_model_alias(name, CHAMPION, event.version)

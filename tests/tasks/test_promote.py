@@ -18,19 +18,24 @@ SECOND = (1.0, 1.0, 0.0, 1.0)
 """The scores of four questions: the second is better at one, worse at none."""
 
 
-def scored(store, scores, *, data="a", keys="0123"):
+def scored(store, scores, *, data="a", keys="0123", evals=("toy_vqa",)):
     """The digest of scores of questions about `data`."""
 
     def work(inputs, site):
         lines = [
-            json.dumps({"eval": "toy_vqa", "key": key, "question": f"what is {key}?", "score": score})
+            json.dumps({"eval": name, "key": key, "question": f"what is {key}?", "score": score})
+            for name in evals
             for key, score in zip(keys, scores, strict=True)
         ]
         (site.out / "answers.jsonl").write_text("\n".join(lines))
 
     asked = {"shards.toy": Artifact(kind=USERS_FOLDER, digest=data * 64, path=store.root)}
     request = Request(
-        name="stage1/evaluate", step=EVALUATE, config={"of": scores, "keys": keys}, inputs=asked, work=work
+        name="stage1/evaluate",
+        step=EVALUATE,
+        config={"of": scores, "keys": keys, "evals": evals},
+        inputs=asked,
+        work=work,
     )
     noted = {"run": "r", "time": 0.0}
     return store.build(request, asked, {}, noted=noted, force=False, waiting=lambda text: None).artifact.digest
@@ -126,3 +131,28 @@ def test_an_alias_that_was_moved_by_other_means_is_not_moved_back(home):
     with pytest.raises(ConfigError, match=r"the champion is tinygptv/2, but it is 3: somebody moved it"):
         rollback(uri, "tinygptv", "")
     assert champion(uri).version == "3"
+
+
+def test_a_long_comparison_and_a_long_reason_fit_into_the_tags_of_postgresql(home):
+    """A tag of a model holds 5,000 characters there; SQLite would take any number."""
+    store, uri = home
+    evals = tuple(f"evaluation_{number}_vqa" for number in range(30))
+    with mlflow_at(uri) as mlflow:
+        client = mlflow.MlflowClient(uri, uri)
+        for number, scores in enumerate((FIRST, SECOND), start=4):
+            digest = scored(store, scores, evals=evals)
+            client.create_model_version("tinygptv", str(store.root), tags=tags(number, digest))
+    promote(uri, "tinygptv/4", "", Records(store))
+    event = promote(uri, "tinygptv/5", '"\u00e4\n\t' * 250, Records(store))
+    assert event is not None and event.comparison is not None and events(uri, "tinygptv")[-1] == event
+    assert [item.evaluation for item in event.comparison.differences] == sorted(evals)
+    with mlflow_at(uri) as mlflow:
+        kept = mlflow.MlflowClient(uri, uri).get_registered_model("tinygptv").tags
+    assert max(map(len, kept.values())) < 5_000
+    for change in (
+        lambda: promote(uri, "tinygptv/1", "x" * 1_001, Records(store)),
+        lambda: rollback(uri, "tinygptv", "x" * 1_001),
+    ):
+        with pytest.raises(ConfigError, match="--because has 1,001 characters; 1,000 are kept at most"):
+            change()
+    assert champion(uri).version == "5"
