@@ -64,8 +64,8 @@ def _cache(advice: CacheAdvice) -> dict[str, Any]:
 
 def _fetch_in_words(taken: Estimate) -> str:
     source = "by what was fetched of it before" if taken.is_measured else "by what such lists take; nothing is measured"
-    size, hours = f"{taken.bytes / GIGABYTE:,.2f} GB", f"{taken.seconds / HOUR:,.2f} hours"
-    return f"to fetch: {'at most ' * taken.is_bound}{taken.rows:,} rows, {size} on disk, {hours} ({source})"
+    disk, hours = f"{taken.bytes / GIGABYTE:,.2f} GB", f"{taken.seconds / HOUR:,.2f} hours"
+    return f"to fetch: {'at most ' * taken.is_bound}{taken.rows:,} rows, {disk} on disk, {hours} ({source})"
 
 
 def _train_in_words(taken: TrainingEstimate) -> str:

@@ -16,11 +16,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tasks.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
@@ -30,7 +30,11 @@ MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
 USERS_FOLDER = "folder"
 """The kind of a folder of the user's own, as an input."""
+T = TypeVar("T")
+
 SHORT = 12
+MOST_CHARACTERS = 60
+"""Of a value that is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,16 +394,16 @@ class Store:
 
     def _difference(self, request: Request, inputs: Inputs) -> str:
         """In words, how the request differs from the most similar earlier one of that name."""
-        wanted = leaves(asked(request, inputs))
-        earlier = [record for path in self._records(request.step) if (record := _read(path))]
-        earlier = [record for record in earlier if record["name"] == request.name]
-        if not earlier:
+        paths = (self.root / "keys" / request.step.name).glob("*.json")
+        earlier = [record for path in paths if (record := _read(path)) and record["name"] == request.name]
+        earlier.sort(key=lambda record: -record["noted"]["time"])
+        now = asked(request, inputs)
+        former = nearest(now, earlier, lambda record: record)
+        if former is None:
             return "never built on this home"
-        changes = [_changes(record, wanted) for record in sorted(earlier, key=lambda r: -r["noted"]["time"])]
-        return "; ".join(min(changes, key=len))
-
-    def _records(self, step: Step) -> list[Path]:
-        return list((self.root / "keys" / step.name).glob("*.json"))
+        old, new = flat(former), flat(now)
+        pairs = {name: [_short(name, told.get(name)) for told in (old, new)] for name in changed(old, new)}
+        return "; ".join(f"{name} {before} -> {after}" for name, (before, after) in pairs.items())
 
 
 def _unseal(folder: Path) -> None:
@@ -454,15 +458,36 @@ def _built(request: Request, known: Known, action: Literal["build", "reuse"], be
     )
 
 
-def _changes(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Each leaf that differs, as `schedule.peak 0.002 -> 2e-05`; digests are shortened."""
-    old = leaves({name: record[name] for name in ("step", "version", "config", "inputs")})
-    changed = [name for name in {**old, **asked} if old.get(name) != asked.get(name)]
-    return [f"{name} {_short(name, old.get(name))} -> {_short(name, asked.get(name))}" for name in changed]
+def nearest(now: Mapping[str, Any], earlier: Sequence[T], told: Callable[[T], Mapping[str, Any]]) -> T | None:
+    """Of earlier requests that which differs from `now` in the fewest values, the first of several; None of none.
+
+    Args:
+        told: what such a request asked for.
+    """
+    wanted = flat(now)
+    return min(earlier, key=lambda request: len(changed(flat(told(request)), wanted)), default=None)
 
 
-def _short(name: str, value: object) -> str:
-    return str(value)[:SHORT] if name.startswith("inputs.") else str(value)
+def flat(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a request, `asked` or as it was noted, by name; an input's is its digest, whatever dots its name
+    has."""
+    inputs = {f"inputs.{name}": digest for name, digest in told["inputs"].items()}
+    return leaves({name: told[name] for name in ("step", "version", "config")}) | inputs
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The names of the values that differ between two requests."""
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
+
+
+def shortened(value: object) -> str:
+    """A value of a request, for people."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+
+
+def _short(name: str, value: str | None) -> str:
+    return shortened(value[:SHORT] if value and name.startswith("inputs.") else value)
 
 
 def _unlike(folder: Path, members: tuple[Member, ...], stamps: Mapping[str, int]) -> str | None:

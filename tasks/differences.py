@@ -4,12 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.build import SHORT, Inputs, Request, asked
+from tasks.build import SHORT, Inputs, Request, asked, changed, flat, nearest, shortened
 from tasks.records import Record, Records
-from tinygptv_core.plain import leaves
 
 TO_BE_BUILT = "to be built"
-MOST_CHARACTERS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +30,7 @@ class Change:
 
     def __str__(self) -> str:
         note = f" ({self.note})" if self.note else ""
-        return f"{self.name} {_short(self.before)} -> {_short(self.now)}{note}"
-
-
-def _short(value: object) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+        return f"{self.name} {shortened(self.before)} -> {shortened(self.now)}{note}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +59,7 @@ class Differences:
 
     def nearest(self, request: Request) -> Record | None:
         """The earlier build of that name that differs in the fewest values; of several the newest."""
-        flat = _flat(self._asked(request))
-        return min(self.records.named(request.name), key=lambda r: len(_changed(_flat(_of(r)), flat)), default=None)
+        return nearest(self._asked(request), self.records.named(request.name), _of)
 
     def changes(self, request: Request, before: Record) -> tuple[Change, ...]:
         """In what `request` differs from `before`, and why its inputs do."""
@@ -78,8 +70,8 @@ class Differences:
 
     def _changes(self, request: Request, before: Record) -> Iterator[Change]:
         then, now = _of(before), self._asked(request)
-        old, new = _flat(then), _flat(now)
-        for name in _changed(old, new):
+        old, new = flat(then), flat(now)
+        for name in changed(old, new):
             group, _, rest = name.partition(".")
             if group == "inputs":
                 yield self._input(request, rest, before, now["inputs"].get(rest))
@@ -122,15 +114,6 @@ class Differences:
 
 def _of(record: Record) -> dict[str, Any]:
     return {"step": record.step, "version": record.version, "config": record.config, "inputs": record.inputs}
-
-
-def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by name; an input's is its digest, whatever dots its name has."""
-    return leaves({**told, "inputs": {}}) | {f"inputs.{name}": digest for name, digest in told["inputs"].items()}
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def _role(name: str) -> str:

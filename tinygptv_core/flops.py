@@ -25,12 +25,10 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import COLOURS, LlmSizes, QFormerSizes, Sizes, TowerSizes
 
 if TYPE_CHECKING:
     from tinygptv_core.batch import Batch
-
-COLOURS = 3
 
 PEAK_FLOPS = {
     "GB200": 2.5e15,

@@ -8,10 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import COLOURS, LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import Lora
 
-COLOURS = 3
 QUERY_TOKENS = "query_tokens"
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass, fields
 
 from tinygptv_core.plain import ConfigError, require
 
+COLOURS = 3
+"""The channels of a picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TowerSizes:

@@ -172,3 +172,13 @@ def test_the_command_answers_and_refuses_an_unknown_step(tmp_path: Path, capsys:
     assert main(["why", "stge1", *home]) == 2
     assert "Did you mean stage1" in capsys.readouterr().err
     assert not (tmp_path / "home").exists()
+
+
+def test_plan_and_why_name_the_same_earlier_build(empty, list_file):
+    """Of the nearer one a value differs; of the newer one that value, and what was made of another."""
+    build(empty, graph(list_file, rate=10, add=5), run="near")
+    build(empty, graph(list_file, rate=12, add=6), run="newer", time=9.0)
+    build(empty, graph(list_file, add=5, rate=10)[:4], run="data", time=10.0)
+    found = why(empty, graph(list_file, add=5, rate=11))
+    assert found.record is not None and found.record.noted["run"] == "near"
+    assert found.why == "config.rule.add 10 -> 11" and in_short(found.changes) == "rule.add 10 -> 11"
