@@ -18,8 +18,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from flows.settings import settle_prefect
-from flows.tied import tie_to
 from tasks.lease import lease
+from tasks.tied import tie_to
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tasks.build import Site, TrainingEstimate
+from tasks.tied import run_tied
 from tasks.training_estimates import by_arithmetic, disk_bytes, samples_of
 from tinygptv_core.metrics import Line
 from tinygptv_core.parameters import sizes_in
@@ -19,6 +19,7 @@ from tinygptv_core.run import RunSpec, write_spec
 from tinygptv_core.stages import Stage
 
 PROBE_STEPS = 20
+LONGEST_SECONDS = 1800.0
 WARMING_STEPS = 5
 """The first steps are slower: memory is got, kernels are chosen."""
 ERROR = re.compile(r"^(?:\[rank\d+\]: *)?((?!.*ChildFailedError)[\w.]*Error: .*)$", re.MULTILINE)
@@ -75,8 +76,13 @@ def _run(spec: RunSpec, folder: Path) -> str | None:
     module = "tinygptv_core.train" if spec.options.engine == "ddp" else "tasks.zero"
     command = [sys.executable, "-m", *several, module, str(folder / "RUN.json")]
     environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
+    messages = folder / "messages"
+    with messages.open("wb") as file:
+        status = run_tied(command, environment, file, LONGEST_SECONDS)
+    if status is None:
+        return f"it had not ended after {LONGEST_SECONDS:.0f} s"
+    if status == 0:
         return None
-    errors = ERROR.findall(done.stderr)
-    return errors[-1] if errors else (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    told = messages.read_text(errors="replace")
+    errors = ERROR.findall(told)
+    return errors[-1] if errors else (told.strip().splitlines() or ["it said nothing"])[-1]
