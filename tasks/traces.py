@@ -20,7 +20,7 @@ from tasks.records import Record, Records
 from tasks.registry import Version
 from tasks.removals import Removals
 from tasks.screen import SCREEN
-from tasks.tables import DROPPED_FILE, GROUP_ROWS, LEDGER_FILE, compute
+from tasks.tables import DROPPED_FILE, LEDGER_FILE, compute
 from tasks.train import TRAIN
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 SHARDS = "shards"
 SAME_BYTES = "same bytes"
-COLUMNS = ("key", "url", "fate", "sha256")
+COLUMNS = ["key", "url", "fate", "sha256"]
+NETLOC = "^[A-Za-z][A-Za-z0-9+.-]*://(?P<netloc>[^/?#]*)"
+"""Of a URL: host, port and perhaps a user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class Traces:
     def __init__(self, records: Records, wanted: Removals) -> None:
         self.records = records
         ledgers = _ledgers(records)
-        named = [row for ledger in ledgers for row in _matching(ledger, _Asked(wanted))]
+        named = [row for ledger in ledgers for row in matching(ledger, wanted)]
         known = {(row.ledger.path, row.row) for row in named}
         bytes_of = frozenset(row.sha256 for row in named if row.sha256)
         alike = [row for ledger in ledgers for row in _matching(ledger, _SameBytes(bytes_of))] if bytes_of else []
@@ -248,18 +250,19 @@ class _Asked:
     """What is asked for, as a test of some rows of a ledger."""
 
     def __init__(self, wanted: Removals) -> None:
-        self.wanted = wanted
+        self.hosts, self.urls, self.sha256 = wanted.hosts, _value_set(wanted.urls), _value_set(wanted.sha256)
+        named = {"url": wanted.urls or wanted.hosts, "sha256": wanted.sha256}
+        self.columns = [name for name, values in named.items() if values]
 
-    def reasons(self, batch: "pa.RecordBatch") -> dict[int, str]:
+    def reasons(self, rows: "pa.Table") -> dict[int, str]:
         """Place -> by what it was found."""
-        wanted, found = self.wanted, dict[int, str]()
-        if wanted.sha256:
-            found |= dict.fromkeys(_within(batch.column("sha256"), wanted.sha256), "sha256")
-        if wanted.hosts:
-            hosts = [_host(url) for url in batch.column("url").to_pylist()]
-            found |= {at: "host" for at, host in enumerate(hosts) if host and is_below(host, wanted.hosts)}
-        if wanted.urls:
-            found |= dict.fromkeys(_within(batch.column("url"), wanted.urls), "url")
+        found = dict[int, str]()
+        if len(self.sha256):
+            found |= dict.fromkeys(_within(rows, "sha256", self.sha256), "sha256")
+        if self.hosts:
+            found |= dict.fromkeys(_of_hosts(rows, self.hosts), "host")
+        if len(self.urls):
+            found |= dict.fromkeys(_within(rows, "url", self.urls), "url")
         return found
 
 
@@ -267,34 +270,62 @@ class _SameBytes:
     """A test for rows with one of these bytes."""
 
     def __init__(self, sha256: frozenset[str]) -> None:
-        self.sha256 = sha256
+        self.sha256, self.columns = _value_set(sha256), ["sha256"]
 
-    def reasons(self, batch: "pa.RecordBatch") -> dict[int, str]:
+    def reasons(self, rows: "pa.Table") -> dict[int, str]:
         """Place -> by what it was found."""
-        return dict.fromkeys(_within(batch.column("sha256"), self.sha256), SAME_BYTES)
+        return dict.fromkeys(_within(rows, "sha256", self.sha256), SAME_BYTES)
 
 
-def _within(column: "pa.Array", values: frozenset[str]) -> list[int]:
-    import numpy as np
+def _value_set(values: frozenset[str]) -> "pa.Array":
     import pyarrow as pa
 
-    return np.flatnonzero(np.array(compute().is_in(column, value_set=pa.array(sorted(values), pa.string())))).tolist()
+    return pa.array(sorted(values), pa.string())
 
 
-def _host(url: str | None) -> str | None:
+def _within(rows: "pa.Table", name: str, values: "pa.Array") -> list[int]:
+    functions = compute()
+    return functions.indices_nonzero(functions.is_in(rows.column(name), value_set=values)).to_pylist()
+
+
+def _of_hosts(rows: "pa.Table", hosts: frozenset[str]) -> list[int]:
+    """The rows whose URL has one of these hosts, or one below it; every host is looked at once."""
+    import numpy as np
+
+    column = rows.column("url").combine_chunks()
+    places = compute().struct_field(compute().extract_regex(column, NETLOC), "netloc").dictionary_encode()
+    named = [_is_of(f"http://{place}", hosts) for place in places.dictionary.to_pylist()]
+    of_row = np.array([*named, False])[places.indices.fill_null(len(named)).to_numpy()]
+    odd = np.flatnonzero(places.indices.is_null().to_numpy(zero_copy_only=False))  # written in no usual way
+    return [*np.flatnonzero(of_row).tolist(), *(at for at in odd.tolist() if _is_of(column[at].as_py(), hosts))]
+
+
+def _is_of(url: str | None, hosts: frozenset[str]) -> bool:
     try:
-        return urlsplit(url).hostname if url else None
+        host = urlsplit(url).hostname if url else None
     except ValueError:
-        return None
+        return False
+    return host is not None and is_below(host, hosts)
+
+
+def matching(ledger: Ledger, wanted: Removals) -> tuple[Row, ...]:
+    """The rows of a ledger that are asked for."""
+    return tuple(_matching(ledger, _Asked(wanted)))
 
 
 def _matching(ledger: Ledger, test: "_Asked | _SameBytes") -> Iterator[Row]:
+    """The rows that the test finds; of the other rows no more is read than what it asks about."""
     import pyarrow.parquet as pq
 
     first = 0
     with pq.ParquetFile(ledger.path) as file:
-        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=list(COLUMNS)):
-            for at, by in sorted(test.reasons(batch).items()):
-                told = {name: batch.column(name)[at].as_py() for name in COLUMNS}
-                yield Row(ledger=ledger, row=first + at, by=by, **told)
-            first += len(batch)
+        for group in range(file.num_row_groups if test.columns else 0):
+            rows = file.read_row_group(group, columns=test.columns)
+            if found := test.reasons(rows):
+                for name in COLUMNS:
+                    if name not in test.columns:
+                        rows = rows.append_column(name, file.read_row_group(group, columns=[name]).column(name))
+                places = sorted(found)
+                for at, told in zip(places, rows.select(COLUMNS).take(places).to_pylist(), strict=True):
+                    yield Row(ledger=ledger, row=first + at, by=found[at], **told)
+            first += len(rows)

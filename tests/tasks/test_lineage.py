@@ -13,7 +13,8 @@ from tasks.lineage import GIVEN, LOST, chain, resolved, roots_of
 from tasks.records import Records
 from tasks.registry import versions
 from tasks.removals import NO_REMOVALS
-from tasks.traces import SAME_BYTES, Traces
+from tasks.tables import LedgerRow, TableWriter
+from tasks.traces import SAME_BYTES, Ledger, Traces, matching
 from tests.tasks.made_store import ALT, PICTURES, STAGE, WEB, copied, made_home, url
 from tinygptv_core.draws import Order
 from tinygptv_core.plain import ConfigError
@@ -126,6 +127,32 @@ def test_a_picture_is_found_with_those_of_the_same_bytes(home):
     assert {row.by for row in by_bytes.rows} == {"sha256"} and len(by_bytes.rows) == 2
     assert len(traces(home, hosts=frozenset({"example"})).rows) == len(WEB) + len(ALT) + 1
     assert traces(home, "http://web.example/99.jpg").rows == ()
+
+
+@pytest.mark.parametrize(
+    ("address", "is_of"),
+    [
+        ("http://a.example/1.jpg", True),
+        ("HTTPS://user@IMAGES.A.Example:8080?x", True),
+        (" http://a.example/1.jpg", True),  # urlsplit takes the space off
+        ("http:/\t/a.example/1.jpg", True),
+        ("http://b.a.example", True),
+        ("http://ba.example/1.jpg", False),
+        ("http://other.example/a.example", False),
+        ("http://[a.example/1.jpg", False),
+        ("a.example/1.jpg", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_host_is_found_however_the_url_is_written(tmp_path, address, is_of):
+    row = LedgerRow(key="k", url=address, fate="ok", detail="", sha256=None, width=None, height=None)
+    with TableWriter(tmp_path / "ledger.parquet", LedgerRow) as file:
+        for one in (row, replace(row, url="http://else.example/"), row):
+            file.write(one)
+    ledger = Ledger(path=tmp_path / "ledger.parquet", shards=("a",), data=("web",))
+    found = matching(ledger, replace(NO_REMOVALS, hosts=frozenset({"a.example"})))
+    assert [(item.row, item.by) for item in found] == ([(0, "host"), (2, "host")] if is_of else [])
 
 
 def test_the_steps_that_drew_it_are_those_of_the_order(home):
