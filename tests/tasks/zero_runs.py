@@ -38,15 +38,15 @@ def run(path: Path, begun: str | None, rank: int) -> None:
 
 
 def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
-    """A step in which the first process alone finds one, at its layer's output; what it says is written beside the run.
+    """A step in which the first process alone finds one, where its layer begins; what it says is written beside the run.
 
-    It comes to the tensors of the layer and then to the projections, but not to the last norm.
+    It comes to the norm there, and then to the four tensors of the projections.
     """
     spec = read_spec(path)
     model, tokenizer = starting_model(spec)
     engine = ZeroEngine(model, spec.stage, spec.options, rank=rank, world_size=WORLD_SIZE)
     if rank == 0:
-        model.get_submodule("llm.model.layers.0.mlp.fc2").register_forward_hook(tiny.infinite)
+        model.get_submodule("llm.model.layers.0.input_layernorm").register_forward_hook(tiny.infinite)
     before = engine.state()
     try:
         engine.step(Steps(spec, tokenizer, rank=rank, world_size=WORLD_SIZE)[0], step=0, rate=1e-2, dataset="shapes")
