@@ -17,6 +17,7 @@ from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
+from tasks.promote import Rule
 from tasks.registry import database_in, names
 from tasks.removals import read_removals
 from tasks.shortages import has_no_room
@@ -25,6 +26,7 @@ from tinygptv_core.presets import Preset, changed, named, starting_at, with_inst
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
+DEFAULT_RULE: Rule = "first"
 COMPUTING = ("/features", "/train", "/evaluate")
 """How the names of the steps end that compute on the device."""
 HELD = ("store", "mlflow", "prefect", "runs", "ray")
@@ -50,6 +52,8 @@ class Choice:
     ray_address: str | None
     init: str | None
     options: tuple[str, ...]
+    promote: Rule
+    bundle: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,8 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         tracking_uri=tracking_uri(home),
         experiment=preset.name,
         options=options,
+        promote=choice.promote,
+        bundle=choice.bundle,
         run=_new_run(),
         progress=terminal.progress,
     )
@@ -142,11 +148,13 @@ def _typed(choice: Choice) -> list[str]:
         ("--data", choice.data),
         ("--home", choice.home),
         ("--init", choice.init),
+        ("--promote", choice.promote if choice.promote != DEFAULT_RULE else None),
     ]
     pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
     pairs += [("--option", option) for option in choice.options]
     unsaid = (None, DEFAULT_PRESET, default_home(), default_data())
-    return [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
+    words = [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
+    return [*words, *(["--bundle"] if choice.bundle else [])]
 
 
 def default_home() -> str:

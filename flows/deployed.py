@@ -22,6 +22,7 @@ from flows.forms import (
     Machine,
     Only,
     PresetName,
+    Registering,
     StageName,
     StartFrom,
     choice_of,
@@ -40,6 +41,7 @@ def pipeline(
     data: Data = Data(),
     changes: Changes = Changes(),
     machine: Machine = Machine(),
+    registering: Registering = Registering(),
 ) -> str | State[str]:
     """From lists of URLs to a registered model. What is there already is reused.
 
@@ -50,9 +52,10 @@ def pipeline(
         data: Your own data.
         changes: What is changed of the preset.
         machine: Where and how it runs.
+        registering: How the model is registered.
     """
     alone, begin = _unless(EVERY_STEP, only), _unless(AS_NEEDED, start_from)
-    return _walk(lambda: choice_of(preset, Filled(data, changes, machine), only=alone, start_from=begin))
+    return _walk(lambda: choice_of(preset, Filled(data, changes, machine, registering), only=alone, start_from=begin))
 
 
 @flow(persist_result=False)
@@ -129,7 +132,11 @@ def evaluation(
 
 @flow(persist_result=False)
 def registration(
-    preset: PresetName = "nano", data: Data = Data(), changes: Changes = Changes(), machine: Machine = Machine()
+    preset: PresetName = "nano",
+    data: Data = Data(),
+    changes: Changes = Changes(),
+    machine: Machine = Machine(),
+    registering: Registering = Registering(),
 ) -> str | State[str]:
     """Put the last stage's model into the registry; refuses to build what comes before.
 
@@ -138,8 +145,9 @@ def registration(
         data: Your own data.
         changes: What was changed of the preset.
         machine: Where and how it runs.
+        registering: How the model is registered.
     """
-    return _walk(lambda: choice_of(preset, Filled(data, changes, machine), only="register"))
+    return _walk(lambda: choice_of(preset, Filled(data, changes, machine, registering), only="register"))
 
 
 @flow(persist_result=False)

@@ -1,14 +1,18 @@
 """The steps that score a checkpoint and put the last one into the registry."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from flows.data import recipe
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
 from tasks.build import Request, Site
 from tasks.evaluate import EVALUATE, EvaluationSpec, evaluate_checkpoint
+from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registry import registered
+from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.presets import Preset
@@ -70,7 +74,8 @@ def register_step(preset: Preset, init: str | None, place: Place) -> Request:
     """
     last = preset.stages[-1]
     shown = evals.load(last.evals[0])  # its prompt goes around a person's question, its data give the example
-    drawn = tuple(dict.fromkeys(name for stage in preset.stages if stage.name != init for name in stage.mix))
+    drawing = [stage for stage in preset.stages if stage.name != init]
+    drawn = tuple(dict.fromkeys(name for stage in drawing for name in stage.mix))
     sources = {
         "backbones": BACKBONES,
         **{f"table.{name}": f"{name}/filter" for name in drawn},
@@ -80,8 +85,22 @@ def register_step(preset: Preset, init: str | None, place: Place) -> Request:
         **({} if init else {f"scores.{FRESH}": f"{FRESH}/evaluate"}),
     }
 
+    licences = {name: {"licence": recipe(name).licence, "citation": recipe(name).citation} for name in drawn}
+
+    def facts(inputs: Mapping[str, Artifact]) -> CardFacts:
+        data = [_trained_on(drawing, name, inputs) for name in drawn]
+        scored = [name for name in (FRESH, *(s.name for s in preset.stages)) if f"scores.{name}" in inputs]
+        return CardFacts(
+            name=preset.model_name,
+            data=tuple(data),
+            scores={name: _scores(inputs[f"scores.{name}"]) for name in scored},
+            sources={sources[name]: artifact.digest for name, artifact in inputs.items()},
+            init=init,
+        )
+
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         checkpoint, backbones = inputs[f"checkpoint.{last.name}"], inputs["backbones"]
+        told = facts(inputs)
         spec = ModelSpec(
             stage=last,
             evaluation=last.evals[0],
@@ -89,6 +108,7 @@ def register_step(preset: Preset, init: str | None, place: Place) -> Request:
             backbones_digest=backbones.digest,
             checkpoint=checkpoint,
             data=data_folders(inputs)[shown.dataset],
+            facts=told,
         )
         write_model(spec, site)
         registration = Registration(
@@ -100,23 +120,39 @@ def register_step(preset: Preset, init: str | None, place: Place) -> Request:
             stage=last.name,
             checkpoint_digest=checkpoint.digest,
             backbones=backbones.path,
-            sources={sources[name]: artifact.digest for name, artifact in inputs.items()},
-            scores=json.loads((inputs[f"scores.{last.name}"].path / "scores.json").read_text()),
+            bundle=place.bundle,
+            sources=told.sources,
+            scores=told.scores[last.name],
         )
         model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(site.out)), path=site.out)
         register_version(model, registration)
 
     def gone(artifact: Artifact) -> str | None:
-        found = registered(place.tracking_uri, preset.model_name, artifact.digest)
-        return (
-            None if found else f"the registry at {place.tracking_uri} holds no version of {preset.model_name} with it"
-        )
+        if registered(place.tracking_uri, preset.model_name, artifact.digest, bundled=place.bundle):
+            return None
+        what = "it and its backbones" if place.bundle else "it"
+        return f"the registry at {place.tracking_uri} holds no version of {preset.model_name} with {what}"
 
     return Request(
         name="register",
         step=REGISTER,
-        config={"name": preset.model_name, "evaluation": shown, "precision": last.precision},
+        config={"name": preset.model_name, "evaluation": shown, "precision": last.precision, "licences": licences},
         inputs=sources,
         work=work,
         gone=gone,
+    )
+
+
+def _scores(scored: Artifact) -> dict[str, Any]:
+    return json.loads((scored.path / "scores.json").read_text())
+
+
+def _trained_on(stages: Sequence[Stage], name: str, inputs: Mapping[str, Artifact]) -> TrainedOn:
+    counts = data_counts(*(inputs[f"{kind}.{name}"].path for kind in ("table", "shards", "index")))
+    return TrainedOn(
+        name=name,
+        stages=tuple(stage.name for stage in stages if name in stage.mix),
+        licence=recipe(name).licence,
+        citation=recipe(name).citation,
+        **counts,
     )

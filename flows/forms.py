@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 
-from flows.choice import Choice, default_data, default_home
+from flows.choice import DEFAULT_RULE, Choice, default_data, default_home
+from tasks.promote import Rule
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS, Preset, named, with_instruct, with_list
@@ -106,12 +107,26 @@ class Changes(Form):
     settings: list[str] = _several("Any other value of the preset, as NAME=VALUE: data.laion.filter.max_words=40")
 
 
+class Registering(Form):
+    """How the model is registered."""
+
+    promote: Rule = Field(
+        default=DEFAULT_RULE,
+        description="When it becomes the champion: never; first: where there is none; better: or where its mean score, "
+        "on the same questions, is lower on no evaluation and higher on one, which may be chance",
+    )
+    bundle: bool = Field(
+        default=False, description="Register a copy of the frozen backbones, too, not only where they lie"
+    )
+
+
 class Filled(NamedTuple):
     """The groups of the form, as they were filled in."""
 
     data: Data
     changes: Changes
     machine: Machine
+    registering: Registering = Registering()
 
 
 def choice_of(
@@ -127,7 +142,7 @@ def choice_of(
     Raises:
         ConfigError: a change is of something that the preset's stage does not have.
     """
-    data, changes, machine = filled
+    data, changes, machine, registering = filled
     return Choice(
         preset=preset,
         settings=(*_settings(_with_own(named(preset), data), changes), *changes.settings),
@@ -144,6 +159,8 @@ def choice_of(
         ray_address=machine.ray_address,
         init=None,
         options=tuple(_options(machine)),
+        promote=registering.promote,
+        bundle=registering.bundle,
     )
 
 

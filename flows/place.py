@@ -12,6 +12,7 @@ from tasks.build import Store
 from tasks.cluster import import_ray, ray_cluster
 from tasks.evaluate import ComputeOptions
 from tasks.fetch import FetchOptions
+from tasks.promote import Rule
 from tasks.register import import_mlflow
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
@@ -63,6 +64,8 @@ class Place:
         tracking_uri: MLflow's server or database.
         experiment: MLflow's name for runs of this preset.
         options: how training runs.
+        promote: when the run's version becomes the champion.
+        bundle: whether the version holds a copy of its backbones.
         progress: step name -> what is told of how far it has come.
         opened: what the steps opened and the end of the run closes.
     """
@@ -77,6 +80,8 @@ class Place:
     tracking_uri: str
     experiment: str
     options: RunOptions
+    promote: Rule
+    bundle: bool
     run: str
     progress: Callable[[str], Progress] = field(repr=False)
     opened: ExitStack = field(repr=False, default_factory=ExitStack)
@@ -100,6 +105,11 @@ class Place:
     def pipeline_run(self) -> str | None:
         """This run in MLflow, the parent of its stages'; opened when first asked for, and open until the run ends."""
         return self.opened.enter_context(tracked_run(self.tracking, self.run, {"home": str(self.home)}, None))
+
+    @property
+    def tracked(self) -> str | None:
+        """`pipeline_run` where it was opened: a run that reuses everything opens none."""
+        return vars(self).get("pipeline_run")
 
     @cached_property
     def cluster(self) -> None:

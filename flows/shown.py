@@ -14,8 +14,10 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from flows.choice import Prepared
 from flows.foreseen import what_it_takes
 from flows.plan import Planned
+from tasks.markdown import table
+from tasks.promote import Verdict, verdict_words
 from tasks.report import Report, ReportDetails, ScoreReport
-from tasks.track import repeating
+from tasks.track import repeating, run_address
 
 PROGRESS_SECONDS = 3.0
 ANSWERS_EACH = 2
@@ -27,7 +29,7 @@ def show_plan(planned: Sequence[Planned]) -> None:
     """Before anything is built: what will be, why, and what it takes."""
     builds = sum(item.action == "build" for item in planned)
     rows = [(item.step, item.action, item.why.partition("\n")[0], "; ".join(what_it_takes(item))) for item in planned]
-    text = f"{builds} to build, {len(planned) - builds} to reuse\n\n{_table(('step', 'action', 'why', 'takes'), rows)}"
+    text = f"{builds} to build, {len(planned) - builds} to reuse\n\n{table(('step', 'action', 'why', 'takes'), rows)}"
     create_markdown_artifact(text, key="plan", description="What is built and reused, and why")
 
 
@@ -64,10 +66,13 @@ class Progress:
             update_progress_artifact(self._artifact, percent, words)
 
 
-def show_result(prepared: Prepared, report: Report, details: ReportDetails, path: Path) -> None:
+def show_result(
+    prepared: Prepared, report: Report, details: ReportDetails, path: Path, verdict: Verdict | None
+) -> None:
     """At the end: scores, curves, some answers, and where the rest is."""
     parts = [
         _links(prepared, report, path),
+        f"```\n{verdict_words(verdict)}\n```" if verdict else "",
         _scores(report),
         _stages(report),
         _curves(report, details),
@@ -91,7 +96,7 @@ def _answers(details: ReportDetails) -> str:
     some = [one for found in samples_of(details).values() for one in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])]
     told = ("question", "answer", "references")
     rows = [(f"![]({one.picture})", *(_said(one.line[name]) for name in told)) for one in some]
-    return _table(("picture", "question", "answer", "wanted"), rows) if rows else ""
+    return table(("picture", "question", "answer", "wanted"), rows) if rows else ""
 
 
 def _said(words: object) -> str:
@@ -102,7 +107,10 @@ def _said(words: object) -> str:
 
 def _links(prepared: Prepared, report: Report, path: Path) -> str:
     place, model = prepared.place, report["model"]
-    lines = [f"* report: `{path.with_suffix('.html')}`"]
+    page = path.with_suffix(".html")
+    at_run = run_address(place.tracking, place.tracked) if place.tracked else None
+    linked = f"[{page.name}]({at_run}/artifactPath/{page.name}), in " if at_run else ""
+    lines = [f"* report: {linked}`{page}`"]
     if urlsplit(place.tracking_uri).scheme in ("http", "https"):
         at = place.tracking_uri.rstrip("/")
         if model:
@@ -122,7 +130,7 @@ def _scores(report: Report) -> str:
         for evaluation, metrics in report["scores"].items()
         for metric, score in metrics.items()
     ]
-    return _table(("score", "value", "95 %", "control"), rows) if rows else ""
+    return table(("score", "value", "95 %", "control"), rows) if rows else ""
 
 
 def _percent(score: ScoreReport) -> str:
@@ -142,9 +150,4 @@ def _stages(report: Report) -> str:
         (name, f"{of['steps']:,}", f"{of['loss_first']:.3f}", f"{of['loss_last']:.3f}", f"{of['seconds']:.0f}")
         for name, of in report["stages"].items()
     ]
-    return _table(("stage", "steps", "loss before", "after", "seconds"), rows) if rows else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return table(("stage", "steps", "loss before", "after", "seconds"), rows) if rows else ""

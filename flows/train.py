@@ -7,7 +7,8 @@ from flows.place import Place
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Inputs, Request, Site, Store, TrainingEstimate
 from tasks.probe import probe
-from tasks.track import tracking_stage
+from tasks.tables import read_counts
+from tasks.track import DataUsed, tracking_stage
 from tasks.train import TRAIN
 from tasks.training_estimates import estimate_training
 from tinygptv_core.artifact import Artifact
@@ -100,7 +101,8 @@ def train_step(
         )
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run):
+        data = [_used(name, inputs) for name in stage.mix]
+        with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run, data):
             place.workers.train(spec_of(inputs, site), place.progress(f"{stage.name}/train"))
 
     def estimate(inputs: Inputs) -> TrainingEstimate:
@@ -128,6 +130,18 @@ def train_step(
         aids=aids,
         estimate=estimate,
         probe=try_it,
+    )
+
+
+def _used(name: str, inputs: Mapping[str, Artifact]) -> DataUsed:
+    """A data set among the inputs, as MLflow is told of it."""
+    sets = [f"{PICTURES}{pictures.name}" for pictures in recipe(name).picture_sets]
+    roles = [*(f"{kind}.{name}" for kind in KINDS), *sets]
+    return DataUsed(
+        name=name,
+        artifacts={role: inputs[role].digest for role in roles},
+        counts={KINDS[kind]: read_counts(inputs[f"{kind}.{name}"].path) for kind in KINDS},
+        about={"recipe": name, "source": recipe(name).source, "licence": recipe(name).licence},
     )
 
 

@@ -21,6 +21,7 @@ from flows.left_open import close_killed_runs
 from flows.noted import noted
 from flows.place import Place, wait_for_imports
 from flows.plan import resolve
+from flows.promoted import log_report, promoted
 from flows.shown import Progress, show_plan, show_result
 from flows.summary import report_on
 from flows.terminal import say
@@ -58,9 +59,11 @@ def walk(choice: Choice) -> Path:
     prepared.terminal.also = progress.tell
     with progress.shown(), prepared.place.opened:
         built = _steps(prepared)
+        verdict = promoted(prepared, built["register"]) if "register" in built else None
     _settle(UUID(flow_run.get_id()))
     report, details, path = report_on(prepared, built)
-    show_result(prepared, report, details, path)
+    log_report(prepared, path)
+    show_result(prepared, report, details, path, verdict)
     prepared.terminal.summary(report, path)
     return path
 

@@ -77,14 +77,17 @@ def place_of(model: str, tracking_uri: str) -> Iterator[Place]:
     version = find(tracking_uri, model)
     location = urlsplit(version.location)
     if location.scheme in ("", "file"):
-        yield Place(folder=_logged(Path(unquote(location.path)), version), backbones=_backbones(version))
+        yield _place(_logged(Path(unquote(location.path)), version), version)
         return
     with tempfile.TemporaryDirectory() as fetched:
-        yield Place(folder=_fetch(version, tracking_uri, Path(fetched)), backbones=_backbones(version))
+        yield _place(_fetch(version, tracking_uri, Path(fetched)), version)
 
 
-def _backbones(version: Version) -> tuple[Path, ...]:
-    return (Path(version.tags[BACKBONES_TAG]),) if BACKBONES_TAG in version.tags else ()
+def _place(folder: Path, version: Version) -> Place:
+    """The model's folder among a version's files; its backbones may be there too."""
+    bundled = [path.parent for path in folder.parent.glob("*/backbones.json")]
+    lay = [Path(version.tags[BACKBONES_TAG])] if BACKBONES_TAG in version.tags else []
+    return Place(folder=folder, backbones=(*bundled, *lay))
 
 
 def _logged(folder: Path, version: Version) -> Path:

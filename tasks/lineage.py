@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.build import Store
 from tasks.records import Record, Records
-from tasks.registry import BACKBONES_TAG, CHECKPOINT_TAG, MODEL_TAG, Version, find
+from tasks.registry import BACKBONES_TAG, BUNDLE_TAG, CHECKPOINT_TAG, MODEL_TAG, Version, find
 from tasks.segments import SEGMENT
 from tasks.tables import COUNTS_FILE
 from tinygptv_core.artifact import Artifact
@@ -80,7 +80,7 @@ def roots_of(model: Version | Artifact) -> dict[str, str]:
         return {"checkpoint": model.digest}
     ours = {key: value for key, value in model.tags.items() if key.startswith(TAG)}
     named = {REGISTERED: ours[MODEL_TAG]} if MODEL_TAG in ours else {}
-    told = (MODEL_TAG, CHECKPOINT_TAG, BACKBONES_TAG)
+    told = (MODEL_TAG, CHECKPOINT_TAG, BACKBONES_TAG, BUNDLE_TAG)
     return named | {key.removeprefix(TAG): value for key, value in ours.items() if key not in told and "/" in key}
 
 

@@ -23,6 +23,9 @@ from tinygptv_core.plain import ConfigError, from_plain
 EVENT = "tinygptv.champion."
 ANSWERS = "answers.jsonl"
 
+Rule = Literal["never", "first", "better"]
+"""When a run makes its version the champion: never; where there is none; or also where it is better (`is_better`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -64,6 +67,16 @@ class Event:
     comparison: Comparison | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a rule made of a version: the change of the champion, if there was one, and why, in words."""
+
+    version: Version
+    event: Event | None
+    comparison: Comparison | None
+    why: str
+
+
 def promote(tracking_uri: str, reference: str, because: str, records: Records) -> Event | None:
     """Make a version the champion; None if it is already.
 
@@ -76,6 +89,58 @@ def promote(tracking_uri: str, reference: str, because: str, records: Records) -
         return None
     compared = compare(champion, version, records) if champion else None
     return _move(tracking_uri, version.name, _event("promote", version.version, champion, because, compared))
+
+
+def promote_by_rule(
+    rule: Rule, tracking_uri: str, version: Version, records: Records, *, compares: bool, run: str
+) -> Verdict:
+    """Make a version the champion if `rule` has it so.
+
+    Args:
+        compares: compare it with the champion even where the rule does not ask for that.
+        run: who asks, for the record.
+
+    Raises:
+        ConfigError: the registry cannot be read.
+    """
+    champion = _champion(tracking_uri, version.name)
+    if champion and champion.version == version.version:
+        return Verdict(version=version, event=None, comparison=None, why="it is the champion already")
+    compared = compare(champion, version, records) if champion and (compares or rule == "better") else None
+    wins, why = _judged(rule, champion, compared)
+    event = _event("promote", version.version, champion, f"{why}; run {run}", compared) if wins else None
+    if event:
+        _move(tracking_uri, version.name, event)
+    return Verdict(version=version, event=event, comparison=compared, why=why)
+
+
+def _judged(rule: Rule, champion: Version | None, compared: Comparison | None) -> tuple[bool, str]:
+    if rule == "never":
+        return False, "by the rule `never` a run promotes nothing"
+    if champion is None:
+        return True, f"by the rule `{rule}`: there was no champion"
+    name = f"{champion.name}/{champion.version}"
+    if rule == "first" or compared is None:
+        return False, f"by the rule `{rule}` {name} stays the champion"
+    if is_better(compared):
+        return True, f"by the rule `better`: higher than {name} on an evaluation, and lower on none"
+    return False, f"by the rule `better` {name} stays the champion: {_lacking(compared)}"
+
+
+def is_better(compared: Comparison) -> bool:
+    """Whether both were asked the same, and the mean score is lower on no evaluation and higher on one at least.
+
+    A plain rule: that a difference may be chance is in its interval, which this does not look at.
+    """
+    found = [item.difference for item in compared.differences]
+    return not compared.untold and bool(found) and min(found) >= 0 and max(found) > 0
+
+
+def _lacking(compared: Comparison) -> str:
+    if compared.untold or not compared.differences:
+        return compared.untold or "they have no question in common"
+    lower = [item.evaluation for item in compared.differences if item.difference < 0]
+    return f"lower on {', '.join(lower)}" if lower else "no score is higher"
 
 
 def rollback(tracking_uri: str, name: str, because: str) -> Event:
@@ -135,10 +200,17 @@ def _event(
         version=version,
         before=champion.version if champion else None,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=f"{getpass.getuser()} on {platform.node()}",
+        by=f"{_user()} on {platform.node()}",
         because=because,
         comparison=compared,
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container the user may have no name
+        return f"user {os.getuid()}"
 
 
 def _move(tracking_uri: str, name: str, event: Event) -> Event:
@@ -211,14 +283,26 @@ def in_words(name: str, event: Event) -> str:
     """A change of the champion, for people."""
     before = f"{name}/{event.before}" if event.before else "none"
     lines = [f"{name}/{event.version} is the champion; before: {before} ({event.action}, by {event.by}, {event.at})"]
-    compared = event.comparison
-    if compared and compared.differences:
-        lines.append("with the champion before, on the same questions: a plain paired comparison, 95 % by bootstrap")
-        lines += [
-            f"  {item.evaluation:24s} {item.before:.3f} -> {item.now:.3f}: "
-            f"{item.difference:+.3f} ({item.low:+.3f} to {item.high:+.3f}), n {item.n}"
-            for item in compared.differences
-        ]
-    if compared and compared.untold:
-        lines.append(compared.untold)
-    return "\n".join(lines)
+    return "\n".join([*lines, *comparison_lines(event.comparison)])
+
+
+def comparison_lines(compared: Comparison | None) -> list[str]:
+    """A comparison for people; nothing of none."""
+    if compared is None:
+        return []
+    lines = [
+        f"  {item.evaluation:24s} {item.before:.3f} -> {item.now:.3f}: "
+        f"{item.difference:+.3f} ({item.low:+.3f} to {item.high:+.3f}), n {item.n}"
+        for item in compared.differences
+    ]
+    if lines:
+        lines.insert(0, "with the champion before, on the same questions: a plain paired comparison, 95 % by bootstrap")
+    return [*lines, *filter(None, [compared.untold])]
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """What a rule made of a version, for people."""
+    version, event = verdict.version, verdict.event
+    if event:
+        return f"{in_words(version.name, event)}\n{verdict.why}"
+    return "\n".join([f"{version.name}/{version.version}: {verdict.why}", *comparison_lines(verdict.comparison)])

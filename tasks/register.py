@@ -20,16 +20,28 @@ from typing import Any
 from tasks.build import Site, Step
 from tasks.lease import myself
 from tasks.mlflow_database import make_database
-from tasks.registry import BACKBONES_TAG, CHECKPOINT_TAG, MODEL_TAG, PROCESS_TAG, SQLITE, Version, registered
+from tasks.model_card import CardFacts, card_text, description
+from tasks.registry import (
+    BACKBONES_TAG,
+    BUNDLE_TAG,
+    CHECKPOINT_TAG,
+    MODEL_TAG,
+    PROCESS_TAG,
+    SQLITE,
+    Version,
+    registered,
+)
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import canonical_json
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Stage
 
-REGISTER = Step(name="register", kind="model", version=1)
+REGISTER = Step(name="register", kind="model", version=2)
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+CARD = "card.md"
+"""The model's card in its folder."""
 
 REQUIREMENTS = ("tinygptv", "torch", "transformers", "peft", "numpy", "pillow", "safetensors", "pandas")
 """What a served model imports; each is pinned to the version that it was registered with."""
@@ -58,6 +70,7 @@ class ModelSpec:
     backbones_digest: str
     checkpoint: Artifact
     data: DataFolders
+    facts: CardFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +81,7 @@ class Registration:
         artifacts: where the files of an SQLite registry's experiment go; a server decides for itself.
         parent_run: the MLflow run that this belongs to.
         backbones: where they lie now; looked at first when the model is loaded.
+        bundle: put a copy of them among the version's files, so that it needs no other place.
         sources: a name such as `stage3/train` -> the digest of that artifact. Become tags.
         scores: what scores.json of the final evaluation holds. Become metrics.
     """
@@ -80,12 +94,13 @@ class Registration:
     stage: str
     checkpoint_digest: str
     backbones: Path
+    bundle: bool
     sources: Mapping[str, str]
     scores: Mapping[str, Any]
 
 
 def write_model(spec: ModelSpec, site: Site) -> None:
-    """Write the **model** artifact: the checkpoint, `model.json` and `example.json`.
+    """Write the **model** artifact: the checkpoint, `model.json`, `example.json` and `card.md`.
 
     Raises:
         ConfigError: no such evaluation.
@@ -106,6 +121,7 @@ def write_model(spec: ModelSpec, site: Site) -> None:
         shutil.copyfile(spec.checkpoint.path / name, site.out / name)
     (site.out / "model.json").write_text(canonical_json(card) + "\n")
     (site.out / "example.json").write_text(json.dumps(_example(spec, evaluation)) + "\n")
+    (site.out / CARD).write_text(card_text(spec.facts, spec.stage, card), encoding="utf-8")
 
 
 def _example(spec: ModelSpec, evaluation: evals.Eval) -> dict[str, str]:
@@ -121,16 +137,15 @@ def _example(spec: ModelSpec, evaluation: evals.Eval) -> dict[str, str]:
 
 
 def register_version(model: Artifact, registration: Registration) -> Version:
-    """The registry's version of `model`: the one that is there, else a new one.
+    """The registry's version of `model`: the one that is there, with its backbones if they are wanted, or a new one.
 
-    It gets the alias `challenger` and its stage's name, and `champion` if no version has that yet; a
-    version that was there gets the tags and metrics of this registration. Sets MLflow's tracking URI
-    for as long as it works.
+    It gets the alias `challenger` and its stage's name; a version that was there gets the tags and metrics of
+    this registration. Sets MLflow's tracking URI for as long as it works.
 
     Raises:
         ConfigError: the registry cannot be read.
     """
-    found = registered(registration.tracking_uri, registration.name, model.digest)
+    found = registered(registration.tracking_uri, registration.name, model.digest, bundled=registration.bundle)
     tags = _tags(model, registration)
     if found and tags.items() <= found.tags.items() and {CHALLENGER, registration.stage} <= set(found.aliases):
         return found
@@ -148,7 +163,7 @@ def register_version(model: Artifact, registration: Registration) -> Version:
 
 
 def _there(registration: Registration, digest: str) -> Version:
-    found = registered(registration.tracking_uri, registration.name, digest)
+    found = registered(registration.tracking_uri, registration.name, digest, bundled=registration.bundle)
     if found is None:
         raise RuntimeError(f"{registration.name} was registered at {registration.tracking_uri} but is not there")
     return found
@@ -159,6 +174,7 @@ def _tags(model: Artifact, registration: Registration) -> dict[str, str]:
         MODEL_TAG: model.digest,
         CHECKPOINT_TAG: registration.checkpoint_digest,
         BACKBONES_TAG: str(registration.backbones),
+        **({BUNDLE_TAG: "true"} if registration.bundle else {}),
         **{f"tinygptv.{name}": digest for name, digest in sorted(registration.sources.items())},
     }
 
@@ -181,20 +197,27 @@ def _new_version(mlflow: Any, client: Any, model: Artifact, registration: Regist
     experiment = experiment_id(client, registration.experiment, registration.tracking_uri, registration.artifacts)
     parent = {"mlflow.parentRunId": registration.parent_run} if registration.parent_run else {}
     run_tags = {**parent, **process_tag()}
+    bundled = {"backbones": str(registration.backbones)} if registration.bundle else {}
+    card = (model.path / CARD).read_text(encoding="utf-8")
     with mlflow.start_run(
         experiment_id=experiment, run_name=f"register {registration.name}", nested=True, tags=run_tags
     ) as run:
         info = mlflow.pyfunc.log_model(
             name=registration.name,
             python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"model": str(model.path)},
+            artifacts={"model": str(model.path), **bundled},
             model_config={"backbones": str(registration.backbones)},
             signature=_signature(),
             input_example=[json.loads((model.path / "example.json").read_text())],
             pip_requirements=[f"{name}=={version_of(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
         return client.create_model_version(
-            registration.name, info.model_uri, run_id=run.info.run_id, model_id=info.model_id, tags=dict(tags)
+            registration.name,
+            info.model_uri,
+            run_id=run.info.run_id,
+            tags=dict(tags),
+            description=description(card),
+            model_id=info.model_id,
         )
 
 
@@ -228,8 +251,6 @@ def _signature() -> Any:
 def _set_aliases(client: Any, registration: Registration, number: str) -> None:
     client.set_registered_model_alias(registration.name, CHALLENGER, number)
     client.set_registered_model_alias(registration.name, registration.stage, number)
-    if CHAMPION not in client.get_registered_model(registration.name).aliases:
-        client.set_registered_model_alias(registration.name, CHAMPION, number)
 
 
 def process_tag() -> dict[str, str]:

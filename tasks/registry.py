@@ -28,6 +28,9 @@ BACKBONES_TAG = "tinygptv.backbones_place"
 PROCESS_TAG = "tinygptv.process"
 """The tag of a run that says which process keeps it open (`tasks.lease.Holder`, as JSON)."""
 
+BUNDLE_TAG = "tinygptv.bundle"
+"""The tag of a version that has a copy of its backbones among its files."""
+
 TIMEOUT_SECONDS = 2.0
 PAGE_ROWS = 200
 SQLITE = "sqlite:///"
@@ -58,13 +61,20 @@ class Version:
         return place.scheme not in ("", "file") or Path(unquote(place.path)).is_dir()
 
 
-def registered(tracking_uri: str, name: str, digest: str) -> Version | None:
+def registered(tracking_uri: str, name: str, digest: str, *, bundled: bool = False) -> Version | None:
     """The newest version of `name`, with its files, made from the model artifact or the checkpoint with that digest.
+
+    Args:
+        bundled: only one that has its backbones among its files.
 
     Raises:
         ConfigError: the registry cannot be read.
     """
-    known = [version for version in versions(tracking_uri, name) if version.has_files]
+    known = [
+        version
+        for version in versions(tracking_uri, name)
+        if version.has_files and (BUNDLE_TAG in version.tags or not bundled)
+    ]
     same = [v for v in known if digest in (v.tags.get(MODEL_TAG), v.tags.get(CHECKPOINT_TAG))]
     return same[-1] if same else None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
@@ -27,7 +28,8 @@ class ServedModel(PythonModel):
 
         folder = Path(context.artifacts["model"])
         self.card = read_card(folder)
-        places = [Path((context.model_config or {})["backbones"])]
+        bundled = [Path(context.artifacts["backbones"])] if "backbones" in context.artifacts else []
+        places = [*bundled, Path((context.model_config or {})["backbones"])]
         self.trained = load_served(folder, self.card, places, "cpu")
 
     def predict(
@@ -36,11 +38,15 @@ class ServedModel(PythonModel):
         """A table with one answer a row, in a column `answer`.
 
         Raises:
-            ValueError: a column is missing, or an image or a question is not one; says which row.
+            MlflowException: a column is missing, or an image or a question is not one; says which row. A server
+                answers such a request with 400 and these words, any other error with a stack trace.
         """
         from tinygptv_core.answer import ask_each
 
-        asked = [_checked(row, number) for number, row in enumerate(_records(model_input))]
+        try:
+            asked = [_checked(row, number) for number, row in enumerate(_records(model_input))]
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         return pandas.DataFrame({"answer": ask_each(self.trained, self.card, asked)})
 
 

@@ -234,13 +234,13 @@ def read_counts(folder: Path) -> dict[str, Any]:
     return json.loads((folder / COUNTS_FILE).read_text())
 
 
-def data_counts(rows: Path, filtered: Path, fetched: Path, screened: Path) -> Mapping[str, Any]:
-    """What became of a data set's records in its four artifacts together: `{"rows", "kept", "dropped"}`.
+def data_counts(*folders: Path) -> Mapping[str, Any]:
+    """What became of a data set's records in its artifacts together, in their order: `{"rows", "kept", "dropped"}`.
 
     Raises:
         AssertionError: the artifacts are not of one chain, or a row is missing.
     """
-    counts = [read_counts(folder) for folder in (rows, filtered, fetched, screened)]
+    counts = [read_counts(folder) for folder in folders]
     for before, after in pairwise(counts):
         assert before["kept"] == after["rows"], f"{before['kept']} rows went on, {after['rows']} came in"
     dropped: Counter[str] = Counter()

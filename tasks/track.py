@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from tasks.lease import Holder, is_alive
 from tasks.mlflow_database import make_database
 from tasks.register import experiment_id, import_mlflow, process_tag
-from tasks.registry import PROCESS_TAG
+from tasks.registry import PROCESS_TAG, SQLITE
 from tinygptv_core.metrics import Tail, numbers
-from tinygptv_core.plain import leaves
+from tinygptv_core.plain import leaves, sha256_of
 
 T = TypeVar("T")
 
@@ -30,9 +30,13 @@ FOLLOW_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 PATIENCE_SECONDS = 30.0
 """How long the end of a stage waits for what a slow server still has to take."""
+# MLflow takes so many at once, and names of so many characters; values of 6,000, but servers of older versions of 500.
 METRICS_AT_ONCE = 1_000
 PARAMETERS_AT_ONCE = 100
+NAME_CHARACTERS = 250
 PARAMETER_CHARACTERS = 500
+CUT = "..."
+DIGEST_CHARACTERS = 36
 SUMMED_UP = ("loss_first", "loss_last", "seconds", "peak_memory_bytes")
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -73,6 +77,22 @@ class Tracking:
     artifacts: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataUsed:
+    """A data set as a stage reads it. MLflow is told what it is; nothing is copied.
+
+    Attributes:
+        artifacts: shards, index and picture sets -> digest.
+        counts: what became of its rows, step by step.
+        about: recipe's source, licence ... in words.
+    """
+
+    name: str
+    artifacts: Mapping[str, str]
+    counts: Mapping[str, Any]
+    about: Mapping[str, str]
+
+
 @contextmanager
 def tracked_run(
     tracking: Tracking, run_name: str, parameters: Mapping[str, Any], parent: str | None
@@ -92,11 +112,32 @@ def tracked_run(
         yield run_id
 
 
+def log_folder(tracking: Tracking, run_id: str, folder: Path) -> None:
+    """The files of a folder among the run's artifacts; an MLflow that does not answer is a warning."""
+    _Server(tracking).ask(lambda client: client.log_artifacts(run_id, str(folder)))
+
+
+def run_address(tracking: Tracking, run_id: str) -> str | None:
+    """Where a browser finds the run; None of a database, or when the server does not answer."""
+    if tracking.uri.startswith(SQLITE):
+        return None
+    experiment = _Server(tracking).ask(lambda client: client.get_run(run_id).info.experiment_id)
+    return f"{tracking.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if experiment else None
+
+
 @contextmanager
 def tracking_stage(
-    tracking: Tracking, run_name: str, parameters: Mapping[str, Any], notes: Path, parent: str | None
+    tracking: Tracking,
+    run_name: str,
+    parameters: Mapping[str, Any],
+    notes: Path,
+    parent: str | None,
+    data: Sequence[DataUsed] = (),
 ) -> Iterator[str | None]:
     """`tracked_run` for a stage: logs `metrics.jsonl` in `notes` as it grows, and `summary.json` at the end.
+
+    Args:
+        data: what the stage draws from; become inputs of the run.
 
     Each step is logged once. The successor of a run that was killed has the whole curve.
     """
@@ -105,6 +146,7 @@ def tracking_stage(
         if run_id is None:
             yield None
             return
+        server.ask(lambda client: client.log_inputs(run_id, datasets=[_input(item) for item in data]))
         log = _Log(server, run_id, notes)
         with repeating(log.bring_up_to_date, FOLLOW_SECONDS):
             yield run_id
@@ -136,7 +178,7 @@ class _Server:
         """A new run's id."""
         from mlflow.entities import Param
 
-        found = [Param(name, _short(value)) for name, value in leaves(parameters).items() if name]
+        found = [Param(name[:NAME_CHARACTERS], _short(value)) for name, value in leaves(parameters).items() if name]
 
         def ask(client: Any) -> str:
             experiment = experiment_id(client, self.tracking.experiment, self.tracking.uri, self.tracking.artifacts)
@@ -228,4 +270,18 @@ def _metrics(values: Mapping[str, float | None], step: int) -> list[Any]:
 
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text[:PARAMETER_CHARACTERS]
+    return text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - len(CUT)] + CUT
+
+
+def _input(data: DataUsed) -> Any:
+    """The data set as an input of a run: MLflow's digest is the beginning of that of all its artifacts' digests."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    told = Dataset(
+        name=data.name,
+        digest=sha256_of(data.artifacts)[:DIGEST_CHARACTERS],
+        source_type="tinygptv",
+        source=json.dumps({**data.about, "artifacts": data.artifacts}),
+        profile=json.dumps(data.counts),
+    )
+    return DatasetInput(dataset=told, tags=[InputTag("mlflow.data.context", "training")])

@@ -18,4 +18,6 @@ CHOICE = Choice(
     ray_address=None,
     init=None,
     options=(),
+    promote="first",
+    bundle=False,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tasks.build import SHORT, Request, Site, Step, Store
+from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, write_model
 from tests.core.tiny_run import STAGE, picture, write_backbones, write_dataset
 from tinygptv_core.answer import load_fresh
@@ -24,6 +25,23 @@ SCORES = {
         "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "control": {"value": 0.2, "low": 0.1, "high": 0.3}}
     }
 }
+FACTS = CardFacts(
+    name="tinygptv",
+    data=(
+        TrainedOn(
+            name="shapes",
+            stages=("tiny",),
+            licence="CC0 | MIT",
+            citation="nobody",
+            rows=12_345,
+            kept=12_000,
+            dropped={"http_404": 300, "too_small": 45, "duplicate": 0},
+        ),
+    ),
+    scores={"fresh": {}, "tiny": SCORES},
+    sources={"tiny/train": "c" * 64, "shapes/filter": "d" * 64},
+    init=None,
+)
 
 
 def sealed(store: Store, request: Request, inputs: Mapping[str, Artifact | None]) -> Artifact:
@@ -71,6 +89,7 @@ class Home:
             backbones_digest=self.backbones.digest,
             checkpoint=checkpoint,
             data=self.data,
+            facts=FACTS,
         )
         request = Request(
             name="register",
@@ -92,6 +111,7 @@ class Home:
             stage=STAGE.name,
             checkpoint_digest=checkpoint.digest,
             backbones=self.backbones.path,
+            bundle=False,
             sources={"tiny/train": checkpoint.digest},
             scores=SCORES,
         )

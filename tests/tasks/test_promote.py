@@ -6,7 +6,7 @@ import pytest
 
 from tasks.build import USERS_FOLDER, Request, Store
 from tasks.evaluate import EVALUATE
-from tasks.promote import compare, events, in_words, promote, rollback
+from tasks.promote import compare, events, in_words, is_better, promote, promote_by_rule, rollback, verdict_words
 from tasks.records import Records
 from tasks.register import CHAMPION, mlflow_at
 from tasks.registry import CHECKPOINT_TAG, Version, find
@@ -126,3 +126,56 @@ def test_an_alias_that_was_moved_by_other_means_is_not_moved_back(home):
     with pytest.raises(ConfigError, match=r"the champion is tinygptv/2, but it is 3: somebody moved it"):
         rollback(uri, "tinygptv", "")
     assert champion(uri).version == "3"
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Two versions and no champion; (what a rule makes of version N, the registry)."""
+    store, uri = Store(tmp_path / "store"), f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    with mlflow_at(uri) as mlflow:
+        client = mlflow.MlflowClient(uri, uri)
+        client.create_registered_model("tinygptv")
+        for number, scores in enumerate((FIRST, SECOND), start=1):
+            client.create_model_version("tinygptv", str(tmp_path), tags=tags(number, scored(store, scores)))
+
+    def judged(rule, number, compares=False):
+        asked = find(uri, f"tinygptv/{number}")
+        return promote_by_rule(rule, uri, asked, Records(store), compares=compares, run="r7")
+
+    return judged, uri
+
+
+def test_by_the_rule_first_a_run_promotes_where_there_is_no_champion(fresh):
+    judged, uri = fresh
+    assert judged("never", 1).event is None and events(uri, "tinygptv") == ()
+    verdict = judged("first", 1)
+    assert champion(uri).version == "1" and events(uri, "tinygptv") == (verdict.event,)
+    assert verdict.event.because == "by the rule `first`: there was no champion; run r7"
+    later = judged("first", 2, compares=True)
+    assert later.event is None and champion(uri).version == "1"
+    assert "tinygptv/2: by the rule `first` tinygptv/1 stays the champion" in verdict_words(later)
+    assert "0.500 -> 0.750: +0.250" in verdict_words(later)
+    assert judged("first", 1).why == "it is the champion already"
+    assert judged("first", 2).comparison is None
+
+
+def test_by_the_rule_better_a_run_promotes_what_is_lower_on_nothing(fresh):
+    judged, uri = fresh
+    judged("first", 1)
+    assert judged("better", 2).event is not None and champion(uri).version == "2"
+    worse = judged("better", 1)
+    assert worse.event is None and worse.why.endswith("tinygptv/2 stays the champion: lower on toy_vqa")
+    assert rollback(uri, "tinygptv", "").version == "1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "better"),
+    [((0, 1), (1, 1), True), ((0, 1), (1, 0), False), ((1, 1), (0, 1), False), ((1, 1), (1, 1), False)],
+)
+def test_better_is_higher_on_the_same_questions(store, old, new, better):
+    assert is_better(compared(store, scored(store, old, keys="01"), scored(store, new, keys="01"))) is better
+
+
+def test_what_was_asked_something_else_is_not_better(store):
+    assert not is_better(compared(store, scored(store, FIRST), scored(store, SECOND, data="b")))
+    assert not is_better(compared(store, scored(store, FIRST), scored(store, SECOND[1:], keys="123")))

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pandas
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tasks.ask import ask
+from tasks.model_card import DESCRIPTION_CHARACTERS, description
 from tasks.register import metrics_of, register_version
 from tasks.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
 from tests.core.tiny_run import picture
@@ -54,7 +58,7 @@ def test_the_model_artifact_has_the_same_digest_in_every_home(home, first, tmp_p
 
 def test_a_version_has_aliases_and_the_digests_of_what_it_came_from(home, first):
     checkpoint = home.checkpoint(1)
-    assert (first.version, first.aliases) == ("1", ("challenger", "champion", "tiny"))
+    assert (first.version, first.aliases) == ("1", ("challenger", "tiny"))
     assert first.tags[CHECKPOINT_TAG] == first.tags["tinygptv.tiny/train"] == checkpoint.digest
     assert registered(home.uri, "tinygptv", checkpoint.digest) == first
     assert registered(home.uri, "tinygptv", home.model(checkpoint).digest) == first
@@ -84,6 +88,43 @@ def test_its_metrics_and_its_example_are_there(home, first):
     assert (base64.b64decode(shown["image"]), shown["question"]) == (picture(0), "what is 0?")
 
 
+def test_its_card_is_among_its_files_and_its_description(home, first):
+    import mlflow
+
+    (card,) = (home.root / "mlflow" / "artifacts").rglob("card.md")
+    told = card.read_text()
+    assert mlflow.MlflowClient(home.uri, home.uri).get_model_version("tinygptv", "1").description == told
+    assert "| scenes_vqa | accuracy | 50.0% | 40.0% to 60.0% | 20.0% | 10.0% to 30.0% | 9 |" in told
+    assert "| shapes | tiny | CC0 / MIT | 12,345 | 12,000 | 300 http_404, 45 too_small | nobody |" in told
+    assert f"| tiny/train | `{'c' * 64}` |" in told
+    assert "is not shown by" not in told  # 40 % is above the 30 % that the control's interval reaches
+
+
+def test_a_card_that_is_too_long_for_a_description_ends_with_a_whole_line():
+    short = description("a line of twenty char\n" * 300)
+    assert len(short) <= DESCRIPTION_CHARACTERS
+    body, _, end = short.rpartition("\n\n")
+    assert set(body.splitlines()) == {"a line of twenty char"} and "card.md" in end
+    assert description("short\n") == "short\n"
+
+
+def test_a_bundle_answers_where_the_backbones_are_gone(tmp_path):
+    home = new_home(tmp_path)
+    checkpoint = home.checkpoint(1)
+    model = home.model(checkpoint)
+    small = register_version(model, home.registration(checkpoint, home.uri))
+    bundled = register_version(model, replace(home.registration(checkpoint, home.uri), bundle=True))
+    assert (small.version, bundled.version) == ("1", "2")
+    assert bundled.tags[MODEL_TAG] == small.tags[MODEL_TAG]
+    again = register_version(model, replace(home.registration(checkpoint, home.uri), bundle=True))
+    assert again.version == "2"
+    home.backbones.path.rename(tmp_path / "elsewhere")
+    (tmp_path / "shown.png").write_bytes(picture(1))
+    assert isinstance(ask("tinygptv/2", tmp_path / "shown.png", "what?", home.uri), str)
+    with pytest.raises(ConfigError, match="the backbones tiny .* are missing"):
+        ask("tinygptv/1", tmp_path / "shown.png", "what?", home.uri)
+
+
 def test_the_same_model_is_not_registered_twice(home, first):
     checkpoint = home.checkpoint(1)
     registration = home.registration(checkpoint, home.uri)
@@ -94,13 +135,13 @@ def test_the_same_model_is_not_registered_twice(home, first):
     assert len(versions(home.uri, "tinygptv")) == 1
 
 
-def test_another_model_is_the_challenger_and_the_champion_stays(tmp_path):
+def test_another_model_is_the_challenger(tmp_path):
     home = new_home(tmp_path)
     for seed in (1, 2):
         checkpoint = home.checkpoint(seed)
         register_version(home.model(checkpoint), home.registration(checkpoint, home.uri))
     old, new = versions(home.uri, "tinygptv")
-    assert (old.aliases, new.aliases) == (("champion",), ("challenger", "tiny"))
+    assert (old.aliases, new.aliases) == ((), ("challenger", "tiny"))
     assert find(home.uri, "models:/tinygptv@challenger") == find(home.uri, "tinygptv/2") == new
     delete_version(home.uri, "2")
     assert registered(home.uri, "tinygptv", home.checkpoint(2).digest) is None
@@ -177,8 +218,9 @@ def test_a_table_is_answered_row_by_row(served):
     ],
 )
 def test_wrong_input_is_refused_with_what_was_found(served, rows, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(MlflowException, match=message) as refused:
         served(rows)
+    assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
 @contextmanager
@@ -212,10 +254,53 @@ def test_a_server_is_a_registry_too(home, tmp_path):
         assert answers_at(uri) == ()
         assert registered(uri, "tinygptv", model.digest) is None
         made = register_version(model, home.registration(checkpoint, uri))
-        assert (made.version, made.aliases) == ("1", ("challenger", "champion", "tiny"))
+        assert (made.version, made.aliases) == ("1", ("challenger", "tiny"))
         assert registered(uri, "tinygptv", checkpoint.digest) == made
         (tmp_path / "shown.png").write_bytes(picture(1))
-        said = ask("tinygptv@champion", tmp_path / "shown.png", "what?", uri)
+        said = ask("tinygptv@challenger", tmp_path / "shown.png", "what?", uri)
     assert said == ask(str(model.path), tmp_path / "shown.png", "what?", uri)
     with pytest.raises(ConfigError, match="does not answer as one"):
         registered(uri, "tinygptv", checkpoint.digest)
+
+
+@contextmanager
+def served_over_http(uri, model, log):
+    """`mlflow models serve`, once it answers; gives its address."""
+    port = kept_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, env={**QUIET, "MLFLOW_TRACKING_URI": uri}, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def posted(address, rows):
+    body = json.dumps({"inputs": rows}).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_version_is_served_over_http_and_refuses_what_is_no_picture(home, first, served, tmp_path):
+    shown = base64.b64encode(picture(1)).decode()
+    with served_over_http(home.uri, "models:/tinygptv/1", tmp_path / "serve.log") as address:
+        said = posted(address, [{"image": shown, "question": "what?"}])["predictions"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            posted(address, [{"image": "bm8gcGljdHVyZQ==", "question": "what?"}])
+        told = refused.value.read().decode()
+    assert said == served([{"image": picture(1), "question": "what?"}]).to_dict("records")
+    assert refused.value.code == 400
+    assert "row 0: image is no picture" in told and "Traceback" not in told

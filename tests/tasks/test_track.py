@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tasks.track import Tracking, repeating, tracked_run, tracking_stage
+from tasks.track import DataUsed, Tracking, log_folder, repeating, run_address, tracked_run, tracking_stage
 from tinygptv_core.metrics import Metrics
 
 PARAMETERS = {"schedule": {"peak": 0.003, "steps": 4}, "lora": None}
@@ -140,3 +140,43 @@ def test_what_is_repeated_is_called_once_more_at_the_end():
     with repeating(lambda: calls.append(len(calls)), seconds=60):
         assert calls == []
     assert calls == [0]
+
+
+USED = DataUsed(
+    name="scenes_web",
+    artifacts={"shards.scenes_web": "a" * 64, "index.scenes_web": "b" * 64},
+    counts={"fetch": {"rows": 10, "kept": 9, "dropped": {"http_404": 1}}},
+    about={"source": "lists/scenes_web.json", "licence": "CC0"},
+)
+
+
+def test_a_stage_says_on_which_data_it_was_trained_and_copies_nothing(tracking, client, tmp_path):
+    with tracking_stage(tracking, "stage1", {}, tmp_path, None, (USED,)) as run_id:
+        pass
+    (told,) = client.get_run(run_id).inputs.dataset_inputs
+    assert told.dataset.name == "scenes_web" and len(told.dataset.digest) == 36
+    assert json.loads(told.dataset.source) == {**USED.about, "artifacts": USED.artifacts}
+    assert json.loads(told.dataset.profile) == USED.counts
+    assert [(tag.key, tag.value) for tag in told.tags] == [("mlflow.data.context", "training")]
+    assert client.list_artifacts(run_id) == []
+
+
+def test_parameters_are_cut_to_what_every_server_takes_and_may_be_many(tracking, client):
+    many = {f"p{number}": number for number in range(250)}
+    with tracked_run(tracking, "whole", {"long": "x" * 7000, "n" * 300: 1, **many}, None) as run_id:
+        pass
+    told = client.get_run(run_id).data.params
+    assert len(told) == 252 and told["p249"] == "249"
+    assert told["long"] == "x" * 497 + "..." and told["n" * 250] == "1"
+
+
+def test_the_report_lies_among_the_files_of_its_run(tracking, client, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("report.html", "report.json", "data/scenes_web.html"):
+        (tmp_path / name).write_text(name)
+    with tracked_run(tracking, "whole", {}, None) as run_id:
+        pass
+    log_folder(tracking, run_id, tmp_path)
+    assert {item.path for item in client.list_artifacts(run_id)} == {"report.html", "report.json", "data"}
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert run_address(tracking, run_id) is None  # no page shows a database by itself

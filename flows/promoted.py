@@ -1,0 +1,45 @@
+"""The end of a run: its version against the champion, and its report where its curves are."""
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.choice import Prepared
+from flows.terminal import say
+from tasks.build import Built
+from tasks.promote import Verdict, promote_by_rule, verdict_words
+from tasks.records import Records
+from tasks.registry import registered
+from tasks.track import log_folder
+
+
+def promoted(prepared: Prepared, model: Built) -> Verdict:
+    """The run's last step: compare its version with the champion, and promote it if the run's rule has it so.
+
+    A version that was there already is compared only where the rule asks for it.
+    """
+
+    @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
+    def judged() -> Verdict:
+        place, name = prepared.place, prepared.preset.model_name
+        version = registered(place.tracking_uri, name, model.artifact.digest)
+        if version is None:
+            raise RuntimeError(f"{name} was registered at {place.tracking_uri}, but is not there any more")
+        is_new = model.action == "build"
+        verdict = promote_by_rule(
+            place.promote, place.tracking_uri, version, Records(place.store), compares=is_new, run=place.run
+        )
+        words = verdict_words(verdict)
+        get_run_logger().info(words)
+        if is_new or verdict.event:
+            say(words)
+        return verdict
+
+    return judged()
+
+
+def log_report(prepared: Prepared, report: Path) -> None:
+    """The report, and what lies beside it, among the files of the run in MLflow, if it has one."""
+    if prepared.place.tracked is not None:
+        log_folder(prepared.place.tracking, prepared.place.tracked, report.parent)
