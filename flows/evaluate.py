@@ -1,14 +1,14 @@
 """The steps that score a checkpoint and put the last one into the registry."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from flows.data import recipe
-from flows.place import Place
+from flows.place import Place, Progress
 from flows.train import BACKBONES, data_folders, data_inputs
 from tasks.build import Request, Site
-from tasks.evaluate import EVALUATE, EvaluationSpec, evaluate_checkpoint
+from tasks.evaluate import EVALUATE, ComputeOptions, EvaluationSpec, evaluate_checkpoint
 from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registry import registered
@@ -21,7 +21,17 @@ from tinygptv_core.stages import Stage
 FRESH = "fresh"
 
 
-def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], place: Place) -> Request:
+class Evaluates(Protocol):
+    """Where an evaluation computes, and who is told how far a step is; of a run, its `Place`."""
+
+    @property
+    def compute(self) -> ComputeOptions: ...
+
+    @property
+    def progress(self) -> Callable[[str], Progress]: ...
+
+
+def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], place: Evaluates) -> Request:
     """Score `stage` on its evaluations; `trained` None scores its fresh projections, before any training.
 
     Args:

@@ -122,7 +122,7 @@ def _in_store(folder: Path) -> Place:
 
         digest = read_card(folder).backbones_digest
     elif (folder / "stage.json").exists():
-        digest = _training_of(folder)["inputs"]["backbones"]
+        digest = training_of(folder)["inputs"]["backbones"]
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
     return Place(folder=folder, backbones=(store / "backbones" / digest[:SHORT],))
@@ -142,7 +142,7 @@ def card_of(folder: Path) -> "ModelCard":
 def _bare_card(folder: Path) -> "ModelCard":
     from tinygptv_core.answer import ModelCard
 
-    training = _training_of(folder)
+    training = training_of(folder)
     return ModelCard(
         backbones="",
         backbones_digest=training["inputs"]["backbones"],
@@ -153,7 +153,7 @@ def _bare_card(folder: Path) -> "ModelCard":
     )
 
 
-def _training_of(checkpoint: Path) -> dict[str, Any]:
+def training_of(checkpoint: Path) -> dict[str, Any]:
     """What the store has noted of the training of a checkpoint of its own."""
     store = checkpoint.parent.parent
     if (checkpoint / MANIFEST).is_file():

@@ -23,7 +23,7 @@ def test_a_model_has_many_names_and_one_answer(home):
     shown = home.root / "shown.png"
     checkpoint = home.checkpoint(1)
     folder = home.model(checkpoint).path
-    names = ["models:/tinygptv@challenger", "tinygptv@champion", "tinygptv@tiny", "tinygptv/1", str(folder)]
+    names = ["models:/tinygptv@challenger", "tinygptv@tiny", "tinygptv/1", str(folder)]
     assert len({ask(name, shown, "what?", home.uri) for name in names}) == 1
     # A checkpoint's questions get no words around them, and its answers are longer.
     worded = "[vqa] Based on the image, respond to this question with a short answer: what?"

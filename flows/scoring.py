@@ -1,0 +1,169 @@
+"""`tinygptv eval`: what a registered version or a checkpoint scores on evaluations whose data this home has."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.choice import check_writable, tracking_uri
+from flows.evaluate import evaluate_step
+from flows.noted import noted
+from flows.place import Progress
+from flows.terminal import Terminal, say
+from flows.train import data_inputs
+from tasks.ask import training_of
+from tasks.build import MANIFEST, Built, Inputs, Store
+from tasks.evaluate import ComputeOptions
+from tasks.lineage import resolved
+from tasks.records import Records
+from tasks.registry import CHECKPOINT_TAG, Version
+from tinygptv_core import evals
+from tinygptv_core.artifact import Artifact, sha256_of_file
+from tinygptv_core.plain import ConfigError, from_plain
+from tinygptv_core.stages import Stage
+
+DONE = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """Where an evaluation computes, and who is told how far it is."""
+
+    compute: ComputeOptions
+    progress: Callable[[str], Progress]
+
+
+def add_parser(commands: Any, add_home: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Its grammar, below `commands`."""
+    scoring = commands.add_parser("eval", help="score a model or a checkpoint, with controls and intervals")
+    scoring.add_argument(
+        "model", metavar="MODEL",
+        help="models:/tinygptv@champion, tinygptv/3, a folder of the store, or the beginning of a checkpoint's digest",
+    )  # fmt: skip
+    scoring.add_argument(
+        "--eval", action="append", default=[], metavar="NAME", dest="evals",
+        help="an evaluation; may be repeated (default: every one whose data are in the store)",
+    )  # fmt: skip
+    scoring.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
+    scoring.add_argument("--json", action="store_true", help="print what scores.json holds, for machines")
+    add_home(scoring)
+
+
+def command(options: argparse.Namespace) -> int:
+    """`tinygptv eval`."""
+    home = Path(options.home).expanduser().absolute()
+    check_writable(home)
+    store = Store(home / "store")
+    where = Computing(
+        compute=ComputeOptions(device=options.device, threads=os.cpu_count() or 1), progress=Terminal().progress
+    )
+    built = score(checkpoint_named(options.model, store, tracking_uri(home)), options.evals, store, where)
+    scores = json.loads((built.artifact.path / "scores.json").read_text())
+    print(json.dumps(scores, indent=1) if options.json else "\n".join(lines_of(scores)))
+    did = "computed" if built.action == "build" else "there already"
+    say(f"scores {built.artifact.digest}\n  {did}, in {built.artifact.path}")
+    return DONE
+
+
+def checkpoint_named(model: str, store: Store, uri: str) -> Artifact:
+    """The checkpoint in the store that a reference to the registry, a folder or the beginning of a digest names.
+
+    Raises:
+        ConfigError: there is none, or this home's store does not have it.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        found = resolved(model, store, uri)
+        return store.find("checkpoint", _checkpoint_of(found)) if isinstance(found, Version) else found
+    if (folder / "model.json").is_file():
+        return store.find("checkpoint", json.loads((folder / "model.json").read_text())["checkpoint_digest"])
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"{folder} is no folder of a store: it has no {MANIFEST}.\n"
+            "  to bring a model from elsewhere  tinygptv weights import"
+        )
+    return store.find("checkpoint", sha256_of_file(folder / MANIFEST))
+
+
+def _checkpoint_of(version: Version) -> str:
+    if CHECKPOINT_TAG not in version.tags:
+        raise ConfigError(f"{version.name}/{version.version} does not say of which checkpoint it was made")
+    return version.tags[CHECKPOINT_TAG]
+
+
+def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Computing) -> Built:
+    """The scores of a checkpoint of the store: found there, or computed now and kept.
+
+    Args:
+        names: evaluations; none for all whose data are in the store.
+
+    Raises:
+        ConfigError: no such evaluation, its data are not there, or the checkpoint was not trained here.
+    """
+    training, records = training_of(checkpoint.path), Records(store)
+    chosen = tuple(dict.fromkeys(names)) or _possible(records)
+    data: dict[str, Artifact] = {}
+    for name in chosen:
+        dataset = evals.load(name).dataset
+        found = data_of(dataset, records)
+        if found is None:
+            raise ConfigError(
+                f"the data of {name} are not in {store.root}: there is no {dataset}/screen, or what it read is gone.\n"
+                f"  to build them  tinygptv data {dataset}, with the --preset that reads them"
+            )
+        data |= found
+    told = from_plain(Stage, {**training["config"]["stage"], "evals": list(chosen)}, "stage")
+    backbones = store.find("backbones", training["inputs"]["backbones"])
+    request = evaluate_step(told, told.name, {}, where)
+    inputs: Inputs = {"backbones": backbones, "checkpoint": checkpoint, **data}
+    return store.build(request, inputs, {}, noted=noted("eval", 1), force=False, waiting=say)
+
+
+def _possible(records: Records) -> tuple[str, ...]:
+    found = tuple(name for name in evals.names() if data_of(evals.load(name).dataset, records))
+    if not found:
+        raise ConfigError(
+            f"{records.root} holds the data of no evaluation.\n  to build them  tinygptv data NAME, with a --preset"
+        )
+    return found
+
+
+def data_of(dataset: str, records: Records) -> dict[str, Artifact] | None:
+    """What reading a data set takes, as its newest index in the store has it; None where there is none."""
+    for screened in records.named(f"{dataset}/screen"):
+        fetched = records.made(screened.inputs["shards"] or "", screened, "shards")
+        told = fetched.inputs if fetched else {}
+        digests = {f"index.{dataset}": screened.digest, f"shards.{dataset}": screened.inputs["shards"]}
+        digests |= {role: told.get(role) for role in data_inputs((dataset,)) if role not in digests}
+        found = {role: _there(digest, records) for role, digest in digests.items()}
+        if all(found.values()):
+            return {role: artifact for role, artifact in found.items() if artifact}
+    return None
+
+
+def _there(digest: str | None, records: Records) -> Artifact | None:
+    folder = records.folder(digest) if digest else None
+    return Artifact(kind=folder.parent.name, digest=digest, path=folder) if digest and folder else None
+
+
+def lines_of(scores: Mapping[str, Any]) -> list[str]:
+    """A table of scores, for people."""
+    rows = [("evaluation", "metric", "value", "95 %", "control", "95 % of it", "n")]
+    for evaluation, metrics in scores.items():
+        for metric, told in metrics.items():
+            control = told["control"]
+            beside = (_percent(control), _interval(control)) if control else ("none", "")
+            rows.append((evaluation, metric, _percent(told), _interval(told), *beside, f"{told['n']:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _percent(told: Mapping[str, float]) -> str:
+    return f"{told['value']:.1%}"
+
+
+def _interval(told: Mapping[str, float]) -> str:
+    return f"{told['low']:.1%} to {told['high']:.1%}"
