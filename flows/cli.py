@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="Prefect's and MLflow's pages, and the worker that runs what is started there")
     _add_up(up)
     keeping.add_parsers(commands, _add_choice, _add_home)
-    scoring.add_parser(commands, _add_home)
+    scoring.add_parsers(commands, _add_home)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -392,7 +392,8 @@ COMMANDS = {
     "train": _train,
     "up": _up,
     "ask": _ask,
-    "eval": scoring.command,
+    "eval": scoring.evaluate,
+    "demo": scoring.demo,
     "weights": _weights,
     **keeping.commands(_choice),
 }

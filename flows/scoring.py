@@ -1,8 +1,9 @@
-"""`tinygptv eval`: what a registered version or a checkpoint scores on evaluations whose data this home has."""
+"""Looking at models: `tinygptv eval` scores one on what this home has, `demo` lets a person ask two side by side."""
 
 import argparse
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,15 @@ from tasks.build import MANIFEST, Built, Inputs, Store
 from tasks.evaluate import ComputeOptions
 from tasks.lineage import resolved
 from tasks.records import Records
-from tasks.registry import CHECKPOINT_TAG, Version
+from tasks.register import CHALLENGER, CHAMPION
+from tasks.registry import CHECKPOINT_TAG, Version, find, versions
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.stages import Stage
 
 DONE = 0
+DEMO_PORT, DEMO_MODEL = 8501, "tinygptv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,8 @@ class Computing:
     progress: Callable[[str], Progress]
 
 
-def add_parser(commands: Any, add_home: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Its grammar, below `commands`."""
+def add_parsers(commands: Any, add_home: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Their grammar, below `commands`."""
     scoring = commands.add_parser("eval", help="score a model or a checkpoint, with controls and intervals")
     scoring.add_argument(
         "model", metavar="MODEL",
@@ -50,9 +53,40 @@ def add_parser(commands: Any, add_home: Callable[[argparse.ArgumentParser], None
     scoring.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
     scoring.add_argument("--json", action="store_true", help="print what scores.json holds, for machines")
     add_home(scoring)
+    shown = commands.add_parser("demo", help="a page on this machine: your picture, and the answers of several models")
+    shown.add_argument(
+        "models", metavar="MODEL", nargs="*", help="as for `ask` (default: tinygptv's champion and challenger)"
+    )
+    shown.add_argument("--port", type=int, default=DEMO_PORT, metavar="N", help="of the page (default: %(default)s)")
+    add_home(shown)
 
 
-def command(options: argparse.Namespace) -> int:
+def demo(options: argparse.Namespace) -> int:
+    """`tinygptv demo`: until Ctrl-C."""
+    from tasks.ask import loaded
+    from tasks.demo import showing
+
+    uri = tracking_uri(Path(options.home).expanduser().absolute())
+    models = {name: loaded(name, uri) for name in options.models or _rivals(uri)}
+    with showing(models, options.port) as address:
+        print(address, flush=True)
+        say("Ctrl-C ends it")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return DONE
+    return DONE
+
+
+def _rivals(uri: str) -> list[str]:
+    """The champion and the challenger, or the one version that is both."""
+    there = {alias: version for version in versions(uri, DEMO_MODEL) for alias in version.aliases}
+    found = [there[alias] for alias in (CHAMPION, CHALLENGER) if alias in there]
+    found = found or [find(uri, f"{DEMO_MODEL}@{CHAMPION}")]  # which says what there is
+    return list(dict.fromkeys(f"{version.name}/{version.version}" for version in found))
+
+
+def evaluate(options: argparse.Namespace) -> int:
     """`tinygptv eval`."""
     home = Path(options.home).expanduser().absolute()
     check_writable(home)
@@ -151,7 +185,7 @@ def _there(digest: str | None, records: Records) -> Artifact | None:
 
 def lines_of(scores: Mapping[str, Any]) -> list[str]:
     """A table of scores, for people."""
-    rows = [("evaluation", "metric", "value", "95 %", "control", "95 % of it", "n")]
+    rows: list[tuple[str, ...]] = [("evaluation", "metric", "value", "95 %", "control", "95 % of it", "n")]
     for evaluation, metrics in scores.items():
         for metric, told in metrics.items():
             control = told["control"]

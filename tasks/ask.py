@@ -15,7 +15,7 @@ from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
-    from tinygptv_core.answer import ModelCard
+    from tinygptv_core.answer import ModelCard, Trained
     from tinygptv_core.quantize import Bits
 
 CHECKPOINT_ANSWER_TOKENS = 64
@@ -45,12 +45,34 @@ def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource:
     if not question.strip():
         raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
     picture = _picture(image)
+    return loaded(model, tracking_uri, low_resource)(picture, question)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model in memory, which can be asked."""
+
+    trained: "Trained"
+    card: "ModelCard"
+
+    def __call__(self, picture: bytes, question: str) -> str:
+        """The answer to a question about an encoded picture."""
+        from tinygptv_core.answer import ask_each
+
+        return ask_each(self.trained, self.card, [(picture, question)])[0]
+
+
+def loaded(model: str, tracking_uri: str, low_resource: "Bits | None" = None) -> Loaded:
+    """The model that `ask` would ask, on the CPU.
+
+    Raises:
+        ConfigError: as `ask`.
+    """
     with place_of(model, tracking_uri) as place:
-        from tinygptv_core.answer import ask_each, load_served
+        from tinygptv_core.answer import load_served
 
         card = card_of(place.folder)
-        trained = load_served(place.folder, card, place.backbones, "cpu", low_resource)
-    return ask_each(trained, card, [(picture, question)])[0]
+        return Loaded(trained=load_served(place.folder, card, place.backbones, "cpu", low_resource), card=card)
 
 
 def _picture(image: Path) -> bytes:
