@@ -59,7 +59,7 @@ clean:  ## remove the environments (what runs wrote stays)
 $(ALL): pyproject.toml $(PINS)
 	$(call new_environment,.venv)
 	.venv/bin/python $(PIP) install -c $(PINS) torch
-	.venv/bin/python $(PIP) install -c $(PINS) -e '.[pipeline,fast,low-resource,postgres,test,check]'
+	.venv/bin/python $(PIP) install -c $(PINS) -e '.[pipeline,fast,low-resource,postgres,s3,auth,test,test-deployments,check]'
 	# img2dataset asks for this backport of a standard module, which then stands in the real one's place.
 	.venv/bin/python $(PIP) uninstall --yes dataclasses 2>/dev/null
 	touch $@

@@ -1,11 +1,15 @@
 """The deployments on the server that is named, and what goes with them: the pool, a limit, an automation.
 
-Imported after the server is known (`PREFECT_API_URL`).
+Imported after the server is known (`PREFECT_API_URL`). For a server of one's own (docs/deploying.md):
+
+python -m flows.deploy [--trainings N] [--notify URL] [--bucket NAME ...]
 """
 
+import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +27,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
+from flows.up import DEPLOYMENTS, POOL
 from flows.walk import TRAINING
 
 SILENT = timedelta(seconds=75)
@@ -128,3 +133,45 @@ def _forget(name: str) -> None:
     except ValueError:
         return
     found.delete()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The grammar of `python -m flows.deploy`."""
+    found = argparse.ArgumentParser(
+        prog="python -m flows.deploy",
+        description="Bring the Prefect server that PREFECT_API_URL names up to date: work pool, deployments, limits.",
+    )
+    found.add_argument("--trainings", type=int, default=1, metavar="N", help="stages that train at once (default: 1)")
+    found.add_argument("--notify", metavar="URL", help="who is told how a run ended, as Apprise writes it")
+    found.add_argument(
+        "--bucket", action="append", default=[], metavar="NAME", dest="buckets",
+        help="make this bucket, too, where AWS_ENDPOINT_URL says, unless it is there; may be repeated",
+    )  # fmt: skip
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 the server refused something, 2 no server is named."""
+    options = parser().parse_args(argv)
+    if not os.environ.get("PREFECT_API_URL"):
+        sys.stderr.write("PREFECT_API_URL is not set; it must be a server's address, as in http://prefect:4200/api\n")
+        return 2
+    for bucket in options.buckets:
+        make_bucket(bucket)
+    try:
+        deploy(DEPLOYMENTS, POOL, trainings=options.trainings, notify=options.notify)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def make_bucket(name: str) -> None:
+    """A bucket on the store of S3's kind that the environment names; one that is there stays as it is."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem().makedirs(name, exist_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -109,8 +109,8 @@ def test_what_is_installed_by_make_is_what_is_pinned():
     ("folders", "extras"),
     [
         (("tinygptv_core", "data_recipes"), ("fast", "low-resource")),
-        (OURS, ("pipeline", "fast", "low-resource", "postgres")),
-        (("tests",), ("pipeline", "fast", "low-resource", "postgres", "test")),
+        (OURS, ("pipeline", "fast", "low-resource", "postgres", "s3")),
+        (("tests",), ("pipeline", "fast", "low-resource", "postgres", "s3", "test", "test-deployments")),
     ],
 )
 def test_whatever_is_imported_is_declared(folders, extras):
