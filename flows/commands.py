@@ -56,7 +56,7 @@ def add_parsers(commands: Any, add_choice: Add, add_home: Add) -> None:
 
 
 def _add_store(store: argparse.ArgumentParser, add_home: Add) -> None:
-    ways = store.add_subparsers(dest="way", required=True, metavar="list|verify|clean")
+    ways = store.add_subparsers(dest="way", required=True, metavar="list|verify|clean|push|pull")
     shown = ways.add_parser("list", help="every artifact: what made it, when, its size, and who needs it")
     shown.add_argument("--json", action="store_true", help="for machines")
     verify = ways.add_parser("verify", help="hash everything; exit status 1 and what is damaged, if something is")
@@ -74,7 +74,14 @@ def _add_store(store: argparse.ArgumentParser, add_home: Add) -> None:
         "--unregistered", action="store_true",
         help="remove models, too, that the registry does not hold (any more): is it the one that you mean?",
     )  # fmt: skip
-    for command in (shown, verify, clean):
+    push = ways.add_parser("push", help="bring artifacts, and what they are made from, to another file system")
+    pull = ways.add_parser("pull", help="bring here what was pushed there; every byte is hashed")
+    for command in (push, pull):
+        command.add_argument("url", metavar="URL", help="s3://BUCKET/FOLDER, or whatever fsspec reads and writes")
+        command.add_argument(
+            "digests", nargs="*", metavar="DIGEST", help="the beginning of an artifact's digest (default: all of them)"
+        )
+    for command in (shown, verify, clean, push, pull):
         add_home(command)
 
 
@@ -132,6 +139,8 @@ def _store(options: argparse.Namespace) -> int:
     from flows import store
 
     home = home_of(options)
+    if options.way in ("push", "pull"):
+        return _move(options, home)
     asked = {"keep_data": True, "days": 7.0, "unregistered": False}
     asked = {name: getattr(options, name, usual) for name, usual in asked.items()}
     found = store.keeping(home, tracking_uri(home), **asked)
@@ -147,6 +156,19 @@ def _store(options: argparse.Namespace) -> int:
     if told := store.gone(found):
         print(told)
     return FAILED if damaged else DONE
+
+
+def _move(options: argparse.Namespace, home: Path) -> int:
+    from tasks import remote
+    from tasks.build import DamagedError
+
+    move = {"push": remote.push, "pull": remote.pull}[options.way]
+    try:
+        print(remote.in_words(move(Store(home / "store"), options.url, options.digests, print), options.url))
+    except DamagedError as error:
+        print(f"tinygptv: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 def _asking(choice: Choice, urls: Sequence[str], model: str | None) -> Choice:

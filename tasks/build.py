@@ -295,6 +295,10 @@ class Store:
             self._stamp(artifact, members)
         return artifact
 
+    def adopt(self, folder: Path, kind: str) -> Artifact:
+        """Seal a folder that came from another store."""
+        return self._seal(folder, kind)
+
     def _note(
         self, request: Request, inputs: Inputs, key: str, artifact: Artifact, noted: Mapping[str, Any], force: bool
     ) -> Artifact:
