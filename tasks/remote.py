@@ -269,7 +269,9 @@ def _closure(records: Records, wanted: Sequence[str], where: str) -> tuple[list[
 def _one(known: Iterable[str], beginning: str, where: str) -> str:
     found = [digest for digest in known if beginning and digest.startswith(beginning)]
     if len(found) != 1:
-        raise ConfigError(f"{beginning}: {len(found)} artifacts of that name in {where}; tinygptv store list shows them")
+        raise ConfigError(
+            f"{beginning}: {len(found)} artifacts of that name in {where}; tinygptv store list shows them"
+        )
     return found[0]
 
 

@@ -80,7 +80,7 @@ def test_what_kubernetes_does_not_know_is_refused():
 
 
 def test_the_ray_cluster_has_what_kuberay_requires():
-    """RayCluster of ray.io/v1: in both groups a pod template (checked as the pod that it is), in workers a name and counts."""
+    """RayCluster of ray.io/v1: in each group a pod template (checked as a pod), in workers' a name and counts."""
     spec = named("RayCluster", "tinygptv")["spec"]
     assert set(spec) == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
     assert set(spec["headGroupSpec"]) == {"rayStartParams", "template"}
@@ -111,7 +111,9 @@ def test_the_image_is_made_of_what_is_there_by_nobody_in_particular():
     assert ignored[1] == "*"
     assert {path.split("/")[0] for path in copied} == {line[1:] for line in ignored if line.startswith("!")}
     extras = re.search(r"'\.\[([\w,-]+)\]'", DOCKERFILE)[1].split(",")
-    assert set(extras) <= set(PROJECT["optional-dependencies"]) and {"pipeline", "postgres", "s3", "auth"} <= set(extras)
+    assert set(extras) <= set(PROJECT["optional-dependencies"]) and {"pipeline", "postgres", "s3", "auth"} <= set(
+        extras
+    )
     assert DOCKERFILE.index("install -c deployments/constraints.txt --index-url") < DOCKERFILE.index("-e '.[")
     assert re.search(r"^USER tinygptv$", DOCKERFILE, re.M) and 'ENTRYPOINT ["tinygptv"]' in DOCKERFILE
     assert not re.search(r"(?i)password|secret|token", DOCKERFILE)
@@ -199,7 +201,11 @@ def _merged(service: dict[str, Any]) -> set[str]:
 
 
 def test_the_authentication_of_ray_is_by_token_everywhere():
-    modes = [service["environment"]["RAY_AUTH_MODE"] for service in OURS.values() if "RAY_AUTH_MODE" in service["environment"]]
+    modes = [
+        service["environment"]["RAY_AUTH_MODE"]
+        for service in OURS.values()
+        if "RAY_AUTH_MODE" in service["environment"]
+    ]
     modes += [v["value"] for pod in PODS.values() for v in pod["containers"][0]["env"] if v["name"] == "RAY_AUTH_MODE"]
     assert modes == ["token"] * 6
 
@@ -271,5 +277,7 @@ def test_without_a_server_named_nothing_is_deployed(capsys, monkeypatch):
 
 def test_the_image_starts_the_command():
     assert PROJECT["scripts"]["tinygptv"] == "flows.cli:main"
-    done = subprocess.run([sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, env=dict(os.environ), capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, env=dict(os.environ), capture_output=True
+    )
     assert done.returncode == 0 and cli.parser().prog.encode() in done.stdout

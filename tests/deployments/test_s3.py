@@ -126,7 +126,9 @@ def test_what_was_changed_there_is_not_taken_in_and_what_is_whole_is_kept(made, 
 def test_a_manifest_that_would_write_elsewhere_is_refused(made, url, s3, tmp_path, capsys):
     """A record there speaks of an artifact whose manifest is as it says, and names a file outside."""
     store("push", url, made.root, made.made["stage1/train"].digest)
-    manifest = json.dumps([{"path": "../../../../evil", "bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}]).encode()
+    manifest = json.dumps(
+        [{"path": "../../../../evil", "bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}]
+    ).encode()
     digest = hashlib.sha256(manifest).hexdigest()
     s3.pipe_file(f"{url}/checkpoint/{digest[:12]}/manifest.json", manifest)
     (record,) = [path for path in s3.find(f"{url}/keys/train")]
