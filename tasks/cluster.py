@@ -51,7 +51,7 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
     its sockets need a short path, to a folder of its own among the system's temporary ones; nowhere else.
 
     Raises:
-        ConfigError: there is no cluster at `address`.
+        ConfigError: there is no cluster at `address`, or it lets us not in.
     """
     import_ray(address)
     import ray
@@ -89,9 +89,15 @@ def import_ray(address: str | None) -> None:
 
 def _connect(address: str) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"the Ray cluster at {address} asks for its token: {str(error).splitlines()[0]}\n"
+            "  set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines"
+        ) from error
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
 

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from tasks.build import MANIFEST, SHORT, DamagedError, Store, write_json
+from tasks.lease import lease
 from tasks.lineage import chain, segments_of
 from tasks.records import NO_KINDS, Record, Records
 from tinygptv_core.artifact import Artifact, Member, sha256_of_file
@@ -62,9 +63,7 @@ class Remote:
         except (ImportError, ValueError) as error:
             raise ConfigError(f"{url} cannot be used: {error}\n  for s3://  pip install 'tinygptv[s3]'") from error
         self._root = root.rstrip("/")
-        # What another process wrote since is seen.
-        self._files.use_listings_cache = False
-        self._files.invalidate_cache()
+        self._files.invalidate_cache()  # what others wrote since is seen
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
@@ -188,12 +187,17 @@ def pull(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
         digests, of = _closure(records, wanted, url)
         sealed = remote.sealed()
         kinds = {digest: sealed[digest[:SHORT]] for digest in digests if digest[:SHORT] in sealed}
-        fetched = [_fetch(store, remote, kind, digest, tell) for digest, kind in kinds.items()]
+        fetched = [_fetched(store, remote, kind, digest, tell) for digest, kind in kinds.items()]
         for record in reversed(of):  # what it is made from comes first
             _keep(store, seen, record)
     new = [num_bytes for num_bytes in fetched if num_bytes is not None]
     lacking = tuple(digest for digest in digests if digest not in kinds)
     return Moved(artifacts=len(kinds), moved=len(new), bytes=sum(new), records=len(of), lacking=lacking)
+
+
+def _fetched(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -> int | None:
+    with lease(store.root / "leases" / digest, tell):  # another pull waits, and a cleaning keeps off
+        return _fetch(store, remote, kind, digest, tell)
 
 
 def _fetch(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -> int | None:
