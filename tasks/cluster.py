@@ -93,13 +93,11 @@ def _connect(address: str) -> None:
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except AuthenticationError as error:
+    except (AuthenticationError, ConnectionError, ValueError) as error:
         raise ConfigError(
-            f"the Ray cluster at {address} asks for its token: {str(error).splitlines()[0]}\n"
-            "  set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines"
+            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}\n"
+            "  if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines"
         ) from error
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _start_local(home: Path) -> None:

@@ -255,6 +255,34 @@ def _known_to_prefect(arguments: list[str]) -> None:
     assert command.__module__.startswith(f"prefect.cli.{arguments[0]}")
 
 
+def documented() -> Iterator[list[str]]:
+    """The commands that docs/deploying.md has a person type, without the settings before them."""
+    text = (ROOT / "docs" / "deploying.md").read_text().replace("\\\n", " ")
+    for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            command = words[next(number for number, word in enumerate(words) if not re.match("[A-Z_]+=", word)) :]
+            if command[0] in ("ray", "tinygptv"):
+                yield command
+
+
+@pytest.mark.parametrize("command", list(documented()), ids=lambda command: " ".join(command[:3]))
+def test_what_the_document_has_one_type_is_understood(command):
+    if command[:3] == ["ray", "job", "submit"]:
+        split = command.index("--")
+        _parsed("ray.scripts.scripts", "cli", command[1:])
+        command = command[split + 1 :]
+    if command[0] == "tinygptv":
+        assert cli.parser().parse_args(command[1:]).command in cli.COMMANDS
+    else:
+        _parsed("ray.scripts.scripts", "cli", command[1:])
+
+
+def test_the_document_tells_of_all_ways():
+    told = {" ".join(command[:3]) for command in documented()}
+    assert {"ray job submit", "ray start --head", "tinygptv run --ray-address", "tinygptv store push"} <= told
+
+
 def test_arguments_that_programs_do_not_know_are_refused():
     with pytest.raises(Exception, match="prot"):
         _known_to_prefect(["server", "start", "--prot", "4200"])

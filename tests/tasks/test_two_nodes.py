@@ -1,0 +1,135 @@
+"""A Ray cluster of two nodes, here both on loopback, that lets in who has its token; training goes over both."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from tasks.cluster import SETTINGS, ray_cluster
+from tasks.train import ray_workers
+from tests.core.test_train import losses_of, quiet, summary_of
+from tests.core.tiny_run import OPTIONS, elsewhere, tiny_spec
+from tests.ports import kept_port
+from tinygptv_core.train import train
+
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # for 127.0.0.1 Ray takes the address that others see
+TOKEN = "0123456789abcdef" * 4
+OBJECT_STORE_BYTES = 80_000_000
+
+
+class Nodes:
+    """Both nodes of a cluster, each started as on a machine of its own; they end with this."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._running = folder, list[subprocess.Popen[bytes]]()
+        self.address = f"{HEAD}:{kept_port()}"
+        port = self.address.rpartition(":")[2]
+        self._start(HEAD, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        self._start(SECOND, f"--address={self.address}")
+
+    def _start(self, node: str, *arguments: str) -> None:
+        log = (self._folder / f"{node}.txt").open("wb")
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={node}"]
+        command += ["--num-cpus=1", f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments]
+        self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+
+    def processes(self) -> list[psutil.Process]:
+        return [child for one in self._running for child in psutil.Process(one.pid).children(recursive=True)]
+
+    def end(self) -> None:
+        found = [*self.processes(), *(psutil.Process(one.pid) for one in self._running)]
+        for process in found:
+            process.terminate()
+        for process in psutil.wait_procs(found, timeout=5)[1]:
+            process.kill()
+        for one in self._running:
+            one.wait()
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    (home / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")  # or Ray asks in which cloud it is
+    folder = Path(os.path.realpath("/tmp")) / f"tinygptv-test-nodes-{os.getpid()}"  # a socket's path is short
+    folder.mkdir()
+    settings = {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "GLOO_SOCKET_IFNAME": "lo"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**SETTINGS, **settings, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}.items():
+            patch.setenv(name, value)
+        nodes = Nodes(folder)
+        try:
+            yield nodes
+        finally:
+            nodes.end()
+            subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_a_run_goes_over_both_nodes_to_the_losses_of_one_process(nodes, tmp_path):
+    one = tiny_spec(tmp_path / "one")
+    train(one, 0, 1, quiet)
+    spec = replace(elsewhere(one, tmp_path / "two"), options=replace(OPTIONS, processes=2))
+    at = []
+    with ray_cluster(tmp_path, nodes.address):
+        _wait_for_both()
+        with ray_workers(tmp_path, spec.options) as workers:
+            workers.train(spec, lambda done, total, text: at.extend(_nodes_that_train(nodes)))
+    assert summary_of(spec)["world_size"] == 2
+    assert set(at) == {HEAD, SECOND}
+    assert [loss for _, loss in losses_of(spec)] == pytest.approx([loss for _, loss in losses_of(one)], abs=1e-6)
+    found, wanted = (load_file(run.out / "trainable.safetensors") for run in (spec, one))
+    assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) < 1e-6
+
+
+def _wait_for_both() -> None:
+    import ray
+
+    end = time.monotonic() + 60
+    while ray.cluster_resources().get("CPU") != 2 and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _nodes_that_train(nodes: Nodes) -> set[str]:
+    """The address of the raylet above each training process."""
+    return {
+        word.partition("=")[2]
+        for process in nodes.processes()
+        if "RayTrainWorker" in " ".join(process.cmdline()) and (above := process.parent())
+        for word in above.cmdline()
+        if word.startswith("--node_ip_address=")
+    }
+
+
+JOIN = """
+import sys
+from pathlib import Path
+from tasks.cluster import ray_cluster
+from tinygptv_core.plain import ConfigError
+try:
+    with ray_cluster(Path(sys.argv[1]), sys.argv[2]):
+        print("it is let in")
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_only_who_has_its_token_is_let_in(nodes, tmp_path):
+    """In processes of their own: a process reads its token once."""
+    keys = ({}, {"RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"})
+    joining = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, str(tmp_path), nodes.address],
+            env={**os.environ, **key}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for key in keys
+    ]  # fmt: skip
+    owner, *others = [process.communicate(timeout=120)[0] for process in joining]
+    assert owner == "it is let in\n"
+    for said in others:
+        assert said.startswith(f"no Ray cluster answers at {nodes.address}: ")
+        assert said.endswith("set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines\n")
