@@ -62,7 +62,7 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
                 remove_what_killed_runs_left(_temporary_folder(os.getpid()))
                 _start_local(home)
             else:
-                _connect(address)
+                connect(address)
         yield
     finally:
         ray.shutdown()
@@ -87,7 +87,12 @@ def import_ray(address: str | None) -> None:
     import ray.train.torch  # noqa: F401
 
 
-def _connect(address: str) -> None:
+def connect(address: str) -> None:
+    """Make this process a driver of the cluster at `address`.
+
+    Raises:
+        ConfigError: nobody answers there, or it lets us not in.
+    """
     import ray
     from ray.exceptions import AuthenticationError
 

@@ -107,23 +107,22 @@ def _nodes_that_train(nodes: Nodes) -> set[str]:
 
 JOIN = """
 import sys
-from pathlib import Path
-from tasks.cluster import ray_cluster
+from tasks.cluster import connect
 from tinygptv_core.plain import ConfigError
 try:
-    with ray_cluster(Path(sys.argv[1]), sys.argv[2]):
-        print("it is let in")
+    connect(sys.argv[1])
+    print("it is let in")
 except ConfigError as error:
     print(error)
 """
 
 
-def test_only_who_has_its_token_is_let_in(nodes, tmp_path):
+def test_only_who_has_its_token_is_let_in(nodes):
     """In processes of their own: a process reads its token once."""
     keys = ({}, {"RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"})
     joining = [
         subprocess.Popen(
-            [sys.executable, "-c", JOIN, str(tmp_path), nodes.address],
+            [sys.executable, "-c", JOIN, nodes.address],
             env={**os.environ, **key}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )
         for key in keys
