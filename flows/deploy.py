@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import SecretStr
 
 from flows.up import DEPLOYMENTS, POOL
@@ -151,15 +151,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the server refused something, 2 no server is named."""
-    options = parser().parse_args(argv)
-    if not os.environ.get("PREFECT_API_URL"):
+    """Exit status: 0 done, 1 the server does not answer or refused something, 2 no server is named."""
+    options, address = parser().parse_args(argv), os.environ.get("PREFECT_API_URL")
+    if not address:
         sys.stderr.write("PREFECT_API_URL is not set; it must be a server's address, as in http://prefect:4200/api\n")
         return 2
     for bucket in options.buckets:
         make_bucket(bucket)
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
     try:
+        if failure is not None:
+            raise RuntimeError(f"no Prefect server answers at {address}: {failure}")
         deploy(DEPLOYMENTS, POOL, trainings=options.trainings, notify=options.notify)
+    except PrefectHTTPStatusError as error:
+        status = error.response.status_code
+        sys.stderr.write(f"{address} answers {status}; 401: set PREFECT_API_AUTH_STRING=USER:PASSWORD as it has them\n")
+        return 1
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -32,6 +32,12 @@ def status_of(address: str, account: str | None = None) -> int:
         return 0
 
 
+def wait_for(address: str) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while status_of(address) != 200 and time.monotonic() < end:
+        time.sleep(0.2)
+
+
 def command_of(service: str, changed: dict[str, str]) -> list[str]:
     """What the service runs, listening on loopback, with some of its arguments changed."""
     program, *arguments = COMPOSE["services"][service]["entrypoint"]
@@ -84,8 +90,20 @@ def servers(tmp_path_factory):
     ],
 )
 def test_who_has_no_password_gets_nothing_and_whether_it_is_well_anybody_may_ask(servers, name, health, asked):
-    end = time.monotonic() + PATIENCE_SECONDS
-    while status_of(servers[name] + health) != 200 and time.monotonic() < end:
-        time.sleep(0.2)
+    wait_for(servers[name] + health)
     accounts = (None, "someone:else", ACCOUNT)
     assert [status_of(servers[name] + asked, account) for account in accounts] == [401, 401, 200]
+
+
+@pytest.mark.parametrize(
+    ("account", "status", "said"),
+    [("someone:else", 1, "answers 401; 401: set PREFECT_API_AUTH_STRING=USER:PASSWORD"), (ACCOUNT, 0, "")],
+)
+def test_deployments_are_made_on_a_server_that_asks_for_a_password(servers, account, status, said):
+    wait_for(servers["prefect"] + "/api/health")
+    told = {"PREFECT_API_URL": servers["prefect"] + "/api", "PREFECT_API_AUTH_STRING": account}
+    command = [sys.executable, *COMPOSE["services"]["setup"]["entrypoint"][1:5]]
+    done = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    found = status_of(f"{servers['prefect']}/api/deployments/name/pipeline/pipeline", ACCOUNT)
+    assert found == (200 if status == 0 else 404)
