@@ -143,9 +143,8 @@ def push(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
         artifact = Artifact(kind=folder.parent.name, digest=digest, path=folder)
         sent = _send(store, remote, artifact, tell)
         moved, num_bytes = moved + (sent is not None), num_bytes + (sent or 0)
-    for record in of:  # last: what a record speaks of is there
-        name = f"{record.step}/{record.key}.json"
-        remote.upload(store.root / "keys", "keys", [name])
+    # Last: what a record speaks of is there.
+    remote.upload(store.root / "keys", "keys", [f"{record.step}/{record.key}.json" for record in of])
     there = len(digests) - len(lacking)
     return Moved(artifacts=there, moved=moved, bytes=num_bytes, records=len(of), lacking=tuple(lacking))
 
