@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from flows.settings import settle_prefect
+from flows.settings import only_pages_of, settle_prefect
 from flows.tied import tie_to
 from tasks.lease import lease
 
@@ -58,7 +58,7 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
         port = listening.getsockname()[1]
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listening.fileno()), str(os.getpid())],
-            env={**os.environ, **SERVER_SETTINGS},
+            env={**os.environ, **SERVER_SETTINGS, **only_pages_of(port)},
             pass_fds=[listening.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=messages,

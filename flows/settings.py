@@ -13,6 +13,11 @@ SERVER = {
 """A server of Prefect sends nothing anywhere, and writes down what it is told soon."""
 
 
+def only_pages_of(port: int) -> dict[str, str]:
+    """A server's setting that no page but its own may ask it for anything: any page in a browser might start runs."""
+    return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}"}
+
+
 def settle_prefect(home: Path) -> None:
     """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays."""
     (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of the path
