@@ -6,16 +6,18 @@ Imported after the server is known (`PREFECT_API_URL`).
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 import yaml
 from prefect.automations import Automation
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLimitUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
@@ -23,6 +25,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
+from flows.left_open import close_runs_of
 from flows.walk import TRAINING
 
 SILENT = timedelta(seconds=75)
@@ -35,7 +38,7 @@ ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
 def deploy(file: Path, pool: str, *, trainings: int, notify: str | None) -> None:
-    """Bring the server up to date with `file` (a prefect.yaml).
+    """Bring the server up to date with `file` (a prefect.yaml), while no worker is there and no run goes on.
 
     Args:
         trainings: so many stages train at once, of all runs on this server.
@@ -46,7 +49,7 @@ def deploy(file: Path, pool: str, *, trainings: int, notify: str | None) -> None
     """
     with get_client(sync_client=True) as client:
         _pool(client, pool)
-        client.upsert_global_concurrency_limit_by_name(TRAINING, trainings)
+        _limit(client, trainings)
         told = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
             env={**os.environ, "TINYGPTV_POOL": pool},
@@ -56,10 +59,21 @@ def deploy(file: Path, pool: str, *, trainings: int, notify: str | None) -> None
         )
         if told.returncode:
             raise RuntimeError(f"the deployments of {file} were refused:\n{told.stdout}{told.stderr}")
-        for deployment in yaml.safe_load(file.read_text())["deployments"]:
+        for deployment in _deployments(file):
             _forbid_unknown(client, deployment)
+    close_open_runs(file)
     _crash_the_silent()
     _notify(notify)
+
+
+def close_open_runs(file: Path) -> None:
+    """Have the runs of the deployments in `file` end as crashed that are still open, when no worker is there."""
+    with get_client(sync_client=True) as client, suppress(httpx.HTTPError):  # else the next one does it
+        close_runs_of(client, [deployment["name"] for deployment in _deployments(file)])
+
+
+def _deployments(file: Path) -> list[dict[str, Any]]:
+    return yaml.safe_load(file.read_text())["deployments"]
 
 
 def _pool(client: SyncPrefectClient, pool: str) -> None:
@@ -67,6 +81,13 @@ def _pool(client: SyncPrefectClient, pool: str) -> None:
         client.read_work_pool(pool)
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+
+
+def _limit(client: SyncPrefectClient, trainings: int) -> None:
+    """The limit with all its places free: who held one when everything was killed, gives it back no more."""
+    client.upsert_global_concurrency_limit_by_name(TRAINING, trainings)
+    free = GlobalConcurrencyLimitUpdate(active_slots=0)
+    client.update_global_concurrency_limit(TRAINING, free)
 
 
 def _forbid_unknown(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
-"""What runs that were killed left open in Prefect, closed by the next run."""
+"""What runs that were killed left open in Prefect, closed by the next run or the next `tinygptv up`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
@@ -39,6 +41,20 @@ def close_killed_runs(flow: str) -> bool:
         for run_id in killed:
             _close(client, run_id)
     return bool(killed)
+
+
+def close_runs_of(client: SyncPrefectClient, deployments: Sequence[str]) -> None:
+    """Have all open runs of these deployments end as crashed, when nobody is there who could work on one.
+
+    Those that only wait for a worker stay.
+    """
+    open_states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[*GOING_ON, StateType.CANCELLING]))
+    while found := client.read_flow_runs(
+        deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=list(deployments))),
+        flow_run_filter=FlowRunFilter(state=open_states),
+    ):  # no more than some hundreds at once
+        for run in found:
+            _close(client, run.id)
 
 
 def _is_killed(process: Mapping[str, Any] | None) -> bool:
