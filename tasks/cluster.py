@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tinygptv_core.plain import ConfigError
@@ -57,7 +58,7 @@ def ray_cluster(home: Path, address: str | None) -> Iterator[None]:
     import ray
 
     try:
-        with _own_sigterm():
+        with _own_sigterm(), _sessions_of_their_own():
             if address is None:
                 remove_what_killed_runs_left(_temporary_folder(os.getpid()))
                 _start_local(home)
@@ -78,6 +79,22 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _sessions_of_their_own() -> Iterator[None]:
+    """Start Ray's processes in sessions of their own: a signal to our group (Ctrl-C, Prefect's *Cancel*) is for us.
+
+    Ray would end its workers on it, which then could not save. They end with us all the same.
+    """
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def import_ray(address: str | None) -> None:

@@ -37,8 +37,6 @@ MAX_RESTARTS = 3
 FOLLOW_SECONDS = 0.5
 POLL_SECONDS = 0.1
 END_SECONDS = 10.0
-STOP_SECONDS = 60.0
-"""How long a run that is stopped waits for the step at hand and for its state to be saved."""
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
@@ -102,7 +100,7 @@ class Workers:
             except BaseException:
                 LOGGER.warning("%s saves and stops; interrupt once more not to wait for it", spec.stage.name)
                 replace_text(_stop(self._folder, number), "")
-                self._wait_for(answer, STOP_SECONDS)
+                self._wait_for(answer, spec.options.stop_seconds)
                 raise
         if not answer.exists():
             why = why_workers_ended(self._end, num_oom_kills() - self._oom_kills)

@@ -28,6 +28,7 @@ class RunOptions:
         save_every_steps: steps between the states that a killed run goes on from.
         save_every_seconds: save by the clock too: whatever the steps, about so often.
         keep_states: how many of the newest are kept.
+        stop_seconds: how long one that is told to stop may take for the step at hand and for saving its state.
         engine: what steps: torch's DDP, or DeepSpeed's ZeRO, which divides among the processes the optimizer's moments
             (1), and the gradients (2), and all weights (3).
     """
@@ -44,6 +45,7 @@ class RunOptions:
     compile: bool = False
     save_every_seconds: int | None = None
     keep_states: int = 2
+    stop_seconds: int = 60
     engine: EngineName = "ddp"
 
     @property
@@ -52,7 +54,7 @@ class RunOptions:
         return self.processes * self.threads
 
     def __post_init__(self) -> None:
-        for name in ("processes", "threads", "log_every_steps", "save_every_steps", "keep_states"):
+        for name in ("processes", "threads", "log_every_steps", "save_every_steps", "keep_states", "stop_seconds"):
             require(getattr(self, name), name, at_least=1)
         require(self.loader_workers, "loader_workers", at_least=0)
         for name in ("micro_batch", "save_every_seconds"):

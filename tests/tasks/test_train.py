@@ -133,6 +133,8 @@ def test_a_worker_that_is_killed_goes_on_to_the_bits_of_a_run_without_ray(worker
 
 def test_the_same_processes_train_the_next_run_to_the_same_bits(workers, bare, tmp_path):
     before = training_processes()
+    groups = {os.getpgid(process.pid) for process in before}
+    assert os.getpgid(0) not in groups  # a signal to ours (Ctrl-C, Prefect's Cancel) lets them save
     spec = elsewhere(bare, tmp_path)
     workers.train(spec, quiet)
     assert [process.pid for process in training_processes()] == [process.pid for process in before]
