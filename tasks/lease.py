@@ -31,6 +31,10 @@ class Holder:
         return f"process {self.pid} on {self.host}"
 
 
+UNKNOWN = Holder(host="an unknown machine", boot="", pid=0, started=0)
+"""Of a lease that cannot be read; dead when that has been silent."""
+
+
 def myself(pid: int | None = None) -> Holder:
     """This process as a holder, or another of this machine."""
     pid = os.getpid() if pid is None else pid
@@ -124,6 +128,8 @@ def _holder(path: Path) -> Holder | None:
         return Holder(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):  # a machine that lost its power may leave an empty file
+        return UNKNOWN
 
 
 def _beat(path: Path, stop: threading.Event) -> None:

@@ -24,10 +24,10 @@ class Metrics:
 
     def __init__(self, path: Path, *, after_step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A line without its end is one that a kill cut off.
+        # A line without its end is one that a kill cut off; one without its beginning, that the loss of power did.
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         replace_text(
-            path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= after_step)
+            path, "".join(line for line in lines if _is_whole(line) and json.loads(line)["step"] <= after_step)
         )
         self._path = path
 
@@ -57,7 +57,8 @@ class Tail:
                 self._inode, self._offset = inode, file.tell() - len(data) + end
         except FileNotFoundError:
             return []
-        lines = [line for line in map(json.loads, data[:end].splitlines()) if line["step"] > self._step]
+        whole = [line for line in data[:end].decode().splitlines(keepends=True) if _is_whole(line)]
+        lines = [line for line in map(json.loads, whole) if line["step"] > self._step]
         self._step = lines[-1]["step"] if lines else self._step
         return lines
 
@@ -85,6 +86,10 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _is_whole(line: str) -> bool:
+    return line.startswith("{") and line.endswith("\n")
 
 
 def replace_text(path: Path, text: str) -> None:
