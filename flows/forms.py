@@ -19,6 +19,8 @@ from tinygptv_core.presets import PRESETS, Preset, named, with_instruct, with_li
 AS_NEEDED = "what is not there yet"
 EVERY_STEP = "every step"
 ALL = "all"
+STOP_SECONDS = 8
+"""What a training has to save itself in: Prefect kills a run 30 seconds after it was told to end."""
 
 STAGES = tuple(dict.fromkeys(stage.name for preset in PRESETS.values() for stage in preset.stages))
 STEPS = tuple(f"{stage}/{work}" for stage in STAGES for work in ("train", "evaluate"))
@@ -57,19 +59,30 @@ def _several(description: str) -> Any:
     return Field(default_factory=list, description=description)
 
 
+# A run works in a folder of its own, where a relative path would mean nothing; a comma parts lists.
+ListName = Annotated[str, Field(pattern=r"^(/|~/|[a-z0-9+]+://)[^,]*$")]
+AbsolutePath = Annotated[str, Field(pattern="^(/|~/)")]
+
+
 class Data(Form):
     """Your own data in place of the preset's, and what is left out."""
 
-    lists: list[str] = _several(
-        "Your own lists of pictures (url, caption), files or addresses, in place of the pre-training lists"
+    lists: list[ListName] = _several(
+        "Your own lists of pictures (url, caption) in place of the pre-training lists: absolute paths or addresses; "
+        "a comma in an address is written %2C"
     )
     allow_hosts: list[str] = _several("Hosts that are fetched from although their address is not public")
-    removal_list: str | None = _none("A file of URLs, hosts or hashes of pictures that are left out")
-    instruct: str | None = _none(
-        "Your own talks about pictures, in LLaVA's form, in place of what the instruction stages draw from"
+    removal_list: AbsolutePath | None = _none(
+        "The absolute path of a file of URLs, hosts or hashes of pictures that are left out"
     )
-    images: str | None = _none("The folder of the pictures that `instruct` is about")
-    downloads: str | None = Field(default_factory=default_data, description="The folder of what you downloaded by hand")
+    instruct: ListName | None = _none(
+        "Your own talks about pictures, in LLaVA's form, in place of what the instruction stages draw from: an "
+        "absolute path or an address"
+    )
+    images: AbsolutePath | None = _none("The absolute path of the folder of the pictures that `instruct` is about")
+    downloads: AbsolutePath | None = Field(
+        default_factory=default_data, description="The absolute path of the folder of what you downloaded by hand"
+    )
 
 
 class StageChanges(Form):
@@ -188,4 +201,5 @@ def _places(field: str, mix: Iterable[str]) -> list[str]:
 
 def _options(machine: Machine) -> list[str]:
     asked: dict[str, Any] = machine.model_dump(exclude_none=True, exclude={"ray_address"})
+    asked["stop_seconds"] = STOP_SECONDS
     return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in asked.items()]

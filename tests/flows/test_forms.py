@@ -13,7 +13,7 @@ def choice(preset="nano", data=None, changes=None, machine=None, **asked):
 
 def test_an_empty_form_is_the_command_without_options():
     empty = choice()
-    assert (empty.preset, empty.settings, empty.options, empty.until) == ("nano", (), (), ())
+    assert (empty.preset, empty.settings, empty.options, empty.until) == ("nano", (), ("stop_seconds=8",), ())
     assert (empty.only, empty.start_from, empty.list_file, empty.home) == (None, None, None, default_home())
 
 
@@ -32,8 +32,10 @@ def test_a_batch_is_that_of_every_data_set_of_the_stage():
 
 
 def test_with_a_list_of_ones_own_the_batch_is_that_of_the_list():
-    asked = choice(data=Data(lists=["a.json", "b.csv"]), changes=Changes(stage1=StageChanges(batch=5)))
-    assert asked.list_file == "a.json,b.csv"
+    asked = choice(
+        data=Data(lists=["/lists/a.json", "https://127.0.0.2/b.csv"]), changes=Changes(stage1=StageChanges(batch=5))
+    )
+    assert asked.list_file == "/lists/a.json,https://127.0.0.2/b.csv"
     assert changed(with_list(NANO), asked.settings).stages[0].mix["list"].batch == 5
 
 
@@ -46,7 +48,7 @@ def test_evaluations_are_those_of_every_stage_and_other_settings_come_last():
 
 def test_the_machine_becomes_options():
     asked = choice(machine=Machine(device="cpu", processes=1, packed=True, ray_address="ray://10.0.0.5:10001"))
-    assert asked.options == ("device=cpu", "processes=1", "packed=true")
+    assert asked.options == ("device=cpu", "processes=1", "packed=true", "stop_seconds=8")
     assert asked.ray_address == "ray://10.0.0.5:10001"
 
 
@@ -60,7 +62,10 @@ def test_the_machine_becomes_options():
         (Changes, {"evaluations": ["gqua_vqa"]}),
         (Machine, {"device": "tpu"}),
         (Machine, {"cores": 2}),
-        (Data, {"list": "a.json"}),
+        (Data, {"list": "/lists/a.json"}),
+        (Data, {"lists": ["a.json"]}),
+        (Data, {"lists": ["https://127.0.0.2/list.json?ids=1,2"]}),
+        (Data, {"images": "pictures"}),
     ],
 )
 def test_a_misspelled_name_or_a_value_out_of_range_is_refused(group, values):
