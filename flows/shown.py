@@ -1,5 +1,6 @@
 """What a run shows in Prefect's interface beside its tasks: the plan, how far it is, and what it reached."""
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,14 +10,21 @@ from typing import cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
 
 from flows.choice import Prepared
 from flows.foreseen import what_it_takes
+from flows.place import Place
 from flows.plan import Planned
 from tasks.report import Report, ReportDetails, ScoreReport
-from tasks.track import repeating
+from tasks.track import page_of, repeating
 
+LOGGER = logging.getLogger(__name__)
+
+AWAY = (httpx.HTTPError, PrefectException, OSError)
+"""What asking a server of Prefect raises that does not answer."""
 PROGRESS_SECONDS = 3.0
 ANSWERS_EACH = 2
 """Of each evaluation, so many of the right answers and so many of the wrong ones."""
@@ -26,9 +34,13 @@ MARKUP = frozenset("<>|`*_[]!\\&#")
 def show_plan(planned: Sequence[Planned]) -> None:
     """Before anything is built: what will be, why, and what it takes."""
     builds = sum(item.action == "build" for item in planned)
-    rows = [(item.step, item.action, item.why.partition("\n")[0], "; ".join(what_it_takes(item))) for item in planned]
+    rows = [
+        (item.step, item.action, _said(item.why.partition("\n")[0]), _said("; ".join(what_it_takes(item))))
+        for item in planned
+    ]
     text = f"{builds} to build, {len(planned) - builds} to reuse\n\n{_table(('step', 'action', 'why', 'takes'), rows)}"
-    create_markdown_artifact(text, key="plan", description="What is built and reused, and why")
+    with _if_it_can("the plan"):
+        create_markdown_artifact(text, key="plan", description="What is built and reused, and why")
 
 
 class Progress:
@@ -37,11 +49,11 @@ class Progress:
     def __init__(self) -> None:
         self._told: tuple[float, str] | None = None
         self._artifact: UUID | None = None
-        self._lock = threading.Lock()
+        self._lock, self._is_away = threading.Lock(), False
 
     def tell(self, name: str, done: int, total: int, text: str) -> None:
         """Take what a step says of itself."""
-        words = f"**{name}**: {done:,} of {total:,}{f', {text}' if text else ''}"
+        words = f"**{name}**: {done:,} of {total:,}{f', {_said(text)}' if text else ''}"
         with self._lock:
             self._told = (100 * done / total if total else 0.0, words)
 
@@ -55,9 +67,18 @@ class Progress:
     def _show(self) -> None:
         with self._lock:
             told, self._told = self._told, None
-        if told is None:
-            return
-        percent, words = told
+        if told is not None:
+            self._write_if_it_can(*told)
+
+    def _write_if_it_can(self, percent: float, words: str) -> None:
+        try:
+            self._write(percent, words)
+        except AWAY as error:
+            if not self._is_away:
+                LOGGER.warning("Prefect does not take the progress: %s", error)
+            self._is_away = True
+
+    def _write(self, percent: float, words: str) -> None:
         if self._artifact is None:
             self._artifact = cast(UUID, create_progress_artifact(percent, key="progress", description=words))
         else:
@@ -73,7 +94,18 @@ def show_result(prepared: Prepared, report: Report, details: ReportDetails, path
         _curves(report, details),
         _answers(details),
     ]
-    create_markdown_artifact("\n\n".join(part for part in parts if part), key="result", description="What it reached")
+    with _if_it_can("the result"):
+        text = "\n\n".join(part for part in parts if part)
+        create_markdown_artifact(text, key="result", description="What it reached")
+
+
+@contextmanager
+def _if_it_can(what: str) -> Iterator[None]:
+    """Whatever becomes of what is shown, the run goes on."""
+    try:
+        yield
+    except AWAY as error:
+        LOGGER.warning("Prefect does not take %s: %s", what, error)
 
 
 def _curves(report: Report, details: ReportDetails) -> str:
@@ -97,7 +129,7 @@ def _answers(details: ReportDetails) -> str:
 def _said(words: object) -> str:
     """Words that come from data, which are no markup."""
     text = ", ".join(map(str, words)) if isinstance(words, list) else str(words)
-    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in text.replace("\n", " "))
+    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in " ".join(text.splitlines()))
 
 
 def _links(prepared: Prepared, report: Report, path: Path) -> str:
@@ -108,12 +140,18 @@ def _links(prepared: Prepared, report: Report, path: Path) -> str:
         if model:
             words = f"{model['name']} version {model['version']}"
             lines.append(f"* model: [{words}]({at}/#/models/{model['name']}/versions/{model['version']})")
-        lines.append(f"* curves: [{place.experiment}]({at}/#/experiments)")
+        lines.append(f"* curves: [{place.experiment}]({_curves_page(place) or f'{at}/#/experiments'})")
     elif model:
         lines.append(f"* model: `models:/{model['name']}/{model['version']}` in `{place.tracking_uri}`")
     if model:
         lines.append(f"* aliases: {', '.join(model['aliases'])}; checkpoint `{model['checkpoint_digest'][:12]}`")
     return "\n".join(lines)
+
+
+def _curves_page(place: Place) -> str | None:
+    """Of this run, if it trained."""
+    run_id = vars(place).get("pipeline_run")  # to ask the place itself would open one
+    return page_of(place.tracking, run_id) if run_id else None
 
 
 def _scores(report: Report) -> str:

@@ -111,6 +111,14 @@ def tracking_stage(
         log.sum_up()
 
 
+def page_of(tracking: Tracking, run_id: str) -> str | None:
+    """The address of a run's page; None where MLflow is no server, or does not answer."""
+    if urlsplit(tracking.uri).scheme not in ("http", "https"):
+        return None
+    experiment = _Server(tracking).ask(lambda client: client.get_run(run_id).info.experiment_id)
+    return f"{tracking.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}" if experiment else None
+
+
 class _Server:
     """MLflow, which may be away: what it cannot be asked is told once."""
 
