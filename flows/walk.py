@@ -1,8 +1,9 @@
 """Walking the steps as one Prefect flow: Prefect shows what happens, the store decides what is built."""
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -13,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
@@ -24,14 +26,17 @@ from flows.plan import resolve
 from flows.shown import Progress, show_plan, show_result
 from flows.summary import report_on
 from flows.terminal import say
-from tasks.build import Built, Inputs, Request, Store
+from tasks.build import Built, Inputs, Request, Site, Store
 from tasks.cluster import remove_leftovers
 from tasks.train import TRAIN
+from tinygptv_core.artifact import Artifact
 
 FLOW = "tinygptv"
 SETTLE_SECONDS = 10.0
 TRAINING = "tinygptv-training"
 """The limit, if the server has one, on how many stages train at once."""
+TURN_SECONDS = 60.0
+"""After so long without a word from a run that trains its place is another's."""
 
 
 @flow(name=FLOW, validate_parameters=False, persist_result=False)
@@ -100,8 +105,8 @@ def step(
             logger.warning(text)
             say(f"        {request.name}: {text}")
 
-        with _slot(store, request, inputs, force):
-            built = store.build(request, inputs, aids, noted=noted, force=force, waiting=waiting)
+        asked = _in_turn(request, waiting) if request.step == TRAIN else request
+        built = store.build(asked, inputs, aids, noted=noted, force=force, waiting=waiting)
         logger.info("%s: %s; %s", built.action, built.why, built.artifact.path)
         name = "Reused" if built.action == "reuse" else "Completed"
         return Completed(name=name, message=built.why, data=built)
@@ -109,11 +114,25 @@ def step(
     return cast(Built, built_or_reused(return_state=True).result())
 
 
-def _slot(store: Store, request: Request, inputs: Inputs, force: bool) -> AbstractContextManager[None]:
-    """Training's turn, where the server limits how many stages train at once; what is there needs none."""
-    if request.step != TRAIN or (store.look(request, inputs).artifact and not force):
-        return nullcontext()
-    return concurrency(TRAINING, occupy=1)
+def _in_turn(request: Request, waiting: Callable[[str], None]) -> Request:
+    """A training that waits for its turn where the server limits how many train at once.
+
+    It waits when it is about to begin: what is there, or is being built by another run, takes no turn.
+    """
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        _tell_if_full(waiting)
+        with concurrency(TRAINING, occupy=1, lease_duration=TURN_SECONDS):
+            request.work(inputs, site)
+
+    return replace(request, work=work)
+
+
+def _tell_if_full(waiting: Callable[[str], None]) -> None:
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        found = client.read_global_concurrency_limit_by_name(TRAINING)
+        if found.active_slots >= found.limit:
+            waiting(f"waits for its turn: {found.active_slots} train already, and the server lets no more do so")
 
 
 def _settle(flow_run_id: UUID) -> None:
