@@ -14,6 +14,7 @@ from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
+from flows.who_is_up import up_on
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
@@ -156,7 +157,8 @@ def default_home() -> str:
 
 def default_data() -> str | None:
     """The folder of the user's own files, where no option names one."""
-    return os.environ.get("TINYGPTV_DATA")
+    named = os.environ.get("TINYGPTV_DATA")
+    return str(Path(named).expanduser().absolute()) if named else None
 
 
 def _own(choice: Choice) -> dict[str, str]:
@@ -221,8 +223,9 @@ def _from_file(path: Path, name: str) -> Preset:
 
 
 def tracking_uri(home: Path) -> str:
-    """Where MLflow keeps what it is told: the server that the environment names, or a database in the home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or database_in(home)
+    """Where MLflow keeps what it is told: the server that the environment names, one up on the home, or a database."""
+    up = up_on(home)
+    return os.environ.get("MLFLOW_TRACKING_URI") or (up.mlflow if up else database_in(home))
 
 
 def _check_folder(home: Path) -> None:

@@ -20,7 +20,8 @@ from flows.plan import lacking_files, probed
 from flows.server import start_prefect_server
 from flows.terminal import say
 from flows.train import backbones_step
-from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up, use_up
+from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up
+from flows.who_is_up import use_up
 from tasks.build import Store
 from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, has_no_memory, has_no_room, what_is_full
@@ -143,12 +144,18 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         "--trainings", type=int, default=1, metavar="N",
         help="stages that train at once, of all runs together: as many as there are GPUs for (default: %(default)s)",
     )  # fmt: skip
-    up.add_argument("--prefect-database", metavar="URL", help="postgresql://USER@HOST/NAME (default: SQLite here)")
+    up.add_argument(
+        "--prefect-database", default=os.environ.get("TINYGPTV_PREFECT_DATABASE"), metavar="URL",
+        help="postgresql://USER@HOST/NAME; with a password better as $TINYGPTV_PREFECT_DATABASE (default: SQLite here)",
+    )  # fmt: skip
     up.add_argument(
         "--notify", default=os.environ.get("TINYGPTV_NOTIFY"), metavar="URL",
         help="who is told how a run ended, as Apprise writes it: mailto://..., slack://... (default: $TINYGPTV_NOTIFY)",
     )  # fmt: skip
-    up.add_argument("--mlflow-database", metavar="URL", help="postgresql://USER@HOST/NAME (default: SQLite here)")
+    up.add_argument(
+        "--mlflow-database", default=os.environ.get("TINYGPTV_MLFLOW_DATABASE"), metavar="URL",
+        help="postgresql://USER@HOST/NAME; with a password better as $TINYGPTV_MLFLOW_DATABASE (default: SQLite here)",
+    )  # fmt: skip
     _add_home(up)
 
 

@@ -1,4 +1,4 @@
-"""The flows that Prefect's interface and REST API start; deployments/prefect.yaml names them.
+"""The flows that Prefect's interface and REST API start; flows/prefect.yaml names them.
 
 Each fills in a `Choice`, as the command does, and walks it: what can be started here is what can be typed there. The
 docstrings and the types' descriptions are the form's own words.

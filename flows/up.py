@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +21,11 @@ from typing import NoReturn
 
 import psutil
 
-from flows.settings import SERVER, settle_prefect
-from tasks.lease import Holder, is_alive, myself
+from flows.choice import default_data
+from flows.ending import end_runs, end_trees, runs_on
+from flows.settings import SERVER, only_pages_of, settle_prefect
+from flows.who_is_up import Up, servers_noted, up_on
+from tasks.lease import is_alive, lease, myself
 from tasks.mlflow_database import make_database
 from tasks.register import QUIET
 from tasks.registry import database_in
@@ -32,10 +35,8 @@ from tinygptv_core.plain import ConfigError
 HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 POOL = "tinygptv"
-DEPLOYMENTS = Path(__file__).parents[1] / "deployments" / "prefect.yaml"
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
 START_SECONDS = 120.0
-END_SECONDS = 12.0
-"""What a run has to save itself in before it is killed."""
 POLL_SECONDS = 0.2
 RESTART_SECONDS = 2.0
 HEARTBEAT_SECONDS = 30
@@ -71,39 +72,6 @@ class UpOptions:
         return f"http://{HOST}:{self.mlflow_port}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Up:
-    """Who is up on a home.
-
-    Attributes:
-        servers: the processes that it started, each in a group of its own.
-    """
-
-    holder: Holder
-    prefect: str
-    mlflow: str
-    servers: tuple[Holder, ...] = ()
-
-
-def up_on(home: Path) -> Up | None:
-    """Who is up on `home`; None where nobody is, or not any more."""
-    found = _noted(home)
-    return found if found and is_alive(found.holder) else None
-
-
-def use_up(home: Path) -> bool:
-    """Have this process tell what it does to the servers that are up on `home`, if they are; whether they are.
-
-    What a person's own settings name, stands.
-    """
-    found = up_on(home)
-    if found is None:
-        return False
-    os.environ.setdefault("PREFECT_API_URL", f"{found.prefect}/api")
-    os.environ.setdefault("MLFLOW_TRACKING_URI", found.mlflow)
-    return True
-
-
 def run_up(options: UpOptions) -> None:
     """Start everything, print the addresses, and end everything when told to (Ctrl-C, SIGTERM).
 
@@ -111,7 +79,11 @@ def run_up(options: UpOptions) -> None:
         ConfigError: the home or a port is taken.
         RuntimeError: a server ended by itself, or did not start.
     """
-    _refuse_second(options)
+    with lease(options.home / "up.lease", _refusing_second(options.home)):
+        _run_up(options)
+
+
+def _run_up(options: UpOptions) -> None:
     _end_what_was_left(options.home)
     for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
         _check_free(name, port)
@@ -191,14 +163,18 @@ class _Servers:
             time.sleep(POLL_SECONDS)
 
     def keep(self, name: str, command: Sequence[str]) -> NoReturn:
-        """Start it again whenever it ends, until a server does.
+        """Start it again whenever it ends, and its runs with it, until a server does.
 
         Raises:
             RuntimeError: a server ended by itself.
         """
+        from flows.deploy import close_open_runs
+
         while True:
             self.start(name, command)
             status = self._until_end_of(name)
+            end_runs(self._options.home)  # nobody would hear what they say, nor end them
+            close_open_runs(DEPLOYMENTS)  # those that had not begun to tell the server what they do
             _say(f"the {name} ended with status {status}; it is started again (its messages: {self.log(name)})")
             time.sleep(RESTART_SECONDS)
 
@@ -209,7 +185,8 @@ class _Servers:
                 self._check()
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            end_trees([process.pid])  # first: it and its runs tell the servers how they ended
+            end_runs(self._options.home, process.pid)  # first: they and it tell the servers how they ended
+            end_trees([process.pid])
             raise
         return process.returncode
 
@@ -225,13 +202,18 @@ class _Servers:
 def _environment(options: UpOptions) -> dict[str, str]:
     """What all of them, and the runs that the worker starts, are told."""
     database = with_driver(options.prefect_database, "asyncpg") if options.prefect_database else None
+    data = default_data()
     return {
         **QUIET,
         **SERVER,
+        **only_pages_of(options.port),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four processes for jobs that nobody starts
         "PREFECT_API_URL": f"{options.prefect}/api",
         "MLFLOW_TRACKING_URI": options.mlflow,
+        # Not among the arguments, which every user of the machine can read: it may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": with_driver(options.mlflow_database or database_in(options.home), "pg8000"),
         "TINYGPTV_HOME": str(options.home),
+        **({"TINYGPTV_DATA": data} if data else {}),
         # A run that is killed together with its worker is shown as crashed when its heartbeat stays away.
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
@@ -248,14 +230,10 @@ def _prefect_server(options: UpOptions) -> list[str]:
 
 
 def _mlflow_server(options: UpOptions) -> list[str]:
-    store = with_driver(options.mlflow_database or database_in(options.home), "pg8000")
     # Files are written where a run without the server writes them too, so that either finds what the other made.
     files = (options.home / "mlflow" / "artifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(options.mlflow_port)]
-    return [
-        *command, "--workers", "1", "--backend-store-uri", store, "--default-artifact-root", files,
-        "--no-serve-artifacts",
-    ]  # fmt: skip
+    return [*command, "--workers", "1", "--default-artifact-root", files, "--no-serve-artifacts"]
 
 
 def _worker(options: UpOptions) -> list[str]:
@@ -263,60 +241,28 @@ def _worker(options: UpOptions) -> list[str]:
     return [*command, "--pool", POOL, "--limit", str(options.runs)]
 
 
-def _refuse_second(options: UpOptions) -> None:
-    found = up_on(options.home)
-    if found:
+def _refusing_second(home: Path) -> Callable[[str], NoReturn]:
+    def refuse(text: str) -> NoReturn:
+        found = up_on(home)
+        told = f":\n  Prefect  {found.prefect}\n  MLflow   {found.mlflow}" if found else ""
+        whose = found.holder if found else "another `tinygptv up`, which is starting"
         raise ConfigError(
-            f"the home {options.home} is up already, by {found.holder}:\n"
-            f"  Prefect  {found.prefect}\n  MLflow   {found.mlflow}\n"
+            f"the home {home} is up already, by {whose}{told}\n"
             "  name another home with --home DIR, or stop that one with Ctrl-C"
         )
+
+    return refuse
 
 
 def _end_what_was_left(home: Path) -> None:
     """End the processes of an `up` that was killed and could not."""
-    left = [server for server in (_noted(home) or _NOBODY).servers if is_alive(server)]
+    if runs_on(home):
+        _say("ends the runs of an earlier `tinygptv up` on this home")
+        end_runs(home)
+    left = [server for server in servers_noted(home) if is_alive(server)]
     if left:
         _say(f"ends {len(left)} processes of an earlier `tinygptv up` on this home that was killed")
     end_trees([server.pid for server in left])
-
-
-_NOBODY = Up(holder=Holder(host="", boot="", pid=0, started=0), prefect="", mlflow="")
-
-
-def _noted(home: Path) -> Up | None:
-    try:
-        told = json.loads((home / "up.json").read_text())
-    except FileNotFoundError:
-        return None
-    servers = tuple(Holder(**server) for server in told.pop("servers"))
-    return Up(**{**told, "holder": Holder(**told["holder"]), "servers": servers})
-
-
-def end_trees(pids: Sequence[int]) -> None:
-    """End processes and all that they started: asked first, so that runs can save themselves, then killed."""
-    ending = [process for pid in pids for process in _tree(pid)]
-    for process in ending:
-        _tell(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(ending, timeout=END_SECONDS)
-    for process in left:
-        _tell(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=END_SECONDS)
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _tell(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
 
 
 def _check_free(option: str, port: int) -> None:
