@@ -14,6 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=3, metavar="N", help="how often tests/tasks/test_kills.py kills a fetch"
     )
+    parser.addoption("--cancel", action="store_true", help="cancel a training run in Prefect (test_cancel.py)")
     parser.addoption("--chaos", type=int, default=0, metavar="N", help="kill the whole of nano N times (test_chaos.py)")
     parser.addoption("--chaos-seed", type=int, default=0, metavar="SEED", help="of the places where it is killed")
 

@@ -36,8 +36,8 @@ def listening(told):
 class Servers:
     """A command `tinygptv up` at work, and what it answers."""
 
-    def __init__(self, home: Path, *options: str):
-        self.home, self.ports = home, (kept_port(), kept_port())
+    def __init__(self, home: Path, *options: str, ports: tuple[int, int] | None = None):
+        self.home, self.ports = home, ports or (kept_port(), kept_port())
         self.said, self.told = home.with_name("said.txt"), []
         self.listener = listening(self.told)
         ports = ["--port", str(self.ports[0]), "--mlflow-port", str(self.ports[1])]
@@ -58,16 +58,17 @@ class Servers:
             time.sleep(0.5)
         return found
 
-    def ask(self, path, body=None):
+    def ask(self, path, body=None, method=None):
         """(status, answer) of Prefect's API."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports[0]}/api/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json"},
+            method=method,
         )
         try:
             with urllib.request.urlopen(request) as response:
-                return response.status, json.load(response)
+                return response.status, json.loads(response.read() or "null")
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
@@ -85,5 +86,13 @@ class Servers:
     def end(self):
         self.process.terminate()
         self.process.wait(60)
+        self._close()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def _close(self):
         self.listener.shutdown()
         self.listener.server_close()
