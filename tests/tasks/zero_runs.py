@@ -38,7 +38,7 @@ def run(path: Path, begun: str | None, rank: int) -> None:
 
 
 def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
-    """A step in which the first process alone finds one, where its layer begins; what it says is written beside the run.
+    """A step in which the first process alone finds one, where its layer begins; what it says is kept beside the run.
 
     It comes to the norm there, and then to the four tensors of the projections.
     """
