@@ -18,7 +18,7 @@ CORE := .venv-core/.installed
 # No library may send home that it is used.
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup run test kills chaos check bench clean
+.PHONY: help setup run test test-long kills chaos check bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ run: $(ALL)  ## the whole pipeline: data, four stages, evaluation, registration
 test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everything
 	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
 	.venv/bin/python -m pytest --numprocesses 2 --ignore=tests/core
+
+test-long: $(ALL)  ## the tests that take a minute or so each
+	.venv/bin/python -m pytest --long -m long
 
 kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20

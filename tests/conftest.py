@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=3, metavar="N", help="how often tests/tasks/test_kills.py kills a fetch"
     )
-    parser.addoption("--cancel", action="store_true", help="cancel a training run in Prefect (test_cancel.py)")
+    parser.addoption("--long", action="store_true", help="the tests marked long too (`make test-long`)")
     parser.addoption("--chaos", type=int, default=0, metavar="N", help="kill the whole of nano N times (test_chaos.py)")
     parser.addoption("--chaos-seed", type=int, default=0, metavar="SEED", help="of the places where it is killed")
 
@@ -25,9 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--goldens {folder}: there is no manifest.json; tests/goldens shows what is wanted")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Two processes share the files (`make test`). What takes longest begins."""
     items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_RUN))
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes a minute or so: --long"))
 
 
 @pytest.hookimpl(optionalhook=True)

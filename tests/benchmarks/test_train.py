@@ -23,6 +23,7 @@ def one_thread():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [STAGE2, STAGE4], ids=["stage 2", "stage 4"])
 def test_both_loops_have_the_same_losses_at_every_step(tmp_path, work):
     """Samples, their order, rates and the optimizer are the same, or the third loss would differ."""
@@ -54,6 +55,7 @@ def test_the_first_step_warms_up_and_is_not_counted():
     assert (run.step_seconds, run.middle_step_seconds) == (2.0, 1.0)
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_from_its_state_to_the_same_losses(tmp_path):
     spec = course(tmp_path, NANO, STAGE2, Length(steps=40, batch=4)).spec
     whole = ours(spec, process_seconds)

@@ -14,6 +14,8 @@ import pytest
 from tests.deployments.test_files import COMPOSE, FOLDER
 from tests.ports import kept_port
 
+pytestmark = pytest.mark.long
+
 ACCOUNT = "someone:a-password-of-28-characters"
 PATIENCE_SECONDS = 240
 

@@ -1,4 +1,4 @@
-"""A training that is cancelled in Prefect's interface: `pytest tests/flows/test_cancel.py --cancel`, two minutes."""
+"""A training that is cancelled in Prefect's interface: two minutes."""
 
 import json
 import time
@@ -7,6 +7,8 @@ import pytest
 
 from flows.ending import runs_on
 from tests.flows.servers import Servers
+
+pytestmark = pytest.mark.long
 
 SMALL = [f"scenes.{name}=400" for name in ("pretraining_pictures", "instruction_pictures")]
 TRAINING = {
@@ -18,9 +20,7 @@ GOAL_SECONDS = 15
 
 
 @pytest.fixture
-def up(tmp_path, request):
-    if not request.config.getoption("--cancel"):
-        pytest.skip("takes minutes: --cancel")
+def up(tmp_path):
     servers = Servers(tmp_path / "home")
     try:
         servers.wait_until_up()

@@ -15,7 +15,10 @@ from tests.ports import kept_port
 PLACES = (shutil.which("initdb"), *Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 TOOLS = next((Path(place).resolve() for place in PLACES if place), None)
 
-pytestmark = pytest.mark.skipif(TOOLS is None, reason="there is no PostgreSQL: apt-get install postgresql")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(TOOLS is None, reason="there is no PostgreSQL: apt-get install postgresql"),
+]
 
 
 class Postgres:

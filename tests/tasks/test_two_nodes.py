@@ -18,6 +18,8 @@ from tests.core.tiny_run import OPTIONS, elsewhere, tiny_spec
 from tests.ports import kept_port
 from tinygptv_core.train import train
 
+pytestmark = pytest.mark.long
+
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # for 127.0.0.1 Ray takes the address that others see
 TOKEN = "0123456789abcdef" * 4
 OBJECT_STORE_BYTES = 80_000_000
