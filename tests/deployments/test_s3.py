@@ -43,7 +43,7 @@ def store(way, url, home, *digests):
 
 def files_of(root: Path) -> dict[str, bytes]:
     """Path -> bytes, of the artifacts and records of a store."""
-    aside = ("stamps", "notes", "work", "leases", "damaged")
+    aside = ("stamps", "notes", "work", "leases", "damaged", "in-use")
     paths = [path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] not in aside]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 

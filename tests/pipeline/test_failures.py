@@ -44,6 +44,7 @@ def test_two_runs_on_one_home_build_nothing_twice_and_no_database_is_locked(at_o
     assert not any("locked" in text or "Traceback" in text for text in said)
 
 
+@pytest.mark.long
 @needs_mounts
 def test_on_a_disk_that_is_full_it_says_which_and_with_room_it_ends_as_elsewhere(tmp_path, at_once):
     *failed, (status, said, made) = on_own_disks("small", tmp_path)

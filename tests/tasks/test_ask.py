@@ -45,7 +45,7 @@ def test_a_model_with_few_bits_answers_if_the_library_for_it_is_there(home, monk
     [
         ("tinygpt@challenger", r"has no tinygpt\. Did you mean tinygptv\? There are: tinygptv\."),
         ("/no/such/folder", r"is neither a folder nor a registered model"),
-        ("tinygptv", r"does not say which version of tinygptv is meant.*tinygptv@champion.*tinygptv/1"),
+        ("tinygptv", r"does not say which version of tinygptv is meant.*tinygptv@challenger.*tinygptv/1"),
         ("tinygptv/2", r"the model tinygptv has no version 2\. There are: .*tinygptv/1\."),
         ("models:/tinygptv@best", r"the model tinygptv has no alias best\. There are: tinygptv@challenger, "),
     ],
@@ -57,7 +57,7 @@ def test_a_model_that_is_not_there_is_refused_with_those_that_are(home, model, m
 
 def test_an_empty_registry_says_what_fills_it(home, tmp_path):
     with pytest.raises(ConfigError, match="It holds no model yet; tinygptv run registers one"):
-        ask("tinygptv@champion", home.root / "shown.png", "what?", f"sqlite:///{tmp_path}/none.db")
+        ask("tinygptv@challenger", home.root / "shown.png", "what?", f"sqlite:///{tmp_path}/none.db")
 
 
 def test_a_picture_that_cannot_be_read_is_refused(home, tmp_path):
@@ -71,13 +71,13 @@ def test_a_picture_that_cannot_be_read_is_refused(home, tmp_path):
         (text, "is no picture which can be read"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            ask("tinygptv@champion", path, "what?", home.uri)
+            ask("tinygptv@challenger", path, "what?", home.uri)
 
 
 @pytest.mark.parametrize("question", ["", "  "])
 def test_an_empty_question_is_refused(home, question):
     with pytest.raises(ConfigError, match="the question is empty"):
-        ask("tinygptv@champion", home.root / "shown.png", question, home.uri)
+        ask("tinygptv@challenger", home.root / "shown.png", question, home.uri)
 
 
 def test_folders_that_cannot_answer_say_what_they_lack(home, tmp_path):
@@ -96,6 +96,6 @@ def test_a_model_whose_backbones_are_gone_says_where_it_looked(home):
         with pytest.raises(
             ConfigError, match=rf"the backbones tiny .* are missing(.|\n)*{home.backbones.path}: no such"
         ):
-            ask("tinygptv@champion", home.root / "shown.png", "what?", home.uri)
+            ask("tinygptv@challenger", home.root / "shown.png", "what?", home.uri)
     finally:
         away.rename(home.backbones.path)

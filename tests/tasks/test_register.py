@@ -269,9 +269,15 @@ def served_over_http(uri, model, log):
     port = kept_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # where MLflow looks for uvicorn
+    environment = {**QUIET, "MLFLOW_TRACKING_URI": uri, "PATH": path}
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, env={**QUIET, "MLFLOW_TRACKING_URI": uri}, stdout=out, stderr=out, start_new_session=True
+            command,
+            env={**QUIET, "MLFLOW_TRACKING_URI": uri, "PATH": path},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         for _ in range(600):
