@@ -272,13 +272,7 @@ def served_over_http(uri, model, log):
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # where MLflow looks for uvicorn
     environment = {**QUIET, "MLFLOW_TRACKING_URI": uri, "PATH": path}
     with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
-            env={**QUIET, "MLFLOW_TRACKING_URI": uri, "PATH": path},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
         for _ in range(600):
             try:
