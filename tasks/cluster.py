@@ -102,6 +102,11 @@ def import_ray(address: str | None) -> None:
     for name, value in {**SETTINGS, **(LOCAL_SETTINGS if address is None else {})}.items():
         os.environ.setdefault(name, value)  # Ray's processes inherit it; what the user has set stays
     import ray.train.torch  # noqa: F401
+    from ray._common.utils import env_bool
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # read once, which was too early if Ray was imported before us
+    ray_constants.ENABLE_RAY_CLUSTER = env_bool(name, ray_constants.ENABLE_RAY_CLUSTER)
 
 
 def connect(address: str) -> None:

@@ -87,7 +87,9 @@ def watch():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, watch):
-    """The home of a cluster that runs for as long as this file's tests."""
+    """The home of a cluster that runs for as long as this file's tests, in a process that knew Ray already."""
+    import ray  # noqa: F401
+
     home, before = tmp_path_factory.mktemp("home"), signal.getsignal(signal.SIGTERM)
     with ray_cluster(home, None):
         assert signal.getsignal(signal.SIGTERM) == before  # Ray's would end the process with nothing saved
