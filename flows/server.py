@@ -16,10 +16,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.settings import only_pages_of, settle_prefect
+from flows.settings import only_pages_of, settle
 from tasks.lease import lease
 from tasks.tied import tie_to
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -47,7 +51,7 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
         What waits until the server answers; it raises RuntimeError when it does not.
     """
     is_settled = "prefect" in sys.modules or _is_chosen()
-    settle_prefect(home)
+    settle(home)
     if is_settled:
         return lambda: None
     log = home / "prefect" / "server.log"
@@ -113,6 +117,18 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
         server.wait()
 
 
+def served() -> "ASGIApp":
+    """Prefect's server, for whom calls it by an address of this machine.
+
+    A page in a browser may let a name of its own come to mean this machine, and then ask as the server's own page does
+    (DNS rebinding).
+    """
+    from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return TrustedHostMiddleware(create_app(), allowed_hosts=[HOST, "localhost"])
+
+
 def main(arguments: Sequence[str]) -> None:
     """Serve on the open `SOCKET`, by its number, until the process `PARENT`, which started this one, ends."""
     number, parent = map(int, arguments)
@@ -120,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(served, factory=True, log_level="error"))
     server.run([socket.socket(fileno=number)])
 
 

@@ -1,4 +1,4 @@
-"""Prefect's settings for a run on this machine. Imported before Prefect, which reads them when it is imported."""
+"""Settings of others for a run on this machine. Imported before Prefect, which reads them when it is imported."""
 
 import logging
 import os
@@ -18,12 +18,16 @@ def only_pages_of(port: int) -> dict[str, str]:
     return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}"}
 
 
-def settle_prefect(home: Path) -> None:
-    """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays."""
+def settle(home: Path) -> None:
+    """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays.
+
+    Matplotlib, which the report is drawn with, keeps its list of fonts there, too.
+    """
     (home / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder of the path
     for name, value in {
         "PREFECT_HOME": str(home / "prefect"),
         **SERVER,
+        "MPLCONFIGDIR": str(home / "matplotlib"),
         # The server gets the log; the terminal has lines of its own, and a person's mistake shows no traceback.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",

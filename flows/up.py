@@ -23,7 +23,7 @@ import psutil
 
 from flows.choice import default_data
 from flows.ending import end_runs, end_trees, runs_on
-from flows.settings import SERVER, only_pages_of, settle_prefect
+from flows.settings import SERVER, only_pages_of, settle
 from flows.who_is_up import Up, servers_noted, up_on
 from tasks.lease import is_alive, lease, myself
 from tasks.mlflow_database import make_database
@@ -87,7 +87,7 @@ def _run_up(options: UpOptions) -> None:
     _end_what_was_left(options.home)
     for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
         _check_free(name, port)
-    settle_prefect(options.home)
+    settle(options.home)
     os.environ.update(_environment(options))
     if options.mlflow_database is None:
         make_database(database_in(options.home))  # whole, which the server's own is not where it is killed
@@ -208,6 +208,7 @@ def _environment(options: UpOptions) -> dict[str, str]:
         **SERVER,
         **only_pages_of(options.port),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four processes for jobs that nobody starts
+        "PREFECT__SERVER_FINAL": "1",
         "PREFECT_API_URL": f"{options.prefect}/api",
         "MLFLOW_TRACKING_URI": options.mlflow,
         # Not among the arguments, which every user of the machine can read: it may hold a password.
@@ -226,7 +227,8 @@ def with_driver(url: str, driver: str) -> str:
 
 
 def _prefect_server(options: UpOptions) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(options.port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.server:served", "--log-level", "warning"]
+    return [*command, "--host", HOST, "--port", str(options.port)]
 
 
 def _mlflow_server(options: UpOptions) -> list[str]:

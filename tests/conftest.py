@@ -1,6 +1,10 @@
+import os
 from typing import Any
 
 import pytest
+
+# Two processes share two cores: with more threads than cores torch's wait for each other by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""

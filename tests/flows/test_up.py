@@ -3,6 +3,8 @@
 import os
 import urllib.error
 import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection
 
 import psutil
 import pytest
@@ -76,6 +78,18 @@ def test_no_page_of_another_address_may_ask_the_server_for_anything(up, header):
     assert allowed("http://127.0.0.2") is None
 
 
+@pytest.mark.parametrize("port", [0, 1], ids=["Prefect", "MLflow"])
+def test_no_name_but_this_machines_own_leads_to_a_server(up, port):
+    def answer(host):
+        connection = HTTPConnection("127.0.0.1", up.ports[port])
+        with closing(connection):
+            connection.request("POST", "/api/deployments/filter", "{}", {"host": host, "content-type": "text/plain"})
+            return connection.getresponse().status
+
+    assert answer(f"rebound.example:{up.ports[port]}") in (400, 403)
+    assert answer(f"localhost:{up.ports[port]}") not in (400, 403)
+
+
 def test_both_addresses_are_printed_and_every_deployment_is_there(up):
     said = up.said.read_text()
     assert f"http://127.0.0.1:{up.ports[0]}/deployments" in said
@@ -144,7 +158,7 @@ def test_a_second_one_on_that_home_and_a_port_that_is_taken_are_refused(up, tmp_
 
 
 def test_a_worker_that_dies_is_started_again_and_its_runs_end_with_it(up):
-    up.wait_until(lambda: up.ended(up.built) and up.ended(up.wrong))
+    up.wait_until(lambda: up.ended(up.built) and up.ended(up.wrong) and not runs_on(up.home))
     (worker,) = [one for one in psutil.Process(up.process.pid).children() if "worker" in one.cmdline()]
     run = up.start("data", {"dataset": "scenes_web"})[1]
     processes = up.wait_until(lambda: runs_on(up.home))

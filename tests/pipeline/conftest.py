@@ -31,11 +31,16 @@ class Home:
     watch: Path
 
     def environment(self):
-        ours = ("PREFECT", "MLFLOW", "RAY")
+        ours = ("PREFECT", "MLFLOW", "RAY", "OMP_NUM_THREADS")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         path = f"{HERE / 'watch'}{os.pathsep}{HERE.parents[1]}"
         watching = {"PYTHONPATH": path, "WATCH_FILE": str(self.watch)}
-        return {**kept, **watching, "TINYGPTV_HOME": str(self.path)}
+        return {**kept, **watching, "TINYGPTV_HOME": str(self.path), "HOME": str(self.users)}
+
+    @property
+    def users(self):
+        """The user's own home, in which nothing is to be written."""
+        return self.path.parent / "user"
 
     def start(self, *arguments):
         return subprocess.Popen(

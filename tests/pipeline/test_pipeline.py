@@ -154,6 +154,10 @@ def test_nothing_left_loopback(home, report):
     assert names <= {"localhost", "::1", "0.0.0.0", socket.gethostname()}
 
 
+def test_nothing_is_written_to_the_users_own_home(home, report):
+    assert not home.users.exists()
+
+
 def test_a_sealed_artifact_holds_what_its_digest_says(home, report):
     import hashlib
 
