@@ -14,6 +14,7 @@ from tasks.evaluate import ComputeOptions
 from tasks.fetch import FetchOptions
 from tasks.promote import Rule
 from tasks.register import import_mlflow
+from tasks.removals import NO_REMOVALS, Removals, read_removals
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import Workers, ray_workers
@@ -90,6 +91,11 @@ class Place:
     def store(self) -> Store:
         """The artifacts on this home."""
         return Store(self.home / "store")
+
+    @cached_property
+    def removals(self) -> Removals:
+        """What the removal list names, as it is when this is first asked for."""
+        return read_removals(self.removal_list) if self.removal_list else NO_REMOVALS
 
     @property
     def stamps(self) -> Path:
