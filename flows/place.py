@@ -1,8 +1,8 @@
 """Where and how a run happens: folders, addresses, processes. None of it bears on what is computed."""
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from tasks.build import Store
 from tasks.cluster import import_ray, ray_cluster
 from tasks.evaluate import ComputeOptions
 from tasks.fetch import FetchOptions
+from tasks.lease import lease
 from tasks.promote import Rule
 from tasks.register import import_mlflow
 from tasks.removals import NO_REMOVALS, Removals, read_removals
@@ -132,10 +133,26 @@ class Place:
         )
 
     @cached_property
-    def workers(self) -> Workers:
-        """What trains, on Ray; started when first asked for, and there until the run ends."""
-        _ = self.cluster
+    def _own_workers(self) -> Workers:
         return self.opened.enter_context(ray_workers(self.home, self.options))
+
+    @contextmanager
+    def workers(self) -> Iterator[Workers]:
+        """What trains, on Ray.
+
+        On a cluster of our own they are started once, and stay until the run ends. On one that was named they make room
+        after each stage: a run that waits for what another is building must hold nothing that the other waits for.
+        """
+        _ = self.cluster
+        if self.ray_address is None:
+            yield self._own_workers
+            return
+        with ray_workers(self.home, self.options) as workers:
+            yield workers
+
+    def registry_alone(self) -> AbstractContextManager[None]:
+        """What is held while a version gets its aliases, so that those of two runs on this home are not mixed."""
+        return lease(self.home / "mlflow" / "registry.lease", lambda text: None)
 
     @property
     def compute(self) -> ComputeOptions:
