@@ -105,7 +105,8 @@ def commands(choose: Choose) -> Mapping[str, Command]:
         store, uri = Store(home / "store"), tracking_uri(home)
         if options.model is None or options.urls or options.removal_list:
             tracked = traces.track(_asking(choose(options), options.urls, options.model), options.urls, uri, store)
-            print(_json(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
+            # Thousands of rows: indented they would take most of the time.
+            print(json.dumps(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
             return DONE
         title, links = chains.lineage_of(options.model, store, uri)
         if options.all_urls:

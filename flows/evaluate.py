@@ -135,7 +135,8 @@ def register_step(preset: Preset, init: str | None, place: Place) -> Request:
             scores=told.scores[last.name],
         )
         model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(site.out)), path=site.out)
-        register_version(model, registration)
+        with place.registry_alone():
+            register_version(model, registration)
 
     def gone(artifact: Artifact) -> str | None:
         if registered(place.tracking_uri, preset.model_name, artifact.digest, bundled=place.bundle):

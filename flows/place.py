@@ -1,8 +1,8 @@
 """Where and how a run happens: folders, addresses, processes. None of it bears on what is computed."""
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,10 @@ from tasks.build import Store
 from tasks.cluster import import_ray, ray_cluster
 from tasks.evaluate import ComputeOptions
 from tasks.fetch import FetchOptions
+from tasks.lease import lease
 from tasks.promote import Rule
 from tasks.register import import_mlflow
+from tasks.removals import NO_REMOVALS, Removals, read_removals
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import Workers, ray_workers
@@ -91,6 +93,11 @@ class Place:
         """The artifacts on this home."""
         return Store(self.home / "store")
 
+    @cached_property
+    def removals(self) -> Removals:
+        """What the removal list names, as it is when this is first asked for."""
+        return read_removals(self.removal_list) if self.removal_list else NO_REMOVALS
+
     @property
     def stamps(self) -> Path:
         """Where the SHA-256 of the user's files are remembered."""
@@ -126,10 +133,26 @@ class Place:
         )
 
     @cached_property
-    def workers(self) -> Workers:
-        """What trains, on Ray; started when first asked for, and there until the run ends."""
-        _ = self.cluster
+    def _own_workers(self) -> Workers:
         return self.opened.enter_context(ray_workers(self.home, self.options))
+
+    @contextmanager
+    def workers(self) -> Iterator[Workers]:
+        """What trains, on Ray.
+
+        On a cluster of our own they are started once, and stay until the run ends. On one that was named they make room
+        after each stage: a run that waits for what another is building must hold nothing that the other waits for.
+        """
+        _ = self.cluster
+        if self.ray_address is None:
+            yield self._own_workers
+            return
+        with ray_workers(self.home, self.options) as workers:
+            yield workers
+
+    def registry_alone(self) -> AbstractContextManager[None]:
+        """What is held while a version gets its aliases, so that those of two runs on this home are not mixed."""
+        return lease(self.home / "mlflow" / "registry.lease", lambda text: None)
 
     @property
     def compute(self) -> ComputeOptions:

@@ -27,9 +27,10 @@ def promoted(prepared: Prepared, model: Built) -> Verdict:
         if version is None:
             raise RuntimeError(f"{name} was registered at {place.tracking_uri}, but is not there any more")
         is_new = model.action == "build"
-        verdict = promote_by_rule(
-            place.promote, place.tracking_uri, version, Records(place.store), compares=is_new, run=place.run
-        )
+        with place.registry_alone():
+            verdict = promote_by_rule(
+                place.promote, place.tracking_uri, version, Records(place.store), compares=is_new, run=place.run
+            )
         words = verdict_words(verdict)
         get_run_logger().info(words)
         if is_new or verdict.event:

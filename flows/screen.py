@@ -22,14 +22,14 @@ def screen_steps(preset: Preset, name: str, place: Place) -> tuple[Request, ...]
     """hash, rate and screen of one data set; the first two where a rule of the preset reads what they make."""
     settings = preset.data[name].screen
     rated = tuple(_rate_step(name, scorer, place) for scorer in settings.scorers)
-    hashed = (_hash_step(preset, name, place),) if _is_hashed(preset, name) or _listed_hashes(place) else ()
+    hashed = (_hash_step(preset, name, place),) if _is_hashed(preset, name) or place.removals.phash else ()
     return (*hashed, *rated, _screen_step(preset, name, place))
 
 
 def _screen_step(preset: Preset, name: str, place: Place) -> Request:
     settings = preset.data[name].screen
     before, asked, listed = _before(preset, name), _kept_from(preset, name), place.removal_list
-    compares = before or asked or settings.near_duplicate_bits is not None or _listed_hashes(place)
+    compares = before or asked or settings.near_duplicate_bits is not None or place.removals.phash
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         removed = read_removals(inputs["removals"].path) if listed else NO_REMOVALS
@@ -61,11 +61,6 @@ def _screen_step(preset: Preset, name: str, place: Place) -> Request:
         },
         work=work,
     )
-
-
-def _listed_hashes(place: Place) -> frozenset[str]:
-    """The perceptual hashes that the user's removal list has."""
-    return read_removals(place.removal_list).phash if place.removal_list else frozenset()
 
 
 def _hash_step(preset: Preset, name: str, place: Place) -> Request:

@@ -58,7 +58,7 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
     opening = ExitStack()  # two servers at once that make the database or bring it up to date get in each other's way
     opening.enter_context(lease(home / "prefect" / "opening.lease", lambda text: None))
     # The server is handed a socket that is bound already: a port that is only known to be free may be taken first.
-    with log.open("w") as messages, socket.create_server((HOST, 0)) as listening:
+    with log.open("a") as messages, socket.create_server((HOST, 0)) as listening:
         port = listening.getsockname()[1]
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listening.fileno()), str(os.getpid())],

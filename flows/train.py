@@ -103,7 +103,8 @@ def train_step(
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         data = [_used(name, inputs) for name in stage.mix]
         with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run, data):
-            place.workers.train(spec_of(inputs, site), place.progress(f"{stage.name}/train"))
+            with place.workers() as workers:
+                workers.train(spec_of(inputs, site), place.progress(f"{stage.name}/train"))
 
     def estimate(inputs: Inputs) -> TrainingEstimate:
         there = inputs.get("backbones")

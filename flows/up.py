@@ -40,6 +40,8 @@ START_SECONDS = 120.0
 POLL_SECONDS = 0.2
 RESTART_SECONDS = 2.0
 HEARTBEAT_SECONDS = 30
+QUERY_SECONDS = 2
+"""How often the worker looks for runs to start. Prefect's own 10 are most of what one waits for where all is built."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +219,7 @@ def _environment(options: UpOptions) -> dict[str, str]:
         **({"TINYGPTV_DATA": data} if data else {}),
         # A run that is killed together with its worker is shown as crashed when its heartbeat stays away.
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
         **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}),
     }
 

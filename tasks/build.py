@@ -15,6 +15,7 @@ The only place that decides whether something is built already. Two names for tw
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -24,7 +25,7 @@ from typing import Any, Literal, TypeVar
 
 from tasks.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
-from tinygptv_core.plain import ConfigError, canonical_json, from_plain, leaves, plain, sha256_of
+from tinygptv_core.plain import ConfigError, canonical_json, leaves, plain, sha256_of
 
 MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
@@ -351,7 +352,7 @@ class Store:
             return "its manifest is missing" if artifact.path.exists() else "it is missing"
         if sha256_of_file(path) != artifact.digest:
             return "its manifest is not the one that was sealed"
-        members = from_plain(tuple[Member, ...], json.loads(path.read_text()))
+        members = tuple(Member(**told) for told in json.loads(path.read_text()))  # the bytes are those that were sealed
         stamps = _read(self._stamps_path(artifact)) or {}
         damage = _unlike(artifact.path, members, stamps)
         if damage is None and not stamps:
@@ -495,16 +496,26 @@ def _short(name: str, value: str | None) -> str:
 
 
 def _unlike(folder: Path, members: tuple[Member, ...], stamps: Mapping[str, int]) -> str | None:
-    """The first thing in which `folder` is not what `members` say, in words."""
+    """The first thing in which `folder` is not what `members` say, in words. There may be thousands of them."""
     for member in members:
-        path = folder / member.path
-        if not path.is_file():
+        path = f"{folder}/{member.path}"
+        status = _status(path)
+        if status is None:
             return f"{member.path} is missing"
-        status = path.stat()
         if status.st_size != member.bytes:
             return f"{member.path} has {status.st_size} bytes, not {member.bytes}"
-        if status.st_mtime_ns != stamps.get(member.path) and sha256_of_file(path) != member.sha256:
+        if status.st_mtime_ns != stamps.get(member.path) and sha256_of_file(Path(path)) != member.sha256:
             return f"{member.path} was changed"
-    there = {Path(base, name).relative_to(folder).as_posix() for base, _, names in os.walk(folder) for name in names}
+    below = len(f"{folder}/")
+    there = {os.path.join(base[below:], name) for base, _, names in os.walk(folder) for name in names}
     extra = there - {member.path for member in members} - {MANIFEST}
     return f"{min(extra)} was added" if extra else None
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Of a plain file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None

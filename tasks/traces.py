@@ -4,9 +4,11 @@ The ledgers are read in columns, each once for what is asked and once for rows t
 """
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -101,10 +103,12 @@ class Traces:
     def __init__(self, records: Records, wanted: Removals) -> None:
         self.records = records
         ledgers = _ledgers(records)
-        named = [row for ledger in ledgers for row in matching(ledger, wanted)]
+        asked = Asked(wanted)
+        named = [row for ledger in ledgers for row in matching(ledger, asked)]
         known = {(row.ledger.path, row.row) for row in named}
         bytes_of = frozenset(row.sha256 for row in named if row.sha256)
-        alike = [row for ledger in ledgers for row in _matching(ledger, _SameBytes(bytes_of))] if bytes_of else []
+        same = SameBytes(bytes_of)
+        alike = [row for ledger in ledgers for row in matching(ledger, same)] if bytes_of else []
         self.rows = (*named, *(row for row in alike if (row.ledger.path, row.row) not in known))
 
     @cached_property
@@ -131,9 +135,12 @@ class Traces:
             return {}
         import pyarrow.parquet as pq
 
-        keys = [self.rows[at].key for at in places]
-        dropped = pq.read_table(folder / DROPPED_FILE, columns=["key", "reason"], filters=[("key", "in", keys)])
-        reasons = dict(zip(*(dropped[name].to_pylist() for name in ("key", "reason")), strict=True))
+        keys, reasons = _value_set(frozenset(self.rows[at].key for at in places)), dict[str, str]()
+        with pq.ParquetFile(folder / DROPPED_FILE) as file:
+            for group in range(file.num_row_groups):
+                dropped = file.read_row_group(group, columns=["key", "reason"])
+                asked = dropped.filter(compute().is_in(dropped.column("key"), value_set=keys))
+                reasons |= {row["key"]: row["reason"] for row in asked.to_pylist()}
         return {at: reasons.get(self.rows[at].key, KEPT) for at in places}
 
     @cached_property
@@ -246,7 +253,7 @@ def _names(records: Records, shards: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(record.group for digest in shards for record in records.of_digest(digest)))
 
 
-class _Asked:
+class Asked:
     """What is asked for, as a test of some rows of a ledger."""
 
     def __init__(self, wanted: Removals) -> None:
@@ -266,7 +273,7 @@ class _Asked:
         return found
 
 
-class _SameBytes:
+class SameBytes:
     """A test for rows with one of these bytes."""
 
     def __init__(self, sha256: frozenset[str]) -> None:
@@ -277,10 +284,19 @@ class _SameBytes:
         return dict.fromkeys(_within(rows, "sha256", self.sha256), SAME_BYTES)
 
 
+# Both are `pa.array`, which would import all of pandas to ask whether the values are of it.
+def _numbers(values: Sequence[int]) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(array("q", values))])
+
+
 def _value_set(values: frozenset[str]) -> "pa.Array":
     import pyarrow as pa
 
-    return pa.array(sorted(values), pa.string())
+    encoded = [value.encode() for value in values]
+    ends = array("i", accumulate(map(len, encoded), initial=0))
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
 def _within(rows: "pa.Table", name: str, values: "pa.Array") -> list[int]:
@@ -308,12 +324,7 @@ def _is_of(url: str | None, hosts: frozenset[str]) -> bool:
     return host is not None and is_below(host, hosts)
 
 
-def matching(ledger: Ledger, wanted: Removals) -> tuple[Row, ...]:
-    """The rows of a ledger that are asked for."""
-    return tuple(_matching(ledger, _Asked(wanted)))
-
-
-def _matching(ledger: Ledger, test: "_Asked | _SameBytes") -> Iterator[Row]:
+def matching(ledger: Ledger, test: Asked | SameBytes) -> Iterator[Row]:
     """The rows that the test finds; of the other rows no more is read than what it asks about."""
     import pyarrow.parquet as pq
 
@@ -326,6 +337,7 @@ def _matching(ledger: Ledger, test: "_Asked | _SameBytes") -> Iterator[Row]:
                     if name not in test.columns:
                         rows = rows.append_column(name, file.read_row_group(group, columns=[name]).column(name))
                 places = sorted(found)
-                for at, told in zip(places, rows.select(COLUMNS).take(places).to_pylist(), strict=True):
+                taken = rows.select(COLUMNS).take(_numbers(places)).to_pylist()
+                for at, told in zip(places, taken, strict=True):
                     yield Row(ledger=ledger, row=first + at, by=found[at], **told)
             first += len(rows)

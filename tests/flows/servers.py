@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -58,19 +57,18 @@ class Servers:
             time.sleep(0.5)
         return found
 
+    @cached_property
+    def _prefect(self):
+        from prefect.client.base import PrefectHttpxSyncClient
+
+        # It asks again where the server is too busy to answer; a request that is only slow must not be made twice.
+        address = f"http://127.0.0.1:{self.ports[0]}/api/"
+        return PrefectHttpxSyncClient(base_url=address, timeout=PATIENCE_SECONDS, raise_on_all_errors=False)
+
     def ask(self, path, body=None, method=None):
         """(status, answer) of Prefect's API."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[0]}/api/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
-            method=method,
-        )
-        try:
-            with urllib.request.urlopen(request) as response:
-                return response.status, json.loads(response.read() or "null")
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+        answer = self._prefect.request(method or ("GET" if body is None else "POST"), path, json=body)
+        return answer.status_code, answer.json() if answer.content else None
 
     def start(self, deployment, parameters):
         _, found = self.ask(f"deployments/name/{deployment}/{deployment}")

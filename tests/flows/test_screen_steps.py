@@ -9,12 +9,13 @@ from flows.choice import prepare
 from flows.pipeline import in_order
 from flows.screen import screen_steps
 from tasks.build import Request, Step
+from tasks.removals import NO_REMOVALS
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import NANO, Scorer
 
-PLACE = SimpleNamespace(removal_list=None)
+PLACE = SimpleNamespace(removal_list=None, removals=NO_REMOVALS)
 
 
 @pytest.fixture

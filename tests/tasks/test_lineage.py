@@ -14,7 +14,7 @@ from tasks.records import Records
 from tasks.registry import versions
 from tasks.removals import NO_REMOVALS
 from tasks.tables import LedgerRow, TableWriter
-from tasks.traces import SAME_BYTES, Ledger, Traces, matching
+from tasks.traces import SAME_BYTES, Asked, Ledger, Traces, matching
 from tests.tasks.made_store import ALT, PICTURES, STAGE, WEB, copied, made_home, url
 from tinygptv_core.draws import Order
 from tinygptv_core.plain import ConfigError
@@ -151,7 +151,7 @@ def test_a_host_is_found_however_the_url_is_written(tmp_path, address, is_of):
         for one in (row, replace(row, url="http://else.example/"), row):
             file.write(one)
     ledger = Ledger(path=tmp_path / "ledger.parquet", shards=("a",), data=("web",))
-    found = matching(ledger, replace(NO_REMOVALS, hosts=frozenset({"a.example"})))
+    found = tuple(matching(ledger, Asked(replace(NO_REMOVALS, hosts=frozenset({"a.example"})))))
     assert [(item.row, item.by) for item in found] == ([(0, "host"), (2, "host")] if is_of else [])
 
 

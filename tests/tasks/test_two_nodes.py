@@ -5,71 +5,35 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tasks.cluster import SETTINGS, ray_cluster
+from tasks.cluster import ray_cluster
 from tasks.train import ray_workers
 from tests.core.test_train import losses_of, quiet, summary_of
 from tests.core.tiny_run import OPTIONS, elsewhere, tiny_spec
-from tests.ports import kept_port
+from tests.ray_nodes import HEAD, SECOND, Nodes
 from tinygptv_core.train import train
 
 pytestmark = pytest.mark.long
 
-HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # for 127.0.0.1 Ray takes the address that others see
 TOKEN = "0123456789abcdef" * 4
-OBJECT_STORE_BYTES = 80_000_000
-
-
-class Nodes:
-    """Both nodes of a cluster, each started as on a machine of its own; they end with this."""
-
-    def __init__(self, folder: Path):
-        self._folder, self._running = folder, list[subprocess.Popen[bytes]]()
-        self.address = f"{HEAD}:{kept_port()}"
-        port = self.address.rpartition(":")[2]
-        self._start(HEAD, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
-        self._start(SECOND, f"--address={self.address}")
-
-    def _start(self, node: str, *arguments: str) -> None:
-        log = (self._folder / f"{node}.txt").open("wb")
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={node}"]
-        command += ["--num-cpus=1", f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments]
-        self._running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-
-    def processes(self) -> list[psutil.Process]:
-        return [child for one in self._running for child in psutil.Process(one.pid).children(recursive=True)]
-
-    def end(self) -> None:
-        found = [*self.processes(), *(psutil.Process(one.pid) for one in self._running)]
-        for process in found:
-            process.terminate()
-        for process in psutil.wait_procs(found, timeout=5)[1]:
-            process.kill()
-        for one in self._running:
-            one.wait()
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    (home / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")  # or Ray asks in which cloud it is
-    folder = Path(os.path.realpath("/tmp")) / f"tinygptv-test-nodes-{os.getpid()}"  # a socket's path is short
-    folder.mkdir()
-    settings = {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "GLOO_SOCKET_IFNAME": "lo"}
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    nodes = Nodes(tmp_path_factory.mktemp("home"), **settings)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**SETTINGS, **settings, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}.items():
+        for name, value in nodes.environment.items():
             patch.setenv(name, value)
-        nodes = Nodes(folder)
         try:
+            nodes.start_head(cores=1)
+            nodes.start_second(cores=1)
             yield nodes
         finally:
             nodes.end()
-            subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
 def test_a_run_goes_over_both_nodes_to_the_losses_of_one_process(nodes, tmp_path):
