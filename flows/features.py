@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
+from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tasks.build import Request, Site
 from tasks.features import FEATURES, FeaturesSpec, write_vision_tokens
 from tinygptv_core import evals
@@ -12,18 +13,24 @@ from tinygptv_core.presets import Preset
 from tinygptv_core.stages import Stage
 
 Wanted = Mapping[str, tuple[str, tuple[str, ...]]]
-"""Stage -> the name of a step of its own, and the data sets whose pictures it looks at."""
+"""Stage -> the name of a step of its own, and the data sets that it looks at whose vision tokens are kept."""
 
 
 def training_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
     """Stage -> `stageN/features`, of the data sets of its mix whose vision tokens are kept; nothing if none are."""
-    return _shared({s.name: (f"{s.name}/features", tuple(s.mix)) for s in preset.stages}, preset, place)
+    kept = kept_in_training(preset)
+    return _shared({s.name: (f"{s.name}/features", _in(kept, s.mix)) for s in preset.stages}, preset, place)
 
 
 def evaluation_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
     """Stage -> the same for its evaluations."""
-    asked = {s.name: tuple({evals.load(name).dataset: None for name in s.evals}) for s in preset.stages}
+    kept = kept_in_evaluation(preset)
+    asked = {s.name: _in(kept, {evals.load(name).dataset for name in s.evals}) for s in preset.stages}
     return _shared({stage: (f"evaluation-{stage}/features", names) for stage, names in asked.items()}, preset, place)
+
+
+def _in(kept: frozenset[str], datasets: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(kept.intersection(datasets)))
 
 
 def _shared(wanted: Wanted, preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
@@ -31,9 +38,9 @@ def _shared(wanted: Wanted, preset: Preset, place: Place) -> dict[str, tuple[Req
     steps: dict[object, tuple[Request, ...]] = {}
     found: dict[str, tuple[Request, ...]] = {}
     for stage in preset.stages:
-        name, datasets = wanted[stage.name]
-        seen = (frozenset(datasets), stage.image_size, stage.precision)
-        found[stage.name] = steps.setdefault(seen, _steps(name, datasets, preset, stage, place))
+        name, kept = wanted[stage.name]
+        seen = (kept, stage.image_size, stage.precision)
+        found[stage.name] = steps.setdefault(seen, _steps(name, kept, stage, place))
     return found
 
 
@@ -42,8 +49,7 @@ def aids(features: tuple[Request, ...]) -> dict[str, str]:
     return {"features": features[0].name} if features else {}
 
 
-def _steps(name: str, datasets: Iterable[str], preset: Preset, stage: Stage, place: Place) -> tuple[Request, ...]:
-    kept = tuple(sorted(item for item in datasets if preset.data[item].cached_vision))
+def _steps(name: str, kept: tuple[str, ...], stage: Stage, place: Place) -> tuple[Request, ...]:
     if not kept:
         return ()
 

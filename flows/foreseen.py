@@ -55,6 +55,7 @@ def _cache(advice: CacheAdvice) -> dict[str, Any]:
         "pictures": advice.pictures,
         "datasets": list(advice.datasets),
         "count": advice.count,
+        "is_bound": advice.is_bound,
         "reads": advice.reads,
         "gigabytes": None if advice.bytes is None else advice.bytes / GIGABYTE,
         "is_kept": advice.is_kept,

@@ -1,4 +1,8 @@
-"""What a plan says of keeping vision tokens: how often each picture will be looked at, and what keeping it takes."""
+"""Which vision tokens are kept, and what a plan says of it: how often a picture is looked at, what keeping it takes.
+
+With and without them a run agrees to rounding, not to the bit. So the choice follows from the preset, as it was
+changed, and the recipes alone: not from the disk, nor from what is in the store by now. That only the plan says.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,14 +35,34 @@ class _Look:
     scenes: int | None
 
 
+def kept_in_training(preset: Preset) -> frozenset[str]:
+    """The data sets of which training reads kept vision tokens: where `cached_vision` says so, or `auto` chooses it."""
+    return _chosen(preset, _training(preset))
+
+
+def kept_in_evaluation(preset: Preset) -> frozenset[str]:
+    """The same of evaluations."""
+    return _chosen(preset, _evaluation(preset, begins=True))
+
+
+def _chosen(preset: Preset, looks: Sequence[_Look]) -> frozenset[str]:
+    settings = {name: preset.data[name].cached_vision for look in looks for name in look.reads}
+    advised = (_advice(preset, names, looks, {}, frozenset()) for names in _by_pictures(looks))
+    worth = {name for advice in advised if advice.is_worth_it for name in advice.datasets}
+    return frozenset(name for name, kept in settings.items() if kept == "on" or (kept == "auto" and name in worth))
+
+
 def with_cache_advice(preset: Preset, planned: Sequence[Planned]) -> tuple[Planned, ...]:
     """`planned`, in which the first step to look at some pictures says whether to keep their tokens."""
     there = {item.step: item.artifact for item in planned}
     told: dict[str, list[CacheAdvice]] = {}
-    for looks in (_training(preset), _evaluation(preset, there)):
+    for looks, kept in (
+        (_training(preset), kept_in_training(preset)),
+        (_evaluation(preset, begins=f"{FRESH}/evaluate" in there), kept_in_evaluation(preset)),
+    ):
         for names in _by_pictures(looks):
-            own = [look for look in looks if names[0] in look.reads]
-            told.setdefault(own[0].first, []).append(_advice(preset, names, own, there))
+            first = next(look.first for look in looks if names[0] in look.reads)
+            told.setdefault(first, []).append(_advice(preset, names, looks, there, kept))
     return tuple(
         replace(item, cache=tuple(told[item.step])) if item.action == "build" and item.step in told else item
         for item in planned
@@ -58,15 +82,19 @@ def _training(preset: Preset) -> list[_Look]:
     ]
 
 
-def _evaluation(preset: Preset, there: Mapping[str, Artifact | None]) -> list[_Look]:
-    """Each evaluation looks at every picture once, for its questions and those of the control: None for a count."""
+def _evaluation(preset: Preset, *, begins: bool) -> list[_Look]:
+    """Each evaluation looks at every picture once, for its questions and those of the control: None for a count.
+
+    Args:
+        begins: fresh projections are scored, too.
+    """
     asked = {s.name: tuple({evals.load(name).dataset: None for name in s.evals}) for s in preset.stages}
-    scenes, fresh = preset.scenes.held_out_pictures if preset.scenes else None, f"{FRESH}/evaluate"
+    scenes = preset.scenes.held_out_pictures if preset.scenes else None
     looks: list[_Look] = []
     for stages in _alike(preset, asked):
-        begins = stages[0] is preset.stages[0] and fresh in there
-        first = fresh if begins else f"{stages[0].name}/evaluate"
-        times = len(stages) + begins
+        is_fresh = begins and stages[0] is preset.stages[0]
+        first = f"{FRESH if is_fresh else stages[0].name}/evaluate"
+        times = len(stages) + is_fresh
         reads = {name: None for name in asked[stages[0].name]}
         looks += [_Look(first=first, reads=reads, stage=stages[0], scenes=scenes)] * times
     return looks
@@ -100,19 +128,25 @@ def _source(name: str) -> str:
 
 
 def _advice(
-    preset: Preset, names: tuple[str, ...], looks: Sequence[_Look], there: Mapping[str, Artifact | None]
+    preset: Preset,
+    names: tuple[str, ...],
+    looks: Sequence[_Look],
+    there: Mapping[str, Artifact | None],
+    kept: frozenset[str],
 ) -> CacheAdvice:
-    count = _count(preset, names, looks[0].scenes, there)
-    kept = {look.first: look.stage.precision for look in looks}
+    own = [look for look in looks if names[0] in look.reads]
+    count, is_bound = _count(preset, names, own[0].scenes, there)
+    precisions = {look.first: look.stage.precision for look in own}
     qformer = sizes_of(preset.backbones).qformer
-    reads = sum(_reads(look, names, count) for look in looks) if count else None
+    reads = sum(_reads(look, names, count) for look in own) if count else None
     return CacheAdvice(
         pictures=_source(names[0]),
         datasets=names,
         count=count,
-        reads=reads / (count * len(kept)) if reads is not None and count else None,
-        bytes=sum(count * picture_bytes(qformer, precision) for precision in kept.values()) if count else None,
-        is_kept=all(preset.data[name].cached_vision for name in names),
+        is_bound=is_bound,
+        reads=reads / (count * len(precisions)) if reads is not None and count else None,
+        bytes=sum(count * picture_bytes(qformer, precision) for precision in precisions.values()) if count else None,
+        is_kept=kept.issuperset(names),
     )
 
 
@@ -124,15 +158,23 @@ def _reads(look: _Look, names: Sequence[str], count: int) -> float:
 
 def _count(
     preset: Preset, names: Sequence[str], scenes: int | None, there: Mapping[str, Artifact | None]
-) -> int | None:
-    """How many pictures these data sets are about: no more than there are, and no more than they have samples."""
+) -> tuple[int | None, bool]:
+    """How many pictures these data sets are about: no more than there are, and no more than they have samples.
+
+    Returns:
+        the number, and whether all that is known is that no more are fetched.
+    """
     rows = [_samples(preset, name, there) for name in names]
-    bounds = [_pictures(names[0], scenes, there), None if None in rows else sum(row for row in rows if row)]
-    return min((bound for bound in bounds if bound), default=None)
+    known = [_pictures(names[0], scenes, there), None if None in rows else sum(row for row in rows if row)]
+    if (count := min((bound for bound in known if bound), default=None)) is not None:
+        return count, False
+    fetched = [pictures_wanted(name, preset) if recipe(name).how == "url" else None for name in names]
+    return None if None in fetched else sum(number for number in fetched if number), True
 
 
 def _samples(preset: Preset, name: str, there: Mapping[str, Artifact | None]) -> int | None:
-    known, expected = _kept(there.get(f"{name}/screen")), recipe(name).expected_rows
+    listed = preset.scenes.listed.get(name) if preset.scenes else None
+    known, expected = _kept(there.get(f"{name}/screen")), listed or recipe(name).expected_rows
     wanted = pictures_wanted(name, preset) if recipe(name).how == "url" else None
     return known or (min(wanted, expected) if wanted and expected else expected)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tasks.drafts import write_whole
 from tasks.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, canonical_json, leaves, plain, sha256_of
@@ -306,7 +307,7 @@ class Store:
             for member in members:
                 (folder / member.path).chmod(0o444)
             draft = folder.with_name(MANIFEST)  # not inside, where a kill would leave half of it among the members
-            _write_whole(draft, canonical_json(members))  # so that its own SHA-256 is the digest
+            write_whole(draft, canonical_json(members))  # so that its own SHA-256 is the digest
             draft.replace(folder / MANIFEST)
             artifact.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(OSError):  # another process sealed the same bytes meanwhile
@@ -421,16 +422,7 @@ def _unseal(folder: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """`value` as JSON at `path`, whole or not at all."""
-    _write_whole(path, json.dumps(value, indent=1, sort_keys=True))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

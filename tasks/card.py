@@ -5,7 +5,6 @@ it costs a blink, and once for the same artifacts: the next run finds it.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from tasks.drafts import write_whole
 from tasks.outcomes import KEPT
 from tasks.tables import DROPPED_FILE, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
 from tinygptv_core.plain import sha256_of
@@ -134,15 +134,9 @@ def _made(source: CardSources, kept: Path) -> tuple[Path, Path]:
 
         kept.mkdir(parents=True, exist_ok=True)
         card = card_of(source)
-        _write_whole(data, json.dumps(card, indent=1, allow_nan=False) + "\n")
-        _write_whole(page, render_card(card, source.read))
+        write_whole(data, json.dumps(card, indent=1, allow_nan=False) + "\n")
+        write_whole(page, render_card(card, source.read))
     return data, page
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _facts(recipe: Recipe) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from tasks.drafts import is_gone
 from tinygptv_core.plain import ConfigError
 
 LOGGER = logging.getLogger(__name__)
@@ -187,5 +188,5 @@ def remove_what_killed_runs_left(folder: Path) -> None:
     prefix = folder.name.rpartition("-")[0]
     for left in folder.parent.glob(f"{prefix}-*"):
         pid = left.name.removeprefix(f"{prefix}-")  # of another machine's, whose name begins as ours does, no number
-        if left == folder or (pid.isdecimal() and not Path("/proc", pid).exists()):
+        if left == folder or is_gone(pid):
             shutil.rmtree(left, ignore_errors=True)

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from tasks.drafts import draft_of
+
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
 POLL_SECONDS = 0.5
@@ -61,6 +63,7 @@ def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     told = False
     while not _take(path):
+        _bury(path)
         if (holder := _holder(path)) is None:  # it was a dead holder's, or has been given back
             continue
         if not told:
@@ -125,13 +128,12 @@ def _locked(file: IO[str], kind: int) -> bool:
 
 
 def _take(path: Path) -> bool:
-    """Write the lease if nobody has it; a dead holder's is removed first."""
-    mine = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    """Write the lease if nobody has it."""
+    mine = draft_of(path)
     mine.write_text(json.dumps(asdict(myself())))
     try:
         os.link(mine, path)  # fails when the lease exists; what it holds is never half written
     except FileExistsError:
-        _bury(path)
         return False
     finally:
         mine.unlink()
@@ -143,7 +145,7 @@ def _bury(path: Path) -> None:
     dead = _holder(path)
     if dead is None or not _is_dead(dead, path):
         return
-    grave = path.with_name(f"{path.name}.dead.{os.getpid()}")
+    grave = draft_of(path)
     try:
         os.rename(path, grave)
     except FileNotFoundError:

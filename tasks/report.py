@@ -1,12 +1,12 @@
 """What a run did, for machines (report.json) and for people (report.html beside it)."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from tasks.drafts import write_whole
 from tinygptv_core.run import DataFolders
 
 
@@ -154,17 +154,10 @@ def write_report(report: Report, folder: Path, details: ReportDetails) -> Path:
         if counts["rows"] != counts["kept"] + dropped:
             raise ValueError(f"{name}: {counts['rows']} rows, but {counts['kept']} kept and {dropped} dropped")
     path = folder / "report.json"
-    _write_whole(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
 
     from tasks.report_page import render
 
-    _write_whole(folder / "report.html", render(report, details))
+    write_whole(folder / "report.html", render(report, details))
     return path
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """`text` at `path`, at once: whoever looks sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

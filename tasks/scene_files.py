@@ -26,8 +26,6 @@ Record = dict[str, Any]
 ADDRESS = "http://scenes.invalid"
 """A name that no server on the web can have (RFC 2606); a run maps it to its own loopback server."""
 
-# Of the pictures of pre-training, so many are on the smaller list.
-ALT_SHARE = Fraction(1, 5)
 # Of the held-out pictures, so many show only colours and shapes that were met together in training.
 SEEN_SHARE = Fraction(3, 5)
 # Each kind of fault, as a share of the larger list; there is at least one of each.
@@ -83,8 +81,7 @@ def _write_json(path: Path, records: Sequence[Record]) -> None:
 
 
 def _write_lists(scenes: Scenes, out: Path) -> None:
-    alt_count = int(scenes.pretraining_pictures * ALT_SHARE)
-    for name, count in (("scenes_web", scenes.pretraining_pictures - alt_count), ("scenes_alt", alt_count)):
+    for name, count in scenes.listed.items():
         pictures = _pictures(scenes, name, count, "train")
         random = _random(scenes, f"{name} captions")
         records = [_web_record(random, picture) for picture in pictures]

@@ -18,14 +18,16 @@ class CacheAdvice:
         pictures: where they come from, a data set of their own or a set that several are about.
         datasets: those that are about them, and have the setting.
         count: how many pictures there are or will be, at most; None where that is not known yet.
+        is_bound: all that is known of the count is that no more are fetched; there may be far fewer.
         reads: how often one is looked at by all that would share its tokens, on average, at least.
         bytes: what all of them take on disk, in every size in which they are looked at.
-        is_kept: the settings of all these data sets keep them.
+        is_kept: those of all these data sets are kept, as their settings say or as was chosen.
     """
 
     pictures: str
     datasets: tuple[str, ...]
     count: int | None
+    is_bound: bool
     reads: float | None
     bytes: int | None
     is_kept: bool
@@ -33,7 +35,9 @@ class CacheAdvice:
     @property
     def is_worth_it(self) -> bool | None:
         """Whether they should be kept; None where that is not known."""
-        return None if self.reads is None else self.reads >= WORTH_READS
+        if self.reads is None or (self.is_bound and self.reads < WORTH_READS):
+            return None
+        return self.reads >= WORTH_READS
 
 
 def picture_bytes(qformer: QFormerSizes, precision: str) -> int:
@@ -45,10 +49,18 @@ def in_words(advice: CacheAdvice) -> str:
     """What to do, and why."""
     kept, of = "kept" if advice.is_kept else "not kept", f"vision tokens of {advice.pictures}"
     if advice.count is None or advice.bytes is None:
-        return f"{of}: {kept}; how many pictures there will be is not known yet"
-    told = f"{advice.count:,} pictures, each looked at {advice.reads:.1f} times, {size(advice.bytes)}"
+        return f"{of}: {kept}; how many pictures there will be is not known yet{_to_keep(advice)}"
+    told = f"at most {advice.count:,} pictures, each looked at {advice.reads:.1f} times or more, {size(advice.bytes)}"
+    if advice.is_worth_it is None:
+        return f"{of}: {told}; {kept}; how many there will be is not known yet{_to_keep(advice)}"
     if advice.is_worth_it == advice.is_kept:
         return f"{of}: {told}; {kept}, as is best"
-    better = str(advice.is_worth_it).lower()
-    change = " ".join(f"--set data.{name}.cached_vision={better}" for name in advice.datasets)
-    return f"{of}: {told}; {kept}, but better is {change}"
+    return f"{of}: {told}; {kept}, but better is {_setting(advice, 'on' if advice.is_worth_it else 'off')}"
+
+
+def _to_keep(advice: CacheAdvice) -> str:
+    return "" if advice.is_kept else f"; to keep them {_setting(advice, 'on')}"
+
+
+def _setting(advice: CacheAdvice, value: str) -> str:
+    return " ".join(f"--set data.{name}.cached_vision={value}" for name in advice.datasets)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_json, from_plain, plain
 from tinygptv_core.stages import Dialect, Lora, Norm, Stage, asking_template
+from tinygptv_core.watch import Watched
 from tinygptv_core.weight_files import Stored, in_memory, write_tensors
 
 
@@ -159,6 +160,7 @@ class Position:
         loss_first: the mean loss on held-out samples before the first step; None when none are held out.
         notices: what a person should know of how the run came here.
         unlogged: the losses of the last steps, of which no line has told yet: the next one is about them too.
+        watched: what the lines so far said is usual.
     """
 
     run: str
@@ -167,6 +169,7 @@ class Position:
     loss_first: float | None
     notices: tuple[str, ...] = ()
     unlogged: tuple[StepLoss, ...] = ()
+    watched: Watched = field(default_factory=Watched)
 
 
 @dataclass(frozen=True, kw_only=True)

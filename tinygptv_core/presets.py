@@ -85,6 +85,12 @@ class Scenes:
         for name in ("pretraining_pictures", "instruction_pictures", "held_out_pictures"):
             require(getattr(self, name), name, at_least=1)
 
+    @property
+    def listed(self) -> Mapping[str, int]:
+        """How many of the pictures of pre-training are on each list."""
+        fewer = self.pretraining_pictures // 5
+        return {"scenes_web": self.pretraining_pictures - fewer, "scenes_alt": fewer}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
@@ -233,13 +239,14 @@ class DataSettings:
     """The settings of one data set; its form is in `data_recipes/<name>.py`.
 
     Attributes:
-        cached_vision: its pictures' vision tokens are kept: worth the disk where pictures are read more than once.
+        cached_vision: whether its pictures' vision tokens are kept, which is worth the disk where pictures are read
+            more than once; `auto` where that is known of the preset (`flows/vision_cache.py`).
     """
 
     filter: Filter
     fetch: Fetch
     screen: Screen
-    cached_vision: bool = field(default=False, metadata=NOT_IDENTITY)
+    cached_vision: Literal["auto", "on", "off"] = field(default="auto", metadata=NOT_IDENTITY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,14 +321,12 @@ INSTRUCTION = replace(
     filter=replace(PRETRAINING.filter, min_words=0, max_words=1_000_000, unique_urls=False),
     fetch=replace(PRETRAINING.fetch, image_size=None),
     screen=Screen(min_side=1, max_aspect=1_000_000.0, unique_bytes=False),
-    cached_vision=True,
 )
 # Scenes are near-duplicates of each other by construction: a few shapes on one ground.
 NANO_PRETRAINING = replace(
     PRETRAINING,
     fetch=replace(PRETRAINING.fetch, image_size=64, timeout_seconds=2, total_seconds=5, samples_per_shard=1_000),
     screen=replace(PRETRAINING.screen, near_duplicate_bits=None, evaluation_bits=None),
-    cached_vision=True,
 )
 
 NANO = Preset(
@@ -332,7 +337,7 @@ NANO = Preset(
     data={
         "scenes_web": NANO_PRETRAINING,
         "scenes_alt": NANO_PRETRAINING,
-        "scenes_detail": replace(INSTRUCTION, cached_vision=False),  # stage 3 sees less than half of it, once
+        "scenes_detail": INSTRUCTION,
         "scenes_vqa": INSTRUCTION,
         "scenes_refer": INSTRUCTION,
         "scenes_identify": INSTRUCTION,
@@ -354,8 +359,6 @@ PAPER_BACKBONES = Backbones(
 )
 """EVA-CLIP's ViT-g/14, the Q-Former of BLIP-2 with FlanT5-XXL, and Phi-2, from files that the user names."""
 
-# Evaluations look at the same pictures after every stage, training at most of its own once.
-PAPER_TRAINING = replace(INSTRUCTION, cached_vision=False)
 PAPER = Preset(
     name="paper",
     about="TinyGPT-V as the paper has it, from one GPU of 24 GB on, with its repository's mistakes mended.",
@@ -363,7 +366,7 @@ PAPER = Preset(
     backbones=PAPER_BACKBONES,
     data={
         **{name: PRETRAINING for name in ("laion", "cc_sbu")},
-        **{name: PAPER_TRAINING for stage in PAPER_STAGES[2:] for name in stage.mix},
+        **{name: INSTRUCTION for stage in PAPER_STAGES[2:] for name in stage.mix},
         **{evals.load(name).dataset: INSTRUCTION for name in PAPER_EVALS},
     },
     stages=PAPER_STAGES,
@@ -378,11 +381,9 @@ SMALL = Preset(
     data={
         # Stage 2 reads what stage 1 has read, so that half of the tower's work is saved.
         "cc_sbu": replace(
-            PRETRAINING,
-            fetch=replace(PRETRAINING.fetch, wanted=samples_wanted(SMALL_STAGES[:1], "cc_sbu")),
-            cached_vision=True,
+            PRETRAINING, fetch=replace(PRETRAINING.fetch, wanted=samples_wanted(SMALL_STAGES[:1], "cc_sbu"))
         ),
-        **{name: PAPER_TRAINING for stage in SMALL_STAGES[2:] for name in stage.mix},
+        **{name: INSTRUCTION for stage in SMALL_STAGES[2:] for name in stage.mix},
         **{evals.load(name).dataset: INSTRUCTION for name in SMALL_EVALS},
     },
     stages=SMALL_STAGES,

@@ -56,7 +56,7 @@ class Telling:
         self._spec, self._engine, self._sizes = spec, engine, sizes
         self._rank, self._world_size = rank, world_size
         self._metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None
-        self._watch, self._logged, self._since = Watch(), start, _Since()
+        self._watch, self._logged, self._since = Watch(start.watched), start, _Since()
         self._before = start.unlogged
         self._read: dict[str, Any] = {}
         self._peak = _peak(spec)
@@ -137,8 +137,8 @@ class Telling:
         return {name: value / steps for name, value in parts.items()}
 
     def position(self, here: Position) -> Position:
-        """`here`, with the losses that the next line will be about. Waits for the device."""
-        return replace(here, unlogged=self._unlogged())
+        """`here`, with the losses that the next line will be about, and what is usual. Waits for the device."""
+        return replace(here, unlogged=self._unlogged(), watched=self._watch.watched())
 
     def _unlogged(self) -> tuple[StepLoss, ...]:
         since = self._since

@@ -1,7 +1,8 @@
 """What is warned of while training: a loss that leaps, and gradients that have died."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 WINDOW = 50
@@ -18,6 +19,23 @@ DEAD_SHARE = 1e-4
 """Gradients are dead below this share of their median norm."""
 DEAD_LINES = 3
 """... for so many logged steps in a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What a run is judged by: a resumed one by what came before it was stopped.
+
+    Attributes:
+        losses: data set -> its last losses, in nats; at most `WINDOW`.
+        leaping: the data sets whose last loss leapt, which has been told.
+        norms: the last of the gradients' norms that were not dead; at most `WINDOW`.
+        dead_lines: logged steps in a row up to now whose gradients were dead.
+    """
+
+    losses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    leaping: tuple[str, ...] = ()
+    norms: tuple[float, ...] = ()
+    dead_lines: int = 0
 
 
 def leap_above(before: Sequence[float]) -> float | None:
@@ -40,11 +58,22 @@ def is_dead(before: Sequence[float], norm: float) -> bool:
 class Watch:
     """Follows a run and says in words what is wrong, each event once: it is over when all is as usual again."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Watched) -> None:
         self._losses: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
-        self._leaping: set[str] = set()
-        self._norms: deque[float] = deque(maxlen=WINDOW)
-        self._dead = 0
+        for dataset, losses in before.losses.items():
+            self._losses[dataset].extend(losses)
+        self._leaping = set(before.leaping)
+        self._norms: deque[float] = deque(before.norms, maxlen=WINDOW)
+        self._dead = before.dead_lines
+
+    def watched(self) -> Watched:
+        """What it goes on from."""
+        return Watched(
+            losses={dataset: tuple(losses) for dataset, losses in self._losses.items()},
+            leaping=tuple(sorted(self._leaping)),
+            norms=tuple(self._norms),
+            dead_lines=self._dead,
+        )
 
     def see_loss(self, step: int, dataset: str, loss: float) -> list[str]:
         """Warnings about the loss of one step. Data sets are judged each by itself, for their losses differ."""

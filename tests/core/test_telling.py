@@ -46,7 +46,7 @@ def at(step, seconds):
     return Position(run="r", step=step, seconds=seconds, loss_first=None)
 
 
-def telling_in(folder, *, every, start=0, steps=100):
+def telling_in(folder, *, every, start=0, steps=100, position=None):
     spec = RunSpec(
         stage=replace(STAGE, schedule=replace(STAGE.schedule, steps=steps)),
         prompts=PROMPTS,
@@ -59,7 +59,7 @@ def telling_in(folder, *, every, start=0, steps=100):
         notes=folder,
         seen={},
     )
-    return Telling(spec, Clocked(), SIZES, rank=0, world_size=1, start=at(start, 10.0 * start))
+    return Telling(spec, Clocked(), SIZES, rank=0, world_size=1, start=position or at(start, 10.0 * start))
 
 
 def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
@@ -126,3 +126,18 @@ def test_a_leap_between_two_lines_is_in_the_next_one_and_told(tmp_path, caplog):
             line = telling.line(at(finished, 1.0 * finished), rate=0.0)
     assert line["warnings"] == ["the loss leapt to 9.000 at step 14, on words, from a median of 2.000"]
     assert [record.message for record in caplog.records] == [f"tiny: {line['warnings'][0]}"]
+
+
+def test_a_resumed_run_warns_of_a_leap_from_what_was_usual_before_it_was_stopped(tmp_path):
+    """Stopped after step 13, of which the last line told up to 10; the leap is the first step after that."""
+    telling = telling_in(tmp_path, every=5)
+    for finished in range(1, 14):
+        telling.add(finished, "words", batch_of([2]), result_of(2.0))
+        telling.line(at(finished, 1.0 * finished), rate=0.0)
+    stopped = telling.position(at(13, 13.0))
+    assert (len(stopped.unlogged), stopped.watched.losses) == (3, {"words": (2.0,) * 10})
+    resumed = telling_in(tmp_path, every=5, position=stopped)
+    for finished, loss in ((14, 9.0), (15, 2.0)):
+        resumed.add(finished, "words", batch_of([2]), result_of(loss))
+        line = resumed.line(at(finished, 1.0 * finished), rate=0.0)
+    assert line["warnings"] == ["the loss leapt to 9.000 at step 14, on words, from a median of 2.000"]

@@ -3,18 +3,25 @@ from pathlib import Path
 
 import pytest
 
-from tinygptv_core.watch import Watch, is_dead, leap_above
+from tinygptv_core.plain import from_plain, plain
+from tinygptv_core.watch import WINDOW, Watch, Watched, is_dead, leap_above
 
 CURVES = json.loads((Path(__file__).parent / "nano_curves.json").read_text())
 """nano's stages -> [[data set, loss, gradients' norm], ...] of every step, as a run had them."""
 
 
-def warnings(curve):
-    """What a run with this curve would have been warned of, with a line every fifth step."""
-    watch, found = Watch(), []
+def warnings(curve, stopped_after=()):
+    """What a run with this curve would have been warned of, with a line every fifth step.
+
+    Args:
+        stopped_after: the steps after which it was stopped, and went on in another process.
+    """
+    watch, found = Watch(Watched()), []
     for step, (dataset, loss, norm) in enumerate(curve, start=1):
         found += watch.see_loss(step, dataset, loss)
         found += watch.see_norm(step, norm) if step % 5 == 0 else []
+        if step in stopped_after:
+            watch = Watch(from_plain(Watched, json.loads(json.dumps(plain(watch.watched())))))
     return found
 
 
@@ -47,12 +54,29 @@ def test_gradients_are_dead_at_0_or_far_below_what_is_usual():
 
 
 def test_dead_gradients_are_told_once_after_three_lines():
-    watch = Watch()
+    watch = Watch(Watched())
     norms = [1.0, 0.0, 0.0, 1.0, 0.0, None, 0.0, 0.0, 0.0, 0.0]
     told = {step: watch.see_norm(step, norm) for step, norm in enumerate(norms, start=1)}
     assert {step: text for step, text in told.items() if text} == {
         8: ["the gradients are dead at step 8: their norm is 0, from a median of 1"]
     }
+
+
+def test_a_resumed_run_knows_what_is_usual_and_what_it_has_told():
+    """Ten losses, then a leap of three; the gradients die at the lines of steps 15, 20 and 25."""
+    curve = [("a", 2.0, 1.0)] * 10 + [("a", 9.0, 0.0)] * 3 + [("a", 2.0, 0.0)] * 17
+    told = [
+        "the loss leapt to 9.000 at step 11, on a, from a median of 2.000",
+        "the gradients are dead at step 25: their norm is 0, from a median of 1",
+    ]
+    assert warnings(curve) == told
+    assert [warnings(curve, stopped_after={step}) for step in range(1, 30)] == [told] * 29
+    assert warnings(curve, stopped_after=range(1, 30)) == told
+
+
+def test_no_more_is_kept_than_says_what_is_usual():
+    watch = Watch(Watched(losses={"a": (1.0,) * 2 * WINDOW}))
+    assert watch.watched() == Watched(losses={"a": (1.0,) * WINDOW})
 
 
 @pytest.mark.parametrize("stage", CURVES)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from tasks.build import DamagedError, Request, Step, Store
 from tasks.lease import lease
 
 COUNT = Step(name="count", kind="number", version=1)
+HOST = socket.gethostname()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,3 +246,29 @@ def test_what_a_build_left_that_was_killed_after_it_was_noted_is_removed(store):
     with lease(store.root / "leases" / key, lambda text: None):  # somebody makes it anew
         assert build(store, request).action == "reuse" and work.exists()
     assert build(store, request).action == "reuse" and not work.exists()
+
+
+def test_the_next_writer_of_a_file_removes_what_killed_ones_left_of_it(store):
+    """One is no more; one is at work, on this machine; of one on another machine nobody here can tell."""
+    request = counting(3, [])
+    artifact = build(store, request).artifact
+    stamps = store.root / "stamps"
+    (name,) = (path.name for path in stamps.iterdir())
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    dead, other_file = f"{name}.{HOST}-{gone.pid}-1.partial", f"more-{name}.{HOST}-{gone.pid}-1.partial"
+    at_work, elsewhere = f"{name}.{HOST}-{os.getppid()}-1.partial", f"{name}.elsewhere-{gone.pid}-1.partial"
+    for left in (dead, other_file, at_work, elsewhere):
+        (stamps / left).write_text("{")
+    assert build(store, request).action == "reuse" and (stamps / dead).exists()  # nothing was written
+    store.forget(artifact)
+    assert build(store, request).action == "reuse"
+    assert {path.name for path in stamps.iterdir()} == {name, other_file, at_work, elsewhere}
+
+
+def test_who_takes_a_lease_removes_what_was_killed_while_it_took_it(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    (tmp_path / f"key.{HOST}-{gone.pid}-1.partial").write_text("{")
+    with lease(tmp_path / "key", lambda text: None):
+        assert [path.name for path in tmp_path.iterdir()] == ["key"]
