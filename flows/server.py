@@ -23,7 +23,7 @@ from tasks.lease import lease
 from tasks.tied import tie_to
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -117,14 +117,14 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
         server.wait()
 
 
-def served() -> "ASGIApp":
+def served() -> "TrustedHostMiddleware":
     """Prefect's server, for whom calls it by an address of this machine.
 
     A page in a browser may let a name of its own come to mean this machine, and then ask as the server's own page does
     (DNS rebinding).
     """
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
     from prefect.server.api.server import create_app
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     return TrustedHostMiddleware(create_app(), allowed_hosts=[HOST, "localhost"])
 
