@@ -94,7 +94,8 @@ def test_a_plan_says_what_another_rate_builds_and_why(home, report):
 
 def test_a_run_builds_what_its_plan_says_and_no_more(home, report):
     """A change of the last stage, since one of stage 3 would take minutes."""
-    change = [word for text in ("steps=10", "warmup_steps=2") for word in ("--set", f"stage4.schedule.{text}")]
+    settings = ("schedule.steps=10", "schedule.warmup_steps=2", 'evals=["scenes_vqa"]')
+    change = [word for text in settings for word in ("--set", f"stage4.{text}")]
     plan = {step: item["action"] for step, item in home.plan(*change).items()}
     changed = home.report(*change)
     assert actions(changed) == plan and list(plan.values()).count("build") == 3
