@@ -39,7 +39,7 @@ kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
 
 chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere: a quarter of an hour; SEED=1 for other places
-	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --long --chaos 30 --chaos-seed $(SEED)
+	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --chaos 30 --chaos-seed $(SEED)
 
 check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/ruff check .

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -27,10 +28,14 @@ SETTINGS = {
 
 
 def apart(function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-    """What `function` (of a module) gives in a process of its own, under `SETTINGS`."""
+    """What `function` (of a module) gives in a process of its own, under `SETTINGS`.
+
+    Raises:
+        BrokenProcessPool: the process ended before it had given anything.
+    """
     os.environ.update(SETTINGS)
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, given, named)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # multiprocessing's Pool waits for ever for a dead one
+        return pool.submit(function, *given, **named).result()
 
 
 def seconds_of(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ The other rows are runs in processes of their own, and seconds of the clock, so 
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -179,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
         for case in given.case or CASES:
             for row in rows(given.width, case, given.rounds):
                 print(row, flush=True)
-    except (DifferenceError, RunError) as error:
+    except (DifferenceError, RunError, BrokenProcessPool) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

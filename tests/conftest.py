@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""
+KILLED_RUN = "tests/pipeline/test_chaos.py"
+"""It takes second longest."""
 
 CHECKS = ("answers", "forward", "manifest", "texts", "training")
 pytest.register_assert_rewrite(*(f"tests.core.golden_{name}" for name in CHECKS))
@@ -31,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Two processes share the files (`make test`). What takes longest begins."""
-    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_RUN))
+    items.sort(key=lambda item: (not item.nodeid.startswith(WHOLE_RUN), not item.nodeid.startswith(KILLED_RUN)))
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):

@@ -59,8 +59,8 @@ class Home:
         assert process.returncode == status, errors[-4000:]
         return out, errors
 
-    def report(self, *arguments):
-        out, _ = self.run("run", *arguments)
+    def report(self, *arguments, command=("run",)):
+        out, _ = self.run(*command, *arguments)
         return json.loads(Path(out.splitlines()[-1]).read_text())
 
     def plan(self, *arguments):

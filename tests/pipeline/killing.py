@@ -23,7 +23,7 @@ TRAINING_PROCESS = "RayTrainWorker"
 
 @dataclass(frozen=True, kw_only=True)
 class Calm:
-    """What is known of the DAG from a run that nobody disturbed.
+    """What is known of the DAG from a run that nobody disturbed, of the whole or of its first steps.
 
     Attributes:
         names: key -> the step's name, of everything in the store.
@@ -49,7 +49,10 @@ def calm_of(store: Path, report: Mapping[str, Any]) -> Calm:
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One kill that is wanted: of whom, in which step, when so much of the step (0..1) is done."""
+    """One kill that is wanted: of whom, in which step, when so much of the step (0..1) is done.
+
+    A step that the undisturbed run did not come to is named by its kind: `evaluate`, `register`.
+    """
 
     who: Who
     step: str
@@ -116,9 +119,14 @@ class Running:
                 holder = json.loads(path.read_text()) if "." not in path.name else {"pid": None}
             except (FileNotFoundError, ValueError):
                 continue
-            if holder["pid"] == self.process.pid:
-                held[path.name] = self.calm.names[path.name]
+            if holder["pid"] == self.process.pid and (name := self._name(path.name)):
+                held[path.name] = name
         return held
+
+    def _name(self, key: str) -> str | None:
+        """The step of a key; where nobody knows its name, its kind, once it is at work."""
+        kind = next((path.parent.name for path in self.store.glob(f"work/*/{key}")), None)
+        return self.calm.names.get(key, kind)
 
     def finished(self) -> set[str]:
         """The names of the steps that the home has built."""
@@ -152,7 +160,9 @@ class Running:
             wanted = int(kill.share * self.calm.steps[kill.step])
             return now if (self.reached(keys[0]) or 0) >= wanted else None
         if keys:
-            return now + kill.share * self.calm.seconds[kill.step]
+            return now + kill.share * self.calm.seconds.get(kill.step, 0.0)
+        if kill.step not in self.calm.seconds:
+            return None
         if last in (done := self.finished()):
             return now + (kill.share * self.calm.seconds[END] if kill.step == END else 0.0)
         return now if kill.step in done else None
