@@ -33,9 +33,9 @@ AIMED = (
     Kill(who="driver", step="scenes_web/fetch", share=0.0),
     Kill(who="group", step="evaluate", share=0.0),
     Kill(who="worker", step="stage1/train", share=0.3),
-    Kill(who="worker", step="stage2/train", share=0.3),
+    Kill(who="everything", step="stage2/train", share=0.3),
     Kill(who="worker", step="stage3/train", share=0.3),
-    Kill(who="driver", step="stage4/train", share=0.3),
+    Kill(who="worker", step="stage4/train", share=0.3),
     Kill(who="everything", step="register", share=0.0),
 )
 WHOLE = ("everything", "driver", "group")
