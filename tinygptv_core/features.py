@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from tinygptv_core.image import squashed
-from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.prepack import prepack
 from tinygptv_core.shards import ShardSet
-from tinygptv_core.weights import load_backbones
+
+if TYPE_CHECKING:  # processes that read ahead have this module, and start in half the time without a model
+    from tinygptv_core.model import TinyGPTV
 
 # Shape letters of this file: P distinct pictures, Q image queries, E width of the Q-Former, H = W side in pixels.
 
@@ -90,7 +90,7 @@ class Features:
         return place
 
 
-def encode(model: TinyGPTV, pictures: Sequence[bytes], look: Look) -> Tensor:
+def encode(model: "TinyGPTV", pictures: Sequence[bytes], look: Look) -> Tensor:
     """queries_PQE of the pictures (encoded files), on the model's device.
 
     Raises:
@@ -121,6 +121,10 @@ def write_features(
         ConfigError: there is no picture in any of the data sets.
         ValueError: a picture cannot be read.
     """
+    from tinygptv_core.model import TinyGPTV
+    from tinygptv_core.prepack import prepack
+    from tinygptv_core.weights import load_backbones
+
     places = dict(sorted(_places(data).items()))
     if not places:
         raise ConfigError(f"there is no picture in {', '.join(data)}, so that there are no vision tokens to keep")

@@ -1,6 +1,8 @@
 import os
 import pickle
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -344,3 +346,9 @@ def test_one_of_a_turns_texts_is_drawn_by_frequency_and_the_same_again():
     assert abs(sum(said[1].text == "he" for said in drawn) - 700) < 58
     assert drawn == [drawn_turns(turns, 42, step, row) for step in range(250) for row in range(4)]
     assert drawn != [drawn_turns(turns, 43, step, row) for step in range(250) for row in range(4)]
+
+
+def test_a_process_that_reads_ahead_imports_no_model():
+    """It would start in twice the time."""
+    code = "import sys, tinygptv_core.loader; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
