@@ -35,8 +35,7 @@ class Nodes:
         self._port = kept_port()
         self.address = f"{HEAD}:{self._port}"
         code = {"PYTHONPATH": str(Path(__file__).parents[1])}
-        slow = {"RAY_gcs_server_port_wait_time_s": str(PATIENCE_SECONDS)}  # what Ray waits is short for a busy machine
-        self.environment = {**SETTINGS, **code, **slow, "HOME": str(home), "GLOO_SOCKET_IFNAME": "lo", **settings}
+        self.environment = {**SETTINGS, **code, "HOME": str(home), "GLOO_SOCKET_IFNAME": "lo", **settings}
 
     def start_head(self, *, cores: int) -> None:
         """Start the first node."""
@@ -52,9 +51,14 @@ class Nodes:
         log = self._folder / f"{node}.txt"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={node}"]
         command += [f"--num-cpus={cores}", f"--object-store-memory={OBJECT_STORE_BYTES}", *arguments]
+        waits = {"RAY_gcs_server_port_wait_time_s": str(PATIENCE_SECONDS)}  # Ray's 20 are few on a busy machine
         with log.open("wb") as said:
             process = subprocess.Popen(
-                command, env={**os.environ, **self.environment}, stdout=said, stderr=said, start_new_session=True
+                command,
+                env={**os.environ, **self.environment, **waits},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
         self._running.append(process)
         end = time.monotonic() + PATIENCE_SECONDS
