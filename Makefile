@@ -28,9 +28,10 @@ setup: $(ALL)  ## install everything into .venv
 run: $(ALL)  ## the whole pipeline: data, four stages, evaluation, registration
 	@.venv/bin/tinygptv run
 
+# Three processes on two cores: theirs is much waiting, for servers and clusters that start.
 test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everything
 	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
-	.venv/bin/python -m pytest --numprocesses 2 --ignore=tests/core
+	.venv/bin/python -m pytest --numprocesses 3 --ignore=tests/core
 
 test-long: $(ALL)  ## the tests that take a minute or so each
 	.venv/bin/python -m pytest --long -m long

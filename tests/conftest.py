@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-# Two processes share two cores: with more threads than cores torch's wait for each other by spinning.
+# Processes share the cores: with more threads than cores those of torch wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Two processes share the files (`make test`). What takes longest begins."""
+    """Processes share the files (`make test`). What takes longest begins."""
     items.sort(key=lambda item: (not item.nodeid.startswith(WHOLE_RUN), not item.nodeid.startswith(KILLED_RUN)))
     if not config.getoption("--long"):
         for item in items:
