@@ -21,7 +21,7 @@ export DO_NOT_TRACK := 1
 .PHONY: help setup run test test-long kills chaos check bench clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(ALL)  ## install everything into .venv
 
