@@ -110,16 +110,18 @@ class Shuffled:
     def places(self, positions: Sequence[int], start: int, count: int) -> dict[int, list[int]]:
         """Where, in the `count` places from the `start`-th on, each of `positions` stands; the inverse of `take`."""
         found: dict[int, list[int]] = {position: [] for position in positions}
-        inside = sorted(set(positions) - set(self.held_out), key=lambda p: int(np.searchsorted(self._ends, p, "right")))
+        inside = np.array(sorted(found.keys() - set(self.held_out)), dtype=np.int64)
+        window_of = np.searchsorted(self._ends, inside, side="right")
         for epoch in range(start // self.epoch_samples, (start + count - 1) // self.epoch_samples + 1 if count else 0):
             windows, ends = self._windows(epoch)
-            for position in inside:
-                window = int(np.searchsorted(self._ends, position, side="right"))
+            for window in np.unique(window_of).tolist():
+                asked, order = inside[window_of == window], self._window(epoch, window)
                 end = epoch * self.epoch_samples + int(ends[np.flatnonzero(windows == window)[0]])
-                within = int(np.flatnonzero(self._window(epoch, window) == position)[0])
-                place = end - int(self._kept[window]) + within
-                if start <= place < start + count:
-                    found[position].append(place)
+                ascending = np.argsort(order)
+                within = ascending[np.searchsorted(order, asked, sorter=ascending)]
+                for position, place in zip(asked.tolist(), (end - len(order) + within).tolist(), strict=True):
+                    if start <= place < start + count:
+                        found[position].append(place)
         return found
 
     def take(self, start: int, count: int) -> tuple[int, ...]:
