@@ -44,10 +44,8 @@ LEFT_SECONDS = 90
 
 
 def arguments(*, small):
-    """Of the small one a single process trains: whatever starts another imports for seconds."""
     settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")] if small else []
-    options = {**OPTIONS, **({"processes": "1"} if small else {})}
-    return [*settings, *(word for name, value in options.items() for word in ("--option", f"{name}={value}"))]
+    return [*settings, *(word for name, value in OPTIONS.items() for word in ("--option", f"{name}={value}"))]
 
 
 def drawn(number: int, calm: Calm, chance: random.Random) -> list[Kill]:
