@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
-from benchmarks.loops import NEVER, Ran, anew, told
+from benchmarks.loops import Ran, anew, told
 from benchmarks.measure import SETTINGS
 from tasks.cluster import ray_cluster
 from tasks.train import ray_workers
@@ -65,12 +67,14 @@ def resumed(spec: RunSpec, *, save_at: int, kill_at: int) -> float:
 
 
 def saving_seconds(spec: RunSpec) -> tuple[float, float]:
-    """(what a state adds to the step after which it is saved, a step without one), both in seconds."""
-    every, none = (
-        without_ray(replace(spec, options=replace(spec.options, save_every_steps=steps))).middle_step_seconds
-        for steps in (1, NEVER)
-    )
-    return every - none, none
+    """(what a state adds to the step while which it is written, a step without one), in seconds.
+
+    Both are medians of one run, in which every other step is followed by a state: two runs differ by more than it adds.
+    """
+    done_at = without_ray(replace(spec, options=replace(spec.options, save_every_steps=2))).done_at
+    seconds = [later - earlier for earlier, later in pairwise(done_at)]  # of the second step, which warms up, the third
+    written, none = median(seconds[1::2]), median(seconds[2::2])
+    return written - none, none
 
 
 def _started(spec: RunSpec) -> subprocess.Popen[bytes]:

@@ -45,7 +45,7 @@ LOOP = Length(steps=3, batch=16)
 RAY = Length(steps=40, batch=16)
 RESUME = Length(steps=8, batch=4)
 SAVE_AT, KILL_AT = 3, 5
-STATES = Length(steps=8, batch=16)
+STATES = Length(steps=24, batch=16)
 STEPS_BETWEEN_STATES = 50
 
 OURS, KEPT = "ours", "ours, kept vision tokens"

@@ -52,7 +52,9 @@ def test_on_a_disk_that_is_full_it_says_which_and_with_room_it_ends_as_elsewhere
         assert failure == 1 and "Traceback" not in text
         assert f"no space left on the file system at {tmp_path}/home, which holds" in text, text
         assert "the same command goes on from here" in text
+    assert ["built  scenes_web/filter" in text for _, text, _ in failed] == [False, True]
     assert status == 0, said
+    assert "reused scenes_web/filter" in said and "built  scenes_web/fetch" in said
     assert made == artifacts(at_once[0][0])
 
 
