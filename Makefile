@@ -28,10 +28,9 @@ setup: $(ALL)  ## install everything into .venv
 run: $(ALL)  ## the whole pipeline: data, four stages, evaluation, registration
 	@.venv/bin/tinygptv run
 
-# Three processes on two cores: theirs is much waiting, for servers and clusters that start.
 test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everything
 	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
-	.venv/bin/python -m pytest --numprocesses 3 --ignore=tests/core
+	.venv/bin/python -m pytest --numprocesses 2 --ignore=tests/core
 
 test-long: $(ALL)  ## the tests that take a minute or so each
 	.venv/bin/python -m pytest --long -m long
@@ -40,7 +39,7 @@ kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
 
 chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere: a quarter of an hour; SEED=1 for other places
-	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --chaos 30 --chaos-seed $(SEED)
+	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --long --chaos 30 --chaos-seed $(SEED)
 
 check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/ruff check .

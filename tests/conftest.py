@@ -3,13 +3,11 @@ from typing import Any
 
 import pytest
 
-# Processes share the cores: with more threads than cores those of torch wait for each other by spinning.
+# Two processes share two cores: with more threads than cores those of torch wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""
-KILLED_RUN = "tests/pipeline/test_chaos.py"
-"""It takes second longest."""
 
 CHECKS = ("answers", "forward", "manifest", "texts", "training")
 pytest.register_assert_rewrite(*(f"tests.core.golden_{name}" for name in CHECKS))
@@ -32,8 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Processes share the files (`make test`). What takes longest begins."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(WHOLE_RUN), not item.nodeid.startswith(KILLED_RUN)))
+    """Two processes share the files (`make test`). What takes longest begins."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_RUN))
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):

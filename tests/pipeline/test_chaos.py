@@ -15,8 +15,11 @@ from itertools import cycle
 from pathlib import Path
 
 import psutil
+import pytest
 from conftest import new_home
 from killing import END, HEAD, START, Calm, Kill, calm_of, killed_until_done, title
+
+pytestmark = pytest.mark.long
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 OPTIONS = {"packed": "true", "loader_workers": "1", "save_every_steps": "5", "log_every_steps": "1"}
