@@ -32,13 +32,13 @@ test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everythi
 	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
 	.venv/bin/python -m pytest --numprocesses 2 --ignore=tests/core
 
-test-long: $(ALL)  ## the tests that take a minute or so each
+test-long: $(ALL)  ## the tests that take minutes each
 	.venv/bin/python -m pytest --long -m long
 
 kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
 
-chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere: a quarter of an hour; SEED=1 for other places
+chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere; SEED=1 for other places
 	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --long --chaos 30 --chaos-seed $(SEED)
 
 check: $(ALL)  ## style, types, import rules and spelling

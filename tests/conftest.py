@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="takes a minute or so: --long"))
+                item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
 
 
 @pytest.hookimpl(optionalhook=True)
