@@ -54,7 +54,8 @@ class Ran:
         starting: of its process, with all imports, until our flow's first line.
         ours: from there to our flow's last line.
         ending: until the server says so.
-        work: what its steps took that were built, of `ours`.
+        work: of `ours`, what the steps took that were built.
+        report: of `ours`, what the report and the data cards took.
     """
 
     waiting: float
@@ -62,6 +63,7 @@ class Ran:
     ours: float
     ending: float
     work: float
+    report: float
 
     @property
     def seconds(self) -> float:
@@ -70,8 +72,13 @@ class Ran:
 
     @property
     def share(self) -> float:
-        """What is not the steps' own work, by that."""
-        return (self.seconds - self.work) / self.work if self.work else float("inf")
+        """What is neither work nor report, by those."""
+        return self.beside / (self.work + self.report)
+
+    @property
+    def beside(self) -> float:
+        """What is neither."""
+        return self.seconds - self.work - self.report
 
 
 @contextmanager
@@ -101,6 +108,8 @@ def run(client: "SyncPrefectClient", home: Path, parameters: Mapping[str, Any]) 
     Raises:
         RunError: it did not complete.
     """
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
+
     deployment = client.read_deployment_by_name(DEPLOYMENT)
     reports = set(home.glob("runs/*/report.json"))
     began = time.time()
@@ -111,14 +120,19 @@ def run(client: "SyncPrefectClient", home: Path, parameters: Mapping[str, Any]) 
     if not state.is_completed():
         raise RunError(f"the run ended as {state.name}: {state.message}")
     at = {one.type.value: one.timestamp.timestamp() for one in client.read_flow_run_states(flow_run.id)}
-    (report,) = set(home.glob("runs/*/report.json")) - reports
-    steps = json.loads(report.read_text())["steps"]
+    (path,) = set(home.glob("runs/*/report.json")) - reports
+    steps = json.loads(path.read_text())["steps"]
+    (report,) = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])),
+        task_run_filter=TaskRunFilter(name=TaskRunFilterName(any_=["report"])),
+    )
     return Ran(
         waiting=at["PENDING"] - began,
         starting=at["RUNNING"] - at["PENDING"],
         ours=at["COMPLETED"] - at["RUNNING"],
         ending=ended - at["COMPLETED"],
         work=sum(step["seconds"] for step in steps if step["action"] == "build"),
+        report=report.total_run_time.total_seconds(),
     )
 
 
@@ -133,14 +147,14 @@ def measured(home: Path, parameters: Mapping[str, Any], times: int) -> Iterator[
 
 
 HEAD = (
-    "| run | all | until a worker takes it | process, imports | our flow | of it the steps' work | until told |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| run | all | until a worker takes it | process, imports | our flow | of it work | report | until told |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
 )
 
 
 def row(name: str, ran: Ran) -> str:
     """A run's seconds."""
-    parts = (ran.seconds, ran.waiting, ran.starting, ran.ours, ran.work, ran.ending)
+    parts = (ran.seconds, ran.waiting, ran.starting, ran.ours, ran.work, ran.report, ran.ending)
     return f"| {name} | {' | '.join(f'{seconds:.1f}' for seconds in parts)} |"
 
 
@@ -152,9 +166,11 @@ def verdicts(first: Ran, reused: Sequence[Ran]) -> Iterator[str]:
     ):
         yield f"{what}: {found:.1f} s, wanted {goal:.0f} s at most: {'yes' if found <= goal else 'NO'}"
     if first.work:
-        beside = f"{first.seconds - first.work:.1f} s beside its steps' {first.work:.1f} s of work"
         fits = "yes" if first.share <= GOAL_SHARE else "NO"
-        yield f"the run that builds: {beside}, {first.share:.1%}; of a whole nano {GOAL_SHARE:.0%} are wanted: {fits}"
+        yield (
+            f"the run that builds: {first.beside:.1f} s beside {first.work:.1f} of its steps' work and "
+            f"{first.report:.1f} of report, {first.share:.1%}; of a whole nano {GOAL_SHARE:.0%} are wanted: {fits}"
+        )
 
 
 def main(arguments: Sequence[str]) -> int:

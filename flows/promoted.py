@@ -1,17 +1,24 @@
-"""The end of a run: its version against the champion, and its report where its curves are."""
+"""The end of a run: its version against the champion, and its report, also where its curves are."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.choice import Prepared
+from flows.summary import report_on
 from flows.terminal import say
 from tasks.build import Built
 from tasks.promote import Verdict, promote_by_rule, verdict_words
 from tasks.records import Records
 from tasks.registry import registered
+from tasks.report import Report
 from tasks.track import log_folder
+
+if TYPE_CHECKING:
+    from tasks.report_page import Page
 
 
 def promoted(prepared: Prepared, model: Built) -> Verdict:
@@ -38,6 +45,16 @@ def promoted(prepared: Prepared, model: Built) -> Verdict:
         return verdict
 
     return judged()
+
+
+def reported(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "Page", Path]:
+    """`report_on`, as a task: with the data cards it takes seconds, which are not Prefect's."""
+
+    @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
+    def written() -> tuple[Report, "Page", Path]:
+        return report_on(prepared, built)
+
+    return written()
 
 
 def log_report(prepared: Prepared, report: Path) -> None:

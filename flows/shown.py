@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -19,8 +19,11 @@ from flows.foreseen import what_it_takes
 from flows.plan import Planned
 from tasks.markdown import table
 from tasks.promote import Verdict, verdict_words
-from tasks.report import Report, ReportDetails, ScoreReport
+from tasks.report import Report, ScoreReport
 from tasks.track import repeating, run_address
+
+if TYPE_CHECKING:
+    from tasks.report_page import Page
 
 LOGGER = logging.getLogger(__name__)
 
@@ -86,17 +89,15 @@ class Progress:
             update_progress_artifact(self._artifact, percent, words)
 
 
-def show_result(
-    prepared: Prepared, report: Report, details: ReportDetails, path: Path, verdict: Verdict | None
-) -> None:
+def show_result(prepared: Prepared, report: Report, page: "Page", path: Path, verdict: Verdict | None) -> None:
     """At the end: scores, curves, some answers, and where the rest is."""
     parts = [
         _links(prepared, report, path),
         f"```\n{verdict_words(verdict)}\n```" if verdict else "",
         _scores(report),
         _stages(report),
-        _curves(report, details),
-        _answers(details),
+        _curves(page),
+        _answers(page),
     ]
     with _if_it_can("the result"):
         text = "\n\n".join(part for part in parts if part)
@@ -112,19 +113,15 @@ def _if_it_can(what: str) -> Iterator[None]:
         LOGGER.warning("Prefect does not take %s: %s", what, error)
 
 
-def _curves(report: Report, details: ReportDetails) -> str:
+def _curves(page: "Page") -> str:
     from tasks.report_charts import standing_alone
-    from tasks.report_page import loss_charts
 
-    charts = loss_charts(report, details).items()
-    return "\n".join(f"![the loss of {name}]({standing_alone(chart)})" for name, chart in charts)
+    return "\n".join(f"![the loss of {name}]({standing_alone(drawn)})" for name, drawn in page.loss_charts.items())
 
 
-def _answers(details: ReportDetails) -> str:
+def _answers(page: "Page") -> str:
     """Some of each evaluation that asks about pictures."""
-    from tasks.report_page import samples_of
-
-    some = [one for found in samples_of(details).values() for one in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])]
+    some = [one for found in page.samples.values() for one in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])]
     told = ("question", "answer", "references")
     rows = [(f"![]({one.picture})", *(_said(one.line[name]) for name in told)) for one in some]
     return table(("picture", "question", "answer", "wanted"), rows) if rows else ""

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.choice import Prepared
 from flows.data import pictures_name, recipe
@@ -25,7 +25,6 @@ from tasks.report import (
     ReportDetails,
     StageReport,
     StepReport,
-    write_report,
 )
 from tasks.tables import data_counts
 from tinygptv_core import evals
@@ -33,9 +32,14 @@ from tinygptv_core.bands import band_of
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
 
+if TYPE_CHECKING:
+    from tasks.report_page import Page
 
-def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, ReportDetails, Path]:
+
+def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "Page", Path]:
     """Write report.json and report.html of the run: what is in them, and the path of the first."""
+    from tasks.report_page import Page
+
     preset, place = prepared.preset, prepared.place
     trained = [stage.name for stage in preset.stages if f"{stage.name}/train" in built]
     told = {name: _told(place, built[f"{name}/train"]) for name in trained}
@@ -53,8 +57,8 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, R
     }
     sources = [_card_sources(built, name) for name in report["data"]]
     cards = write_cards(sources, place.report_folder / "data", place.home / "cards")
-    details = _details(prepared, built, cards)
-    return report, details, write_report(report, place.report_folder, details)
+    page = Page(report, _details(prepared, built, cards))
+    return report, page, page.write(place.report_folder)
 
 
 def _step(item: Built) -> StepReport:

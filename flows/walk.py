@@ -23,9 +23,8 @@ from flows.left_open import close_killed_runs
 from flows.noted import noted
 from flows.place import Place, wait_for_imports
 from flows.plan import resolve
-from flows.promoted import log_report, promoted
+from flows.promoted import log_report, promoted, reported
 from flows.shown import Progress, show_plan, show_result
-from flows.summary import report_on
 from flows.terminal import say
 from tasks.build import Built, Inputs, Request, Site, Store
 from tasks.cluster import remove_leftovers
@@ -66,10 +65,10 @@ def walk(choice: Choice) -> Path:
         with progress.shown(), prepared.place.opened:
             built = _steps(prepared)
             verdict = promoted(prepared, built["register"]) if "register" in built else None
-        _settle(UUID(flow_run.get_id()))
-        report, details, path = report_on(prepared, built)
+        report, page, path = reported(prepared, built)
+    _settle(UUID(flow_run.get_id()))
     log_report(prepared, path)
-    show_result(prepared, report, details, path, verdict)
+    show_result(prepared, report, page, path, verdict)
     prepared.terminal.summary(report, path)
     return path
 

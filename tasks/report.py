@@ -1,12 +1,10 @@
 """What a run did, for machines (report.json) and for people (report.html beside it)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from tasks.drafts import write_whole
 from tinygptv_core.run import DataFolders
 
 
@@ -141,23 +139,3 @@ class ReportDetails:
     pictures: Mapping[str, DataFolders]
     cards: Mapping[str, str]
     facts: Mapping[str, str]
-
-
-def write_report(report: Report, folder: Path, details: ReportDetails) -> Path:
-    """report.json and report.html in `folder`; the path of the first.
-
-    Raises:
-        ValueError: a data set's counts do not add up, or a number is not finite.
-    """
-    for name, counts in report["data"].items():
-        dropped = sum(counts["dropped"].values())
-        if counts["rows"] != counts["kept"] + dropped:
-            raise ValueError(f"{name}: {counts['rows']} rows, but {counts['kept']} kept and {dropped} dropped")
-    path = folder / "report.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-
-    from tasks.report_page import render
-
-    write_whole(folder / "report.html", render(report, details))
-    return path

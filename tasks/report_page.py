@@ -1,12 +1,13 @@
-"""report.html: one file that needs nothing else, made from the report, the metrics, the answers and the pictures."""
+"""The report of a run: report.json, and report.html, one file that needs nothing else."""
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+from tasks.drafts import write_whole
 from tasks.page import environment, picture_url
 from tasks.report import Report, ReportDetails, ScoreReport, Scores, StageReport
 from tasks.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
@@ -96,28 +97,60 @@ class Shown:
     earlier: Mapping[str, str]
 
 
-def render(report: Report, details: ReportDetails) -> str:
-    """The page as HTML. Whatever comes from data (captions, URLs, answers) is escaped by the template."""
-    metrics = metrics_of(report)
-    lines = {name: _lines_of(details.metrics.get(name)) for name in report["stages"]}
-    return (
-        environment()
-        .get_template("report.html.jinja")
-        .render(
-            report=report,
-            facts=details.facts,
-            cards=details.cards,
-            metrics=metrics,
-            points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
-            gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
-            score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
-            loss_charts=[loss_chart_of(name, stage, lines[name]) for name, stage in report["stages"].items()],
-            courses={name: course_of(lines[name]) for name in report["stages"]},
-            mark_of=mark_of,
-            parts=PARTS,
-            samples=samples_of(details),
+class Page:
+    """A run's report.json and report.html. What of it is shown elsewhere too is drawn once."""
+
+    def __init__(self, report: Report, details: ReportDetails):
+        self._report, self._details = report, details
+        self._lines = {name: _lines_of(details.metrics.get(name)) for name in report["stages"]}
+
+    def write(self, folder: Path) -> Path:
+        """report.json and report.html in `folder`; the path of the first.
+
+        Raises:
+            ValueError: a data set's counts do not add up, or a number is not finite.
+        """
+        for name, counts in self._report["data"].items():
+            dropped = sum(counts["dropped"].values())
+            if counts["rows"] != counts["kept"] + dropped:
+                raise ValueError(f"{name}: {counts['rows']} rows, but {counts['kept']} kept and {dropped} dropped")
+        path = folder / "report.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(self._report, indent=1, allow_nan=False) + "\n")
+        write_whole(folder / "report.html", self.html())
+        return path
+
+    @cached_property
+    def loss_charts(self) -> Mapping[str, str]:
+        """Stage -> its loss, as SVG."""
+        return {name: _loss_chart(name, stage, self._lines[name]) for name, stage in self._report["stages"].items()}
+
+    @cached_property
+    def samples(self) -> Mapping[str, Sequence[Shown]]:
+        """Of each evaluation, some questions that the final model answered right and some it did not."""
+        return _samples_of(self._details)
+
+    def html(self) -> str:
+        """The page. Whatever comes from data (captions, URLs, answers) is escaped by the template."""
+        report, metrics = self._report, metrics_of(self._report)
+        return (
+            environment()
+            .get_template("report.html.jinja")
+            .render(
+                report=report,
+                facts=self._details.facts,
+                cards=self._details.cards,
+                metrics=metrics,
+                points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
+                gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
+                score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
+                loss_charts=list(self.loss_charts.values()),
+                courses={name: course_of(lines) for name, lines in self._lines.items()},
+                mark_of=mark_of,
+                parts=PARTS,
+                samples=self.samples,
+            )
         )
-    )
 
 
 def metrics_of(report: Report) -> list[Metric]:
@@ -150,14 +183,7 @@ def _title(metric: Metric) -> str:
     return f"{metric.evaluation}: {metric.metric}"
 
 
-def loss_charts(report: Report, details: ReportDetails) -> dict[str, str]:
-    """Stage -> its loss, as SVG."""
-    lines = {name: _lines_of(details.metrics.get(name)) for name in report["stages"]}
-    return {name: loss_chart_of(name, stage, lines[name]) for name, stage in report["stages"].items()}
-
-
-def loss_chart_of(name: str, stage: StageReport, lines: Sequence[Line]) -> str:
-    """The loss of one stage, as SVG."""
+def _loss_chart(name: str, stage: StageReport, lines: Sequence[Line]) -> str:
     curve = Curve(
         steps=[line["step"] for line in lines],
         losses=[line.get("loss_mean", line["loss"]) for line in lines],
@@ -205,8 +231,7 @@ def _lines(path: Path) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
-def samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
-    """Of each evaluation, some questions that the final model answered right and some it did not."""
+def _samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
     if not details.answers:
         return {}
     *earlier_points, final = details.answers

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from tasks.quantities import duration, size
-from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport, write_report
+from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport
 from tasks.report_charts import Curve, loss_chart, standing_alone, thinned
-from tasks.report_page import Box, Metric, boxes_in, course_of, gain, metrics_of, render
+from tasks.report_page import Box, Metric, Page, boxes_in, course_of, gain, metrics_of
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import INDEX_COLUMNS
 
@@ -134,7 +134,7 @@ def details_at(base: Path, *, answer: str = "red", facts: dict[str, str] | None 
 
 
 def test_report_json_is_the_report(tmp_path):
-    path = write_report(report_of(0.25, 0.8), tmp_path / "new", nothing_more())
+    path = Page(report_of(0.25, 0.8), nothing_more()).write(tmp_path / "new")
     assert path == tmp_path / "new" / "report.json"
     assert json.loads(path.read_text()) == report_of(0.25, 0.8)
     assert sorted(file.name for file in path.parent.iterdir()) == ["report.html", "report.json"]
@@ -144,7 +144,7 @@ def test_counts_that_do_not_add_up_are_refused_before_anything_is_written(tmp_pa
     report = report_of(0.25, 0.8)
     report["data"]["list"]["kept"] = 8
     with pytest.raises(ValueError, match="list: 10 rows, but 8 kept and 3 dropped"):
-        write_report(report, tmp_path, nothing_more())
+        Page(report, nothing_more()).write(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -152,18 +152,18 @@ def test_a_loss_that_is_not_a_number_is_refused(tmp_path):
     report = report_of(0.25, 0.8)
     report["stages"]["stage1"]["loss_last"] = float("nan")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_report(report, tmp_path, nothing_more())
+        Page(report, nothing_more()).write(tmp_path)
 
 
 def test_the_page_says_how_far_the_model_is_above_its_control(tmp_path):
-    page = render(report_of(0.25, 0.8), details_at(tmp_path))
+    page = Page(report_of(0.25, 0.8), details_at(tmp_path)).html()
     assert "tinygptv version 3" in page
     assert re.search(r"<span>53\.0 points above its control of\s+27\.0 %", page)
     assert "not told apart" not in page
 
 
 def test_a_score_that_is_within_its_controls_interval_is_no_success(tmp_path):
-    assert "not told apart from its control of 27.0 %" in render(report_of(0.25, 0.29), details_at(tmp_path))
+    assert "not told apart from its control of 27.0 %" in Page(report_of(0.25, 0.29), details_at(tmp_path)).html()
 
 
 def test_a_score_without_a_control_is_shown_without_one(tmp_path):
@@ -171,7 +171,7 @@ def test_a_score_without_a_control_is_shown_without_one(tmp_path):
     report["scores"]["scenes_vqa"]["accuracy"]["control"] = None
     alone = {**line(0, "red", "red"), "control_answer": None, "control_score": None, "control_key": None}
     lines_at(tmp_path / "stage1.jsonl", [alone])
-    page = render(report, details)
+    page = Page(report, details).html()
     assert "without a control" in page
     assert "<dt>control</dt>" not in page
 
@@ -191,7 +191,7 @@ def test_without_a_score_before_it_a_stage_has_brought_nothing_that_can_be_said(
 
 
 def test_the_page_shows_right_and_wrong_answers_with_picture_truth_and_control(tmp_path):
-    page = render(report_of(0.25, 0.8), details_at(tmp_path))
+    page = Page(report_of(0.25, 0.8), details_at(tmp_path)).html()
     assert '<b class="good">red</b>' in page and '<b class="bad">purple</b>' in page
     assert page.count("seven") == 2 and page.count("green</dd>") == 2
     assert page.count('alt="the picture asked about"') == page.count('alt="the control\'s picture"') == 2
@@ -212,7 +212,7 @@ def metrics_line(step: int, **more: object) -> dict:
 
 def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
     report, details = report_of(0.25, 0.8), details_at(tmp_path)
-    page = render(report, details)
+    page = Page(report, details).html()
     assert "<small>within what is expected,</small><small>1.00 to 1.50</small>" in page
     assert "<small>predicted 1 min 30 s</small><small>by the last run</small>" in page
     assert "<small>predicted 800.0 MB</small>" in page and "The expected loss: measured." in page
@@ -223,7 +223,7 @@ def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
             "warnings": ["the loss leapt"],
         }
     )
-    page = render(report, details)
+    page = Page(report, details).html()
     assert '<small class="bad">above what is expected,</small>' in page
     assert "not predicted" in page and "predicted at least 500.0 MB" in page
     assert "<li>stage1: the loss leapt</li>" in page
@@ -232,7 +232,7 @@ def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
 def test_a_stage_without_band_and_prediction_shows_neither(tmp_path):
     report = report_of(0.25, 0.8)
     report["stages"]["stage1"].update({"expected": None, "predicted": None})
-    page = render(report, details_at(tmp_path))
+    page = Page(report, details_at(tmp_path)).html()
     assert "expected" not in page and "predicted" not in page
 
 
@@ -270,13 +270,13 @@ def test_what_came_from_outside_is_text_on_the_page_and_never_markup(tmp_path):
     report = report_of(0.25, 0.8)
     report["data"][evil] = {"rows": 1, "kept": 0, "dropped": {evil: 1}}
     report["scores"] = report["stages"]["stage1"]["scores"] = {f"$^{evil}": {evil: score(0.8, 0.2)}}
-    page = render(report, details_at(tmp_path, answer=evil, facts={"command": evil}))
+    page = Page(report, details_at(tmp_path, answer=evil, facts={"command": evil})).html()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 6
 
 
 def test_the_page_asks_no_other_machine_for_anything(tmp_path):
-    page = render(report_of(0.25, 0.8), details_at(tmp_path))
+    page = Page(report_of(0.25, 0.8), details_at(tmp_path)).html()
     outside = re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*|url\((?!#)[^)]*|@import""", page)
     assert outside == []
     assert "default-src 'none'" in page
@@ -284,13 +284,13 @@ def test_the_page_asks_no_other_machine_for_anything(tmp_path):
 
 def test_a_data_set_that_has_a_page_of_its_own_leads_to_it(tmp_path):
     details = replace(details_at(tmp_path), cards={"list": "data/list.html"})
-    assert '<a href="data/list.html">list</a>' in render(report_of(0.25, 0.8), details)
-    assert "<a href" not in render(report_of(0.25, 0.8), replace(details, cards={}))
+    assert '<a href="data/list.html">list</a>' in Page(report_of(0.25, 0.8), details).html()
+    assert "<a href" not in Page(report_of(0.25, 0.8), replace(details, cards={})).html()
 
 
 def test_the_same_report_gives_the_same_page(tmp_path):
     details = details_at(tmp_path)
-    assert render(report_of(0.25, 0.8), details) == render(report_of(0.25, 0.8), details)
+    assert Page(report_of(0.25, 0.8), details).html() == Page(report_of(0.25, 0.8), details).html()
 
 
 def test_a_large_picture_is_made_smaller(tmp_path):
@@ -305,7 +305,7 @@ def test_a_large_picture_is_made_smaller(tmp_path):
         facts={},
     )
     assert len(held.getvalue()) > 1_000_000
-    assert len(render(report_of(0.25, 0.8), details)) < 250_000
+    assert len(Page(report_of(0.25, 0.8), details).html()) < 250_000
 
 
 def test_the_pictures_are_found_in_whatever_order_the_samples_stand(tmp_path):
@@ -313,24 +313,24 @@ def test_the_pictures_are_found_in_whatever_order_the_samples_stand(tmp_path):
     pictures = [jpeg(RED), jpeg(BLUE), jpeg((30, 200, 30)), jpeg((0, 0, 0))]
     details = details_at(tmp_path)
     mixed = replace(details, pictures={"scenes_vqa": folders_of(tmp_path / "mixed", pictures, order=[2, 3, 0, 1])})
-    assert render(report_of(0.25, 0.8), mixed) == render(report_of(0.25, 0.8), details)
+    assert Page(report_of(0.25, 0.8), mixed).html() == Page(report_of(0.25, 0.8), details).html()
 
 
 def test_an_answer_about_a_sample_that_is_not_there_is_refused(tmp_path):
     details = details_at(tmp_path)
     lines_at(tmp_path / "stage1.jsonl", [line(5, "red", "red")])
     with pytest.raises(ValueError, match="sample 000000005, which is not among the 2 of its data set"):
-        render(report_of(0.25, 0.8), details)
+        Page(report_of(0.25, 0.8), details).html()
 
 
 def test_the_page_says_what_one_should_know_of_how_a_stage_was_trained(tmp_path):
-    assert "stage1: the state after step 50 was damaged" in render(report_of(0.27, 0.62), details_at(tmp_path))
+    assert "stage1: the state after step 50 was damaged" in Page(report_of(0.27, 0.62), details_at(tmp_path)).html()
 
 
 def test_a_run_that_got_to_no_stage_has_a_page_too(tmp_path):
     report = report_of(0.25, 0.8)
     report.update({"fresh": None, "stages": {}, "scores": {}, "model": None, "steps": []})
-    page = render(report, nothing_more())
+    page = Page(report, nothing_more()).html()
     assert "No model was registered" in page and "0 built, 0 reused" in page
 
 
