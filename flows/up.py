@@ -104,11 +104,11 @@ def _run_up(options: UpOptions) -> None:
 def _serve(options: UpOptions, servers: "_Servers") -> NoReturn:
     servers.start("prefect-server", _prefect_server(options))
     servers.start("mlflow-server", _mlflow_server(options))
-    servers.wait_for(f"{options.prefect}/api/health")
-    servers.wait_for(f"{options.mlflow}/health")
-    from flows.deploy import deploy
+    from flows.deploy import deploy  # which takes seconds, and so while they start
 
+    servers.wait_for(f"{options.prefect}/api/health")
     deploy(DEPLOYMENTS, POOL, trainings=options.trainings, notify=options.notify)
+    servers.wait_for(f"{options.mlflow}/health")
     _say(f"Prefect  {options.prefect}/deployments   start a run, see what runs")
     _say(f"MLflow   {options.mlflow}/#/models   curves, and the models")
     _say(f"home     {options.home}")

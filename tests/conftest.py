@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 
-# Two processes share two cores: with more threads than cores those of torch wait for each other by spinning.
+# Two processes share two cores. Where torch has more threads than it gets cores, they wait for each other by spinning:
+# what takes 13 seconds alone takes 30 beside another. Tests of whole runs have their own number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""

@@ -113,6 +113,7 @@ def packed(linear):
     return linear.weight.data, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code
 
 
+@pytest.mark.long
 def test_the_goals_of_the_paper_model_are_met_by_some_way_to_run_it():
     """12 GiB for stages 1 to 3, 16 for stage 4; 8, 5 and 3.5 to answer in 16, 8 and 4 bit; a driver takes 0.5 GiB."""
     loads = list(paper_loads())
