@@ -15,6 +15,7 @@ from flows.up import UpOptions, run_up
 from flows.who_is_up import up_on, use_up
 from tests.flows.servers import Servers
 from tests.ports import kept_port
+from tests.prefect_database import give_database
 from tinygptv_core.plain import ConfigError
 
 
@@ -22,6 +23,7 @@ from tinygptv_core.plain import ConfigError
 def up(tmp_path_factory):
     """Up for the second time on its home: the first was killed, with a run that trained."""
     home = tmp_path_factory.mktemp("up") / "home"
+    give_database(home, tmp_path_factory)
     killed = Servers(home)
     try:
         killed.wait_until_up()

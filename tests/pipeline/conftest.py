@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.prefect_database import give_database
+
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-m", "flows.cli"]
 PATIENCE_SECONDS = 2_400
@@ -101,3 +103,10 @@ def report(home):
 @pytest.fixture
 def fresh_home(tmp_path):
     return new_home(tmp_path)
+
+
+@pytest.fixture
+def used_home(fresh_home, tmp_path_factory):
+    """A home that has Prefect's database, and nothing else yet."""
+    give_database(fresh_home.path, tmp_path_factory)
+    return fresh_home

@@ -119,19 +119,19 @@ def test_the_registered_model_answers_in_a_fresh_process(home, report):
     assert answer.strip() in {"one", "two", "three", "four", "1", "2", "3", "4"}
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_digests(fresh_home, report):
+def test_a_killed_run_goes_on_and_ends_in_the_same_digests(used_home, report):
     """Everything is killed in the middle of stage 2; the same command, on a home of its own, ends the same."""
     command = ("train", "stage2")  # stages 3 and 4 go on the same way, and would take minutes more
-    process = fresh_home.start(*command)
-    notes = fresh_home.path / "store" / "notes"
+    process = used_home.start(*command)
+    notes = used_home.path / "store" / "notes"
     began = time.monotonic()
-    while _steps_of_stage2(fresh_home.path / "store") < 60:
+    while _steps_of_stage2(used_home.path / "store") < 60:
         assert process.poll() is None, process.stderr.read()[-2000:]
         assert time.monotonic() - began < PATIENCE_SECONDS
         time.sleep(0.2)
     kill_all(process)
     process.communicate()
-    out, _ = fresh_home.run(*command)
+    out, _ = used_home.run(*command)
     again = json.loads(Path(out.splitlines()[-1]).read_text())
     assert actions(again)["stage1/train"] == "reuse" and actions(again)["stage2/train"] == "build"
     summaries = [json.loads(path.read_text()) for path in notes.glob("*/summary.json")]

@@ -52,26 +52,26 @@ for number in (1, 12):
     assert killed_before(number, lambda: make_database(home.uri))
     assert not (root / "mlflow" / "mlflow.db").exists()
 assert not killed_before(0, lambda: make_database(home.uri))
-kills, number, known = 0, 1, 0
+kills, number, known, step = 0, 1, 0, int(sys.argv[2])
 while killed_before(number, lambda: register_version(model, registration)):
     there = len(versions(home.uri, "tinygptv"))
-    kills, number, known = kills + 1, number + 1 if there == known else 1, there  # from when it is there other writes
+    kills, number, known = kills + 1, number + step if there == known else 1, there  # once it is there other writes
 print(kills)
 """
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A home in which a registration was killed before each of its writes in turn, and how often that was."""
-    root = tmp_path_factory.mktemp("home")
-    command = [sys.executable, "-c", SCRIPT, str(root)]
+def killed(tmp_path_factory, request):
+    """A home in which a registration was killed before its writes in turn, and how often that was."""
+    root, step = tmp_path_factory.mktemp("home"), 1 if request.config.getoption("--long") else 3
+    command = [sys.executable, "-c", SCRIPT, str(root), str(step)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return root, int(done.stdout)
 
 
-def test_a_registration_killed_before_each_of_its_writes_makes_one_version(killed):
+def test_a_registration_killed_before_its_writes_makes_one_version(killed):
     root, kills = killed
-    assert kills >= 10
+    assert kills >= 5
     (only,) = versions(f"sqlite:///{root}/mlflow/mlflow.db", "tinygptv")
     assert (only.version, only.aliases) == ("1", ("challenger", "tiny"))
     assert only.has_files and only.tags[MODEL_TAG]
