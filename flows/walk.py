@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,10 @@ def walk(choice: Choice) -> Path:
         with progress.shown(), prepared.place.opened:
             built = _steps(prepared)
             verdict = promoted(prepared, built["register"]) if "register" in built else None
-        report, page, path = reported(prepared, built)
+            with ThreadPoolExecutor(1) as beside:
+                ended = beside.submit(prepared.place.opened.close)  # Ray takes seconds for it, most of them waiting
+                report, page, path = reported(prepared, built)
+                ended.result()
     _settle(UUID(flow_run.get_id()))
     log_report(prepared, path)
     show_result(prepared, report, page, path, verdict)
