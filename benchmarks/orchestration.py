@@ -5,7 +5,7 @@ python -m benchmarks.orchestration --whole --times 5
 python -m benchmarks.orchestration --home DIR
 
 `tinygptv up` is started on a home, and the deployment `pipeline` over REST, as the page does it. The first run builds
-(a small `nano`; with `--whole` the real one), unless the home has it already; the next find all of it built.
+(a small `nano`; with `--whole` or `--home` the real one), unless the home has it already; the next find all built.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.orchestration")
     parser.add_argument("--times", type=int, default=3, help="runs that find all built (3)")
     parser.add_argument("--whole", action="store_true", help="nano as it is, not a small one: minutes")
-    parser.add_argument("--home", type=Path, help="an existing home (default: a new one)")
+    parser.add_argument("--home", type=Path, help="one that is kept, for nano as it is (default: a new one)")
     given = parser.parse_args(arguments)
     with TemporaryDirectory() as name:
         home = given.home.absolute() if given.home else Path(name)

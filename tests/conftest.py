@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-# Two processes share two cores. Where torch has more threads than it gets cores, they wait for each other by spinning:
-# what takes 13 seconds alone takes 30 beside another. Tests of whole runs have their own number of threads.
+# Two processes share two cores. Where torch has more threads than it gets cores, they wait for each other by spinning,
+# and take several times as long. Tests of whole runs have their own number of threads, which then do not spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

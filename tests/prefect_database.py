@@ -1,4 +1,4 @@
-"""Prefect's database as a home has it after its first run: to make it takes ten seconds of every new home's."""
+"""Prefect's database as a home has it after its first run: to make it is most of what a first start takes."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.settings import SERVER
 from tasks.lease import lease
 
 NAME = "prefect.db"
@@ -27,6 +28,7 @@ def give_database(home: Path, factory: pytest.TempPathFactory) -> None:
 def _make(folder: Path) -> None:
     making = folder.with_suffix(".making")
     command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-    settings = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    subprocess.run(command, env={**settings, "PREFECT_HOME": str(making)}, check=True, stdout=subprocess.DEVNULL)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    settings = {**others, **SERVER, "PREFECT_HOME": str(making)}
+    subprocess.run(command, env=settings, check=True, stdout=subprocess.DEVNULL)
     making.rename(folder)
