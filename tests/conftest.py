@@ -8,7 +8,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-WHOLE_RUN = ("tests/pipeline/test_list.py", "tests/pipeline/test_pipeline.py")
+WHOLE_RUN = tuple(f"tests/pipeline/test_{name}.py" for name in ("list", "pipeline", "chaos"))
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""
 
 CHECKS = ("answers", "forward", "manifest", "texts", "training")

@@ -1,12 +1,14 @@
 """A run that is killed wherever it stands, and continued with the same command, ends as one that nobody disturbed.
 
-Seven kills of a `nano` of a few steps, whose undisturbed run ends with the training of stage 4; with `--chaos 30`
-(`make chaos`) thirty at random places of the whole.
+Always: four kills, in a fetch, stage 2, an evaluation and the registration, of a run that has the rest of the whole
+already. With `--long` seven of a `nano` of a few steps, whose undisturbed run ends with the training of stage 4;
+with `--chaos 30` (`make chaos`) thirty at random places of the whole.
 """
 
 import json
 import os
 import random
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -19,8 +21,6 @@ import pytest
 from conftest import new_home
 from killing import END, HEAD, START, Calm, Kill, calm_of, killed_until_done, title
 
-pytestmark = pytest.mark.long
-
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 OPTIONS = {"packed": "true", "loader_workers": "1", "save_every_steps": "5", "log_every_steps": "1"}
 SMALL = {
@@ -31,6 +31,12 @@ SMALL = {
     **{f"{stage}.schedule.warmup_steps": 4 for stage in STAGES},
     **{f"{stage}.evals": '["scenes_vqa"]' for stage in STAGES},
 }
+BRIEF = (
+    Kill(who="driver", step="scenes_web/fetch", share=0.0),
+    Kill(who="everything", step="stage2/train", share=0.5),
+    Kill(who="everything", step="stage4/evaluate", share=0.0),
+    Kill(who="group", step="register", share=0.0),
+)
 # A command takes long to start again. The death of a training process ends none: Ray starts them anew, three times.
 AIMED = (
     Kill(who="driver", step="scenes_web/fetch", share=0.0),
@@ -72,6 +78,41 @@ def drawn(number: int, calm: Calm, chance: random.Random) -> list[Kill]:
     return sorted(kills, key=lambda kill: (names.index(kill.step), kill.share))
 
 
+@pytest.fixture
+def begun_home(home, report, used_home):
+    """One that has all of the whole run but what it is to be killed in, and no model registered."""
+    store = used_home.path / "store"
+    shutil.copytree(home.path / "store", store)
+    for path in store.glob("keys/*/*.json"):
+        record = json.loads(path.read_text())
+        if record["name"] in {kill.step for kill in BRIEF} | {"scenes_web/segment"}:
+            forget(store, path, record["digest"])
+    return used_home
+
+
+def forget(store, path, digest):
+    """Remove an artifact, and that it was ever made."""
+    path.unlink()
+    for left in (store / "notes" / path.stem, *store.glob(f"*/{digest[:12]}")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def test_a_run_that_is_killed_in_a_fetch_a_stage_an_evaluation_and_at_the_end_goes_on(
+    begun_home, home, report, tmp_path, capsys
+):
+    told = Told(tmp_path / "kills.txt", capsys)
+    struck, processes, path = killed_until_done(begun_home, calm_of(home.path / "store", report), ["run"], BRIEF, told)
+    again = json.loads(path.read_text())
+    assert_the_same_was_made(again, report)
+    met = {name for one in struck for name in one.building}
+    assert {kill.step for kill in BRIEF} <= met and [one.kill.who for one in struck] == [kill.who for kill in BRIEF]
+    assert {step["step"] for step in again["steps"] if step["action"] == "build"} == {"register"}
+    assert_it_went_on(begun_home)
+    assert_nothing_is_left(begun_home, processes)
+    assert_told_once(begun_home, home)
+
+
+@pytest.mark.long
 def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(tmp_path, request, capsys):
     number, seed = request.config.getoption("--chaos"), request.config.getoption("--chaos-seed")
     options = arguments(small=not number)

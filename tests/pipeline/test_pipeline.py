@@ -1,16 +1,13 @@
 """The promise of the project on its smallest preset: from URLs to a registered model, and again."""
 
 import ipaddress
-import json
 import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_SECONDS, kill_all
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 CONTRACT = {"run", "preset", "world_size", "steps", "data", "stages", "scores", "model"}
@@ -93,14 +90,14 @@ def test_a_plan_says_what_another_rate_builds_and_why(home, report):
 
 
 def test_a_run_builds_what_its_plan_says_and_no_more(home, report):
-    """A change of the last stage, since one of stage 3 would take minutes."""
-    settings = ("schedule.steps=10", "schedule.warmup_steps=2", 'evals=["scenes_vqa"]')
-    change = [word for text in settings for word in ("--set", f"stage4.{text}")]
+    """A change that trains nothing: one of stage 3 would take minutes."""
+    change = ("--set", 'stage4.evals=["scenes_vqa"]')
     plan = {step: item["action"] for step, item in home.plan(*change).items()}
     changed = home.report(*change)
-    assert actions(changed) == plan and list(plan.values()).count("build") == 3
+    assert actions(changed) == plan
+    assert [step for step, action in plan.items() if action == "build"] == ["stage4/evaluate", "register"]
+    assert changed["scores"].keys() == {"scenes_vqa"} < report["scores"].keys()
     assert changed["model"]["version"] != report["model"]["version"]
-    assert artifacts(changed)["stage3/train"] == artifacts(report)["stage3/train"]
 
 
 def test_the_registered_model_answers_in_a_fresh_process(home, report):
@@ -117,37 +114,6 @@ def test_the_registered_model_answers_in_a_fresh_process(home, report):
     assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
     answer, _ = home.run("ask", "models:/tinygptv@champion", str(picture), "how many shapes are there?")
     assert answer.strip() in {"one", "two", "three", "four", "1", "2", "3", "4"}
-
-
-def test_a_killed_run_goes_on_and_ends_in_the_same_digests(used_home, report):
-    """Everything is killed in the middle of stage 2; the same command, on a home of its own, ends the same."""
-    command = ("train", "stage2")  # stages 3 and 4 go on the same way, and would take minutes more
-    process = used_home.start(*command)
-    notes = used_home.path / "store" / "notes"
-    began = time.monotonic()
-    while _steps_of_stage2(used_home.path / "store") < 60:
-        assert process.poll() is None, process.stderr.read()[-2000:]
-        assert time.monotonic() - began < PATIENCE_SECONDS
-        time.sleep(0.2)
-    kill_all(process)
-    process.communicate()
-    out, _ = used_home.run(*command)
-    again = json.loads(Path(out.splitlines()[-1]).read_text())
-    assert actions(again)["stage1/train"] == "reuse" and actions(again)["stage2/train"] == "build"
-    summaries = [json.loads(path.read_text()) for path in notes.glob("*/summary.json")]
-    assert [s["resumed_from_step"] for s in summaries if s["resumed_from_step"]] != []
-    assert artifacts(again) == {step: artifacts(report)[step] for step in artifacts(again)}
-
-
-def _steps_of_stage2(store):
-    """The last step that the metrics of stage 2 tell of; 0 before."""
-    work = [path.name for path in (store / "work" / "train").glob("*")] if (store / "work" / "train").exists() else []
-    done = len(list((store / "keys" / "train").glob("*.json"))) if (store / "keys" / "train").exists() else 0
-    if done != 1 or not work:
-        return 0
-    metrics = store / "notes" / work[0] / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def test_nothing_left_loopback(home, report):
