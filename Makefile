@@ -30,7 +30,7 @@ run: $(ALL)  ## the whole pipeline: data, four stages, evaluation, registration
 
 test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everything
 	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
-	.venv/bin/python -m pytest --numprocesses 2 --ignore=tests/core
+	.venv/bin/python -m pytest --numprocesses 3 --ignore=tests/core
 
 test-long: $(ALL)  ## the tests that take minutes each
 	.venv/bin/python -m pytest --long -m long

@@ -105,7 +105,7 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, report, p
     path = tmp_path / "my.json"
     path.write_text(json.dumps(rows))
 
-    short = ["--set", "stage1.schedule.steps=10", "--set", "stage1.schedule.warmup_steps=2"]
+    short = ["--set", "stage1.schedule.steps=10", "--set", "stage1.schedule.warmup_steps=2", "--option", "processes=1"]
     out, _ = home.run("train", "stage1", "--list", str(path), "--allow-host", "127.0.0.1", *short)
     with open(out.splitlines()[-1]) as file:
         own = json.load(file)

@@ -91,12 +91,12 @@ def test_a_plan_says_what_another_rate_builds_and_why(home, report):
 
 def test_a_run_builds_what_its_plan_says_and_no_more(home, report):
     """A change that trains nothing: one of stage 3 would take minutes."""
-    change = ("--set", 'stage4.evals=["scenes_vqa"]')
+    change = ("--set", 'stage4.evals=["scenes_refer"]')
     plan = {step: item["action"] for step, item in home.plan(*change).items()}
     changed = home.report(*change)
     assert actions(changed) == plan
     assert [step for step, action in plan.items() if action == "build"] == ["stage4/evaluate", "register"]
-    assert changed["scores"].keys() == {"scenes_vqa"} < report["scores"].keys()
+    assert changed["scores"].keys() == {"scenes_refer"} < report["scores"].keys()
     assert changed["model"]["version"] != report["model"]["version"]
 
 
