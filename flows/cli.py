@@ -296,7 +296,7 @@ def _train(options: argparse.Namespace) -> int:
 def _walk(choice: Choice) -> int:
     """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
     planned = prepare(choice, writes=True).planned
-    trains = any(item.action == "build" and item.step.endswith("/train") for item in planned)
+    builds = [item.step for item in planned if item.action == "build"]
     # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = Path(choice.home).expanduser().absolute()
@@ -305,7 +305,7 @@ def _walk(choice: Choice) -> int:
         wait_for_server = start_prefect_server(home)
         from flows.walk import run_pipeline
 
-        import_ahead(choice.ray_address, trains=trains)  # while the server starts
+        import_ahead(choice.ray_address, builds)  # while the server starts
         wait_for_server()
         report = run_pipeline(choice, asdict(myself()))
     except ConfigError:

@@ -1,7 +1,7 @@
 """Where and how a run happens: folders, addresses, processes. None of it bears on what is computed."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +19,7 @@ from tasks.removals import NO_REMOVALS, Removals, read_removals
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import Workers, ray_workers
+from tinygptv_core.importing import importing
 from tinygptv_core.run import RunOptions
 
 Progress = Callable[[int, int, str], None]
@@ -29,17 +30,19 @@ WORTH_PROCESSES_BYTES = 200_000_000
 """Shards that hold less are looked at sooner by one process than several have started."""
 
 
-def import_ahead(ray_address: str | None, *, trains: bool) -> None:
-    """Begin to import what training and evaluation take, ten seconds, beside whatever else is waited for."""
+def import_ahead(ray_address: str | None, builds: Iterable[str]) -> None:
+    """Begin to import what steps of these names take, up to ten seconds, beside whatever else is waited for."""
+    kinds = {name.rpartition("/")[-1] for name in builds}
 
+    @importing()
     def work() -> None:
         import tasks.report_page  # noqa: F401 -- every run ends with its report
 
-        if not trains:
-            return
-        import_ray(ray_address)
-        import_mlflow()
-        import tinygptv_core.evaluate  # noqa: F401
+        if "train" in kinds:
+            import_ray(ray_address)
+            import_mlflow()
+        if "evaluate" in kinds:
+            import tinygptv_core.evaluate  # noqa: F401
 
     Thread(target=work, name=IMPORTS, daemon=True).start()
 

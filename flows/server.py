@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from flows.settings import only_pages_of, settle
 from tasks.lease import lease
 from tasks.tied import tie_to
+from tinygptv_core.importing import importing
 
 if TYPE_CHECKING:
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -123,8 +124,9 @@ def served() -> "TrustedHostMiddleware":
     A page in a browser may let a name of its own come to mean this machine, and then ask as the server's own page does
     (DNS rebinding).
     """
-    from fastapi.middleware.trustedhost import TrustedHostMiddleware
-    from prefect.server.api.server import create_app
+    with importing():
+        from fastapi.middleware.trustedhost import TrustedHostMiddleware
+        from prefect.server.api.server import create_app
 
     return TrustedHostMiddleware(create_app(), allowed_hosts=[HOST, "localhost"])
 

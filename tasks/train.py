@@ -22,6 +22,7 @@ from tasks.build import Step
 from tasks.cluster import remove_what_killed_runs_left, workers_folder
 from tasks.shortages import LESS_MEMORY, has_no_room, num_oom_kills, why_workers_ended
 from tasks.track import repeating
+from tinygptv_core.importing import importing
 from tinygptv_core.metrics import Tail, replace_text, words
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
@@ -256,11 +257,12 @@ def _train_one(run: Path, answer: Path, stop: Path) -> None:
     A run that the driver stops is answered. One that stops because a worker was sent SIGTERM has no answer, and all
     go on with it when Ray has started them again.
     """
-    import torch
-    from ray.train import get_context
+    with importing():
+        import torch
+        from ray.train import get_context
 
-    from tasks.zero import train
-    from tinygptv_core.saving import StoppedError
+        from tasks.zero import train
+        from tinygptv_core.saving import StoppedError
 
     spec, context = read_spec(run), get_context()
     rank = context.get_world_rank()

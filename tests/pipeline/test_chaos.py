@@ -1,6 +1,6 @@
 """A run that is killed wherever it stands, and continued with the same command, ends as one that nobody disturbed.
 
-Always: four kills, in a fetch, stage 2, an evaluation and the registration, of a run that has the rest of the whole
+Always: three kills, in a fetch, stage 2 and the registration, of a run that has the rest of the whole
 already. With `--long` seven of a `nano` of a few steps, whose undisturbed run ends with the training of stage 4;
 with `--chaos 30` (`make chaos`) thirty at random places of the whole.
 """
@@ -34,7 +34,6 @@ SMALL = {
 BRIEF = (
     Kill(who="driver", step="scenes_web/fetch", share=0.0),
     Kill(who="everything", step="stage2/train", share=0.5),
-    Kill(who="everything", step="stage4/evaluate", share=0.0),
     Kill(who="group", step="register", share=0.0),
 )
 # A command takes long to start again. The death of a training process ends none: Ray starts them anew, three times.
@@ -97,7 +96,7 @@ def forget(store, path, digest):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def test_a_run_that_is_killed_in_a_fetch_a_stage_an_evaluation_and_at_the_end_goes_on(
+def test_a_run_that_is_killed_in_a_fetch_a_stage_and_the_registration_goes_on(
     begun_home, home, report, tmp_path, capsys
 ):
     told = Told(tmp_path / "kills.txt", capsys)

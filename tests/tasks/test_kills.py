@@ -1,6 +1,6 @@
 """A fetch that is killed again and again ends as one that nobody disturbed.
 
-Three kills of a fetch of 300 pictures by one process; with `--kills 20` (`make kills`) twenty, of 2,000 by two.
+Two kills of a fetch of 200 pictures by one process; with `--kills 20` (`make kills`) twenty, of 2,000 by two.
 """
 
 import os
