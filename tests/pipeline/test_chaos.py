@@ -34,7 +34,7 @@ SMALL = {
 BRIEF = (
     Kill(who="driver", step="scenes_web/fetch", share=0.0),
     Kill(who="everything", step="stage2/train", share=0.5),
-    Kill(who="group", step="register", share=0.0),
+    Kill(who="everything", step="register", share=0.0),
 )
 # A command takes long to start again. The death of a training process ends none: Ray starts them anew, three times.
 AIMED = (
