@@ -7,6 +7,9 @@ import pytest
 # and take several times as long. Tests of whole runs have their own number of threads, which then do not spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Whoever starts pytest by hand has not what the Makefile says: no library sends home that it is used.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 WHOLE_RUN = tuple(f"tests/pipeline/test_{name}.py" for name in ("list", "pipeline", "chaos"))
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""
