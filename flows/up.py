@@ -29,7 +29,7 @@ from tasks.lease import is_alive, lease, myself
 from tasks.mlflow_database import make_database
 from tasks.register import QUIET
 from tasks.registry import database_in
-from tinygptv_core.metrics import replace_text
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError
 
 HOST = "127.0.0.1"
@@ -198,7 +198,7 @@ class _Servers:
                 raise RuntimeError(f"the {name} ended with status {process.returncode}; see {self.log(name)}")
 
     def _note(self) -> None:
-        replace_text(self._options.home / "up.json", json.dumps(asdict(self._up), indent=1))
+        write_whole(self._options.home / "up.json", json.dumps(asdict(self._up), indent=1))
 
 
 def _environment(options: UpOptions) -> dict[str, str]:

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tasks.drafts import write_whole
 from tasks.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError, canonical_json, leaves, plain, sha256_of
 
 MANIFEST = "manifest.json"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tasks.drafts import is_gone
+from tinygptv_core.drafts import is_gone
 from tinygptv_core.plain import ConfigError
 
 LOGGER = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, shared,
 from tasks.guard import Rules, install
 from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
 from tasks.pictures import PictureError, decoded, on_white
-from tinygptv_core.metrics import replace_text
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import from_plain
 
 SHARD_DIGITS = 5
@@ -93,7 +93,7 @@ class TellingWriter(WebDatasetSampleWriter):
         self._tell()
 
     def _tell(self) -> None:
-        replace_text(self.file, json.dumps(self.fates))
+        write_whole(self.file, json.dumps(self.fates))
         self.told = monotonic()
 
 

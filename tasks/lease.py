@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from tasks.drafts import draft_of
+from tinygptv_core.drafts import draft_of
 
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0

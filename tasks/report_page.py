@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from tasks.drafts import write_whole
 from tasks.page import environment, picture_url
 from tasks.report import Report, ReportDetails, ScoreReport, Scores, StageReport
 from tasks.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.metrics import Line
 from tinygptv_core.shards import ShardSet
 

@@ -22,8 +22,9 @@ from tasks.build import Step
 from tasks.cluster import remove_what_killed_runs_left, workers_folder
 from tasks.shortages import LESS_MEMORY, has_no_room, num_oom_kills, why_workers_ended
 from tasks.track import repeating
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.importing import importing
-from tinygptv_core.metrics import Tail, replace_text, words
+from tinygptv_core.metrics import Tail, words
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 from tinygptv_core.shortage import has_no_memory
@@ -95,13 +96,13 @@ class Workers:
         write_spec(spec, spec.notes / "RUN.json")
         number, self._orders = self._orders, self._orders + 1
         answer = _answer(self._folder, number)
-        replace_text(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
+        write_whole(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
         with _following(spec, progress):
             try:
                 self._wait_for(answer, math.inf)
             except BaseException:
                 LOGGER.warning("%s saves and stops; interrupt once more not to wait for it", spec.stage.name)
-                replace_text(_stop(self._folder, number), "")
+                write_whole(_stop(self._folder, number), "")
                 self._wait_for(answer, spec.options.stop_seconds)
                 raise
         if not answer.exists():
@@ -118,7 +119,7 @@ class Workers:
 
     def end(self) -> None:
         """Let them go. Those that are at work are left to the cluster's end."""
-        replace_text(_order(self._folder, self._orders), json.dumps({"run": None}))
+        write_whole(_order(self._folder, self._orders), json.dumps({"run": None}))
         if all(_answer(self._folder, number).exists() for number in range(self._orders)):
             self._thread.join(END_SECONDS)
 
@@ -281,9 +282,9 @@ def _train_one(run: Path, answer: Path, stop: Path) -> None:
         LOGGER.exception("%s failed", spec.stage.name)
         if (failure := _fails_again(error)) is not None:
             told = {"failure": failure, "is_users_mistake": isinstance(error, ConfigError)}
-            replace_text(answer, json.dumps(told))
+            write_whole(answer, json.dumps(told))
         raise
     if rank == 0:
-        replace_text(answer, json.dumps({"failure": None}))
+        write_whole(answer, json.dumps({"failure": None}))
     gc.collect()
     torch.cuda.empty_cache()

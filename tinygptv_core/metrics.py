@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinygptv_core.drafts import write_whole
+
 Line = Mapping[str, Any]
 """What is known at a logged step, with the names that docs/map.md has. An earlier version's may have fewer."""
 
@@ -26,9 +28,7 @@ class Metrics:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A line without its end is one that a kill cut off; one without its beginning, that the loss of power did.
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        replace_text(
-            path, "".join(line for line in lines if _is_whole(line) and json.loads(line)["step"] <= after_step)
-        )
+        write_whole(path, "".join(line for line in lines if _is_whole(line) and json.loads(line)["step"] <= after_step))
         self._path = path
 
     def write(self, line: Line) -> None:
@@ -90,10 +90,3 @@ def clock(seconds: float) -> str:
 
 def _is_whole(line: str) -> bool:
     return line.startswith("{") and line.endswith("\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Make `text` the file at `path` as a whole, so that who follows it sees the one or the other."""
-    written = path.with_name(f"{path.name}-{os.getpid()}")
-    written.write_text(text)
-    written.rename(path)

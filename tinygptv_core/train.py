@@ -30,11 +30,12 @@ from tinygptv_core.checkpoint import (
     write_checkpoint,
 )
 from tinygptv_core.compiling import compile_layers, require_compiler
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.draws import ORDER_VERSION
 from tinygptv_core.engine import DTYPES, DDPEngine, Engine, NotFiniteError
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
-from tinygptv_core.metrics import left, replace_text, words
+from tinygptv_core.metrics import left, words
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.prompt import Tokenizer
@@ -144,7 +145,7 @@ def train(
             "resumed_from_step": start.step,
             "notices": list(end.notices),
         }
-        replace_text(spec.notes / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_whole(spec.notes / "summary.json", json.dumps(summary, indent=1) + "\n")
     if world_size > 1:
         distributed.barrier()
 
