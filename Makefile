@@ -17,6 +17,7 @@ CORE := .venv-core/.installed
 
 # No library may send home that it is used.
 export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup run test test-long kills chaos check bench clean
 
@@ -30,6 +31,7 @@ run: $(ALL)  ## the whole pipeline: data, four stages, evaluation, registration
 
 test: $(CORE) $(ALL)  ## every test: the core alone in .venv-core, then everything
 	.venv-core/bin/python -m pytest --numprocesses 2 tests/core
+	# Three for two cores: one of them often waits for a server or a process to end.
 	.venv/bin/python -m pytest --numprocesses 3 --ignore=tests/core
 
 test-long: $(ALL)  ## the tests that take minutes each
@@ -39,7 +41,7 @@ kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
 	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
 
 chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere; SEED=1 for other places
-	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --long --chaos 30 --chaos-seed $(SEED)
+	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --long -m long --chaos 30 --chaos-seed $(SEED)
 
 check: $(ALL)  ## style, types, import rules and spelling
 	.venv/bin/ruff check .
@@ -54,6 +56,7 @@ bench: $(ALL)  ## the core and the data path against the conventional way: speed
 	.venv/bin/python -m benchmarks.data
 	.venv/bin/python -m benchmarks.loading
 	.venv/bin/python -m benchmarks.fetching
+	.venv/bin/python -m benchmarks.importing
 
 clean:  ## remove the environments (what runs wrote stays)
 	rm -rf .venv .venv-core

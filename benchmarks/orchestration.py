@@ -1,7 +1,7 @@
 """What Prefect and we cost around the work: a run that finds everything built, and what a run that builds adds to it.
 
 python -m benchmarks.orchestration
-python -m benchmarks.orchestration --whole --times 5
+python -m benchmarks.orchestration --whole
 python -m benchmarks.orchestration --home DIR
 
 `tinygptv up` is started on a home, and the deployment `pipeline` over REST, as the page does it. The first run builds

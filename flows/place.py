@@ -10,15 +10,15 @@ from threading import Thread
 
 from tasks.build import Store
 from tasks.cluster import import_ray, ray_cluster
-from tasks.evaluate import ComputeOptions
+from tasks.evaluate import EVALUATE, ComputeOptions
 from tasks.fetch import FetchOptions
 from tasks.lease import lease
 from tasks.promote import Rule
-from tasks.register import import_mlflow
+from tasks.register import REGISTER, import_mlflow
 from tasks.removals import NO_REMOVALS, Removals, read_removals
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
-from tasks.train import Workers, ray_workers
+from tasks.train import TRAIN, Workers, ray_workers
 from tinygptv_core.importing import importing
 from tinygptv_core.run import RunOptions
 
@@ -31,17 +31,18 @@ WORTH_PROCESSES_BYTES = 200_000_000
 
 
 def import_ahead(ray_address: str | None, builds: Iterable[str]) -> None:
-    """Begin to import what steps of these names take, up to ten seconds, beside whatever else is waited for."""
+    """Begin to import what is slow to import of what these steps take; `wait_for_imports` waits for the end of it."""
     kinds = {name.rpartition("/")[-1] for name in builds}
 
     @importing()
     def work() -> None:
         import tasks.report_page  # noqa: F401 -- every run ends with its report
 
-        if "train" in kinds:
+        if TRAIN.name in kinds:
             import_ray(ray_address)
+        if kinds & {TRAIN.name, REGISTER.name}:
             import_mlflow()
-        if "evaluate" in kinds:
+        if EVALUATE.name in kinds:
             import tinygptv_core.evaluate  # noqa: F401
 
     Thread(target=work, name=IMPORTS, daemon=True).start()

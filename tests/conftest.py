@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-# Two processes share two cores. Where torch has more threads than it gets cores, they wait for each other by spinning,
-# and take several times as long. Tests of whole runs have their own number of threads, which then do not spin.
+# Processes share two cores. Where torch has more threads than it gets cores, they wait for each other by spinning, and
+# take several times as long. Tests of whole runs have their own number of threads, which then do not spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Whoever starts pytest by hand has not what the Makefile says: no library sends home that it is used.
+# As in the Makefile, for whoever starts pytest by hand: no library sends home that it is used.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Two processes share the files (`make test`). What takes longest begins."""
+    """Processes share the files (`make test`). What takes longest begins."""
     items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_RUN))
     if not config.getoption("--long"):
         for item in items:

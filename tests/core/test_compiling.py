@@ -26,17 +26,18 @@ def shortened(batch: Batch, length: int) -> Batch:
     return replace(batch, **cut)
 
 
-def test_compiled_layers_give_the_loss_and_the_gradients_for_any_length_and_are_compiled_once():
-    """Packed, and computed again for the gradient."""
+@pytest.mark.parametrize(("packed", "recompute"), [(False, True), (True, False)])
+def test_compiled_layers_give_the_loss_and_the_gradients_for_any_length_and_are_compiled_once(packed, recompute):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(BACKEND)
     plain, compiled = new_model(), new_model()
     compile_layers(compiled.llm, backend=counter)
-    compiled.llm.recompute_layers()
+    if recompute:
+        compiled.llm.recompute_layers()
     batch, counts = ragged(holes=False), []
     for length in (max(LENGTHS), 7):
         part = shortened(batch, length)
-        expected, found = (loss_and_gradients(model, part, packed=True) for model in (plain, compiled))
+        expected, found = (loss_and_gradients(model, part, packed=packed) for model in (plain, compiled))
         assert expected.keys() == found.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)

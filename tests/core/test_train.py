@@ -317,14 +317,14 @@ def signalled(spec, number, after):
 
 
 def test_a_run_that_was_killed_and_then_stopped_by_signals_has_the_curve_of_the_undisturbed_one(tmp_path):
-    """Packed, mixed, in micro-batches, with dropout, read ahead by a process of its own; at random steps."""
+    """Packed, mixed, in micro-batches, with dropout, read ahead by two processes; at random steps."""
     stage = replace(STAGE, schedule=replace(STAGE.schedule, steps=50))
     options = replace(OPTIONS, packed=True, micro_batch=2, save_every_steps=8)
     calm = tiny_spec(tmp_path, dropout=0.1, stage=stage, options=options)
     train(calm, 0, 1, quiet)
     (tmp_path / "again").mkdir()
     spec, chance = elsewhere(calm, tmp_path / "again"), random.Random(1)
-    reading = replace(spec, options=replace(options, loader_workers=1))
+    reading = replace(spec, options=replace(options, loader_workers=2))
     killed_after, stopped_after = chance.randrange(8, 16), chance.randrange(20, 26)
 
     status, _ = signalled(reading, signal.SIGKILL, killed_after)

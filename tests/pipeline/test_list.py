@@ -105,8 +105,9 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, report, p
     path = tmp_path / "my.json"
     path.write_text(json.dumps(rows))
 
-    short = ["--set", "stage1.schedule.steps=10", "--set", "stage1.schedule.warmup_steps=2", "--option", "processes=1"]
-    out, _ = home.run("train", "stage1", "--list", str(path), "--allow-host", "127.0.0.1", *short)
+    short = [f"stage{n}.schedule.{name}" for n in (1, 2) for name in ("steps=10", "warmup_steps=2")]
+    arguments = ["stage2", "--list", str(path), "--allow-host", "127.0.0.1", "--option", "processes=1"]
+    out, _ = home.run("train", *arguments, *(word for setting in short for word in ("--set", setting)))
     with open(out.splitlines()[-1]) as file:
         own = json.load(file)
 
@@ -131,7 +132,7 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, report, p
     with pytest.raises(HTTPError, match="404"):  # it could have been visited
         urlopen(f"http://{Pictures.elsewhere}/control")
     assert Visitors.seen == ["/control"]
-    assert own["stages"]["stage1"]["steps"] == 10
+    assert [own["stages"][stage]["steps"] for stage in ("stage1", "stage2")] == [10, 10]
 
 
 def test_without_its_name_a_private_host_is_refused(home, report, pictures, tmp_path):

@@ -33,6 +33,7 @@ def test_a_run_begins_with_a_published_checkpoint_and_ends_with_a_registered_mod
     options, checkpoint = files
     told, _ = used_home.run("weights", "import", "checkpoint", str(checkpoint), "--stage", "stage3", *PRESET)
     digest = re.search(r"^checkpoint ([0-9a-f]{64})$", told, re.M)[1]
+    # One process: that two end where one does is shown where engines are (`tests/tasks/test_zero.py`).
     report = used_home.report(*PRESET, *options, "--init", f"stage3={digest[:12]}", "--option", "processes=1")
     steps = {item["step"]: item["artifact"] for item in report["steps"]}
     assert {"stage3/evaluate", "stage4/train", "stage4/evaluate", "register"} <= steps.keys()
