@@ -106,10 +106,13 @@ def test_a_users_list_is_fetched_screened_counted_and_trained_on(home, report, p
     path.write_text(json.dumps(rows))
 
     short = [f"stage{n}.schedule.{name}" for n in (1, 2) for name in ("steps=10", "warmup_steps=2")]
-    arguments = ["stage2", "--list", str(path), "--allow-host", "127.0.0.1", "--option", "processes=1"]
-    out, _ = home.run("train", *arguments, *(word for setting in short for word in ("--set", setting)))
-    with open(out.splitlines()[-1]) as file:
-        own = json.load(file)
+    arguments = ["--list", str(path), "--allow-host", "127.0.0.1", "--option", "processes=1"]
+    arguments += [word for setting in short for word in ("--set", setting)]
+    plan = home.plan(*arguments)
+    own = home.report(*arguments, command=("train", "stage2"))
+    assert {step["step"]: step["action"] for step in own["steps"]} == {
+        step["step"]: plan[step["step"]]["action"] for step in own["steps"]
+    }
 
     assert own["data"] == {
         "list": {

@@ -90,15 +90,13 @@ def test_a_plan_says_what_another_rate_builds_and_why(home, report):
 
 
 def test_a_run_builds_what_its_plan_says_and_no_more(home, report):
-    """A change of the last stage, and few steps in one process, since the five of the other change take minutes."""
-    settings = ("schedule.steps=10", "schedule.warmup_steps=2", 'evals=["scenes_refer"]')
-    change = [word for text in settings for word in ("--set", f"stage4.{text}")]
+    """A change that trains nothing; `test_list.py` has one that does, since one of stage 3 takes minutes."""
+    change = ("--set", 'stage4.evals=["scenes_refer"]')
     plan = {step: item["action"] for step, item in home.plan(*change).items()}
-    changed = home.report(*change, "--option", "processes=1")
+    changed = home.report(*change)
     assert actions(changed) == plan
-    builds = [step for step, action in plan.items() if action == "build"]
-    assert builds == ["stage4/train", "stage4/evaluate", "register"]
-    assert artifacts(changed)["stage3/train"] == artifacts(report)["stage3/train"]
+    assert [step for step, action in plan.items() if action == "build"] == ["stage4/evaluate", "register"]
+    assert changed["scores"].keys() == {"scenes_refer"} < report["scores"].keys()
     assert changed["model"]["version"] != report["model"]["version"]
 
 
