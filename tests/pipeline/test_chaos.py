@@ -20,6 +20,8 @@ import pytest
 from conftest import new_home
 from killing import END, HEAD, START, Calm, Kill, calm_of, killed_until_done, title
 
+from tinygptv_core.presets import NANO
+
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 OPTIONS = {"packed": "true", "loader_workers": "1", "save_every_steps": "5", "log_every_steps": "1"}
 SMALL = {
@@ -34,8 +36,7 @@ BRIEF = (
     Kill(who="driver", step="scenes_web/fetch", share=0.2),
     Kill(who="everything", step="stage2/train", share=0.6),
 )
-SAVED_EVERY = 25
-"""Steps, in `nano`."""
+SAVED_EVERY = NANO.options.save_every_steps
 # A command takes long to start again. The death of a training process ends none: Ray starts them anew, three times.
 AIMED = (
     Kill(who="driver", step="scenes_web/fetch", share=0.0),
@@ -89,7 +90,7 @@ def test_a_run_that_is_killed_in_a_fetch_and_in_a_stage_goes_on(used_home, home,
     assert all(one.kill.step in one.building for one in struck)
     resumed, reached = resumed_from(used_home), struck[-1].reached  # whose last state may not have been whole yet
     assert resumed["stage1/train"] == 0
-    assert resumed["stage2/train"] in range(SAVED_EVERY, 120, SAVED_EVERY)
+    assert resumed["stage2/train"] in range(SAVED_EVERY, report["stages"]["stage2"]["steps"], SAVED_EVERY)
     assert resumed["stage2/train"] > reached - 2 * SAVED_EVERY
     assert_nothing_is_left(used_home, processes)
     curve, undisturbed = curves(used_home), curves(home)
