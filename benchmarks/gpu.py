@@ -1,12 +1,13 @@
 """The full-size model on one GPU: samples per second, used operations and peak memory of each stage, as ratios.
 
 python -m benchmarks.gpu
-python -m benchmarks.gpu --stage 2 --micro-batch 16 --micro-batch 32 --seconds 20
+python -m benchmarks.gpu --stage 2 --way fast --micro-batch 16 --micro-batch 32 --seconds 20
 python -m benchmarks.gpu --toy
 
-It needs the core alone and no weights: they are random, and made on the GPU. Each stage is stepped our way, with
-pictures and with kept vision tokens, and the reference's (`conventional.py`): the same model, batches, precision and
-optimizer. Pictures and our texts lie ready in memory, as loaders have them; the reference tokenizes within its step.
+It needs the core alone and no weights: they are random, and made on the GPU. Each stage is stepped the reference's way
+(`conventional.py`) and ours: plain; fast, which is packed and compiled; and fast with kept vision tokens. All have the
+same model, batches, precision and optimizer. Pictures and our texts lie ready in memory, as loaders have them; the
+reference tokenizes within its step. Compiling takes a minute or two a stage, before anything is measured.
 
 MFU is what the steps need (`tinygptv_core/flops.py`) of what the GPU could do in that time. Needed is what the result
 depends on: no padding, nothing computed twice, no gradient of a frozen weight; with kept tokens no tower. Memory is
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
 
@@ -31,9 +32,11 @@ from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
 from benchmarks.gpu_work import FULL, TOY, Precision, Scale, Work, new_model, new_tokenizer, work_of_stage
+from tinygptv_core.compiling import compile_layers
 from tinygptv_core.engine import BETAS, EPSILON, DDPEngine
 from tinygptv_core.flops import peak_flops
 from tinygptv_core.run import RunOptions
+from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import parameter_groups
 
 RATE = 1e-6
@@ -62,8 +65,8 @@ class Plan:
 
 
 PLANS: Mapping[int, Plan] = {
-    1: Plan(micro_batches={64: (None, 32)}, distinct=4),
-    2: Plan(micro_batches={64: (None, 32)}, distinct=4),
+    1: Plan(micro_batches={64: (None,)}, distinct=4),
+    2: Plan(micro_batches={64: (None,)}, distinct=4),
     3: Plan(micro_batches={6: (None,), 64: (16,)}, distinct=4),
     4: Plan(micro_batches={None: (None,)}, distinct=32),
 }
@@ -73,10 +76,11 @@ PLANS: Mapping[int, Plan] = {
 class How:
     """Our way of stepping: the options of `RunOptions` that bear on it, and whether vision tokens are kept."""
 
-    micro_batch: int | None
-    packed: bool
-    gradient_checkpointing: bool
-    kept: bool
+    micro_batch: int | None = None
+    packed: bool = False
+    compiled: bool = False
+    gradient_checkpointing: bool = False
+    kept: bool = False
 
     @property
     def name(self) -> str:
@@ -85,10 +89,19 @@ class How:
             "ours",
             f"micro-batch {self.micro_batch}" if self.micro_batch else "",
             "packed" if self.packed else "",
+            "compiled" if self.compiled else "",
             "checkpointing" if self.gradient_checkpointing else "",
             "kept vision tokens" if self.kept else "",
         )
         return ", ".join(part for part in parts if part)
+
+
+OURS: Mapping[str, How] = {
+    "plain": How(),
+    "fast": How(packed=True, compiled=True),
+    "kept": How(packed=True, compiled=True, kept=True),
+}
+"""What --way calls them. At toy size nothing is compiled, which would take longer than all else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +116,10 @@ class Found:
 
 def our_step(work: Work, how: How, device: torch.device) -> Step:
     """`DDPEngine.step` on one process, under the settings of `train`."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    be_deterministic()
     model = new_model(work, device)
+    if how.compiled:
+        compile_layers(model, device.type)
     if how.gradient_checkpointing:
         model.llm.recompute_layers()
     options = RunOptions(
@@ -181,8 +196,8 @@ class Given:
     device: torch.device
     scale: Scale
     precision: Precision
+    ways: tuple[str, ...]
     micro_batches: tuple[int, ...]
-    packed: bool
     gradient_checkpointing: bool
     seconds: float
 
@@ -191,8 +206,10 @@ def stage_rows(number: int, given: Given) -> Iterator[str]:
     """The rows of a stage, each measured when it is asked for."""
     for batch, micro_batches in PLANS[number].micro_batches.items():
         work = work_of_stage(number, batch, PLANS[number].distinct, given.scale, given.precision)
-        usual = _tried(partial(conventional_step, work, given.device), work, kept=False, given=given)
-        yield _row(number, work, CONVENTIONAL, usual, usual, given)
+        usual = None
+        if CONVENTIONAL in given.ways:
+            usual = _tried(partial(conventional_step, work, given.device), work, kept=False, given=given)
+            yield _row(number, work, CONVENTIONAL, usual, usual, given)
         for how in _hows(micro_batches, given):
             found = _tried(
                 lambda how=how, work=work: our_step(work, how, given.device), work, kept=how.kept, given=given
@@ -203,13 +220,11 @@ def stage_rows(number: int, given: Given) -> Iterator[str]:
 def _hows(planned: Sequence[int | None], given: Given) -> Iterator[How]:
     for micro_batch in given.micro_batches or planned:
         of_scale = None if micro_batch is None else max(micro_batch // given.scale.batch_share, 1)
-        for kept in (False, True):
-            yield How(
-                micro_batch=of_scale,
-                packed=given.packed,
-                gradient_checkpointing=given.gradient_checkpointing,
-                kept=kept,
-            )
+        for name, way in OURS.items():
+            if name in given.ways:
+                again = given.gradient_checkpointing
+                compiled = way.compiled and given.scale is FULL
+                yield replace(way, micro_batch=of_scale, compiled=compiled, gradient_checkpointing=again)
 
 
 def _tried(make: Callable[[], Step], work: Work, *, kept: bool, given: Given) -> Found | None:
@@ -244,7 +259,7 @@ def _goal(number: int, batch: int, way: str) -> str:
     if way == CONVENTIONAL:
         return ""
     goals = [f"{GOAL_MFU:.0%}"] if number <= 2 else []
-    return ", ".join([*goals, f"{GOAL_GB} GB"] if number <= 3 and batch == 64 and "micro-batch" in way else goals)
+    return ", ".join([*goals, f"{GOAL_GB} GB"] if number <= 3 and batch == 64 else goals)
 
 
 HEAD = (
@@ -272,9 +287,9 @@ def main(arguments: Sequence[str]) -> int:
 def _parsed(arguments: Sequence[str]) -> tuple[Given, Sequence[int]]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--stage", type=int, choices=sorted(PLANS), action="append", help="all by default")
+    parser.add_argument("--way", choices=[CONVENTIONAL, *OURS], action="append", help="all by default")
     parser.add_argument("--precision", choices=get_args(Precision), default="bfloat16")
     parser.add_argument("--micro-batch", type=_positive, action="append", help="of ours; by default as fits 24 GB")
-    parser.add_argument("--packed", action="store_true", help="ours without padding, all samples in one row")
     parser.add_argument("--checkpointing", action="store_true", help="ours computes layers again on the way back")
     parser.add_argument("--seconds", type=float, help="that a row is measured for, at least (6; toy 0.1)")
     parser.add_argument("--toy", action="store_true", help="small sizes on the CPU; so without a GPU in any case")
@@ -284,8 +299,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[Given, Sequence[int]]:
         device=torch.device("cpu" if is_toy else "cuda"),
         scale=TOY if is_toy else FULL,
         precision=told.precision,
+        ways=tuple(told.way or (CONVENTIONAL, *OURS)),
         micro_batches=tuple(told.micro_batch or ()),
-        packed=told.packed,
         gradient_checkpointing=told.checkpointing,
         seconds=told.seconds if told.seconds is not None else (0.1 if is_toy else 6.0),
     )

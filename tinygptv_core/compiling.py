@@ -1,4 +1,4 @@
-"""torch's compiler for the layers of the language model: an option, since it takes minutes before the first step."""
+"""torch's compiler for the layers of the model: an option, since it takes minutes before the first step."""
 
 import os
 import shutil
@@ -6,19 +6,20 @@ from importlib.util import find_spec
 
 import torch
 
-from tinygptv_core.phi import TinyPhi
+from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 
 
-def compile_layers(llm: TinyPhi, *, backend: str = "inductor") -> None:
+def compile_layers(model: TinyGPTV, device: str, *, backend: str = "inductor") -> None:
     """Let every layer be compiled when it is first used, once for all lengths of the samples.
 
-    The numbers are the same to rounding. Call it before `recompute_layers`, and once.
+    The language model's, and on a GPU the tower's: on a CPU its weights are prepacked (`prepack.py`), which is worth
+    more. The numbers are the same to rounding. Call it before `recompute_layers`, and once.
 
     Args:
         backend: what torch compiles with.
     """
-    for layer in llm.model.layers:
+    for layer in (*model.llm.model.layers, *(model.vision.tower.encoder.layers if device == "cuda" else ())):
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
 
 

@@ -3,15 +3,22 @@
 Everything but attention works on single tokens, so that it is computed for those that are there and no others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tinygptv_core.rows import take_rows
+
 # Shape letters of this file: B batch, S positions of the padded batch, P tokens of all samples one after another,
 # N heads, H width of a head.
+
+CAUSAL = (-1, 0)
+"""How far to the left and to the right a position sees: all before it, none after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +29,19 @@ class Packing:
         source_P: their places in the flattened batch, 0 <= source < B * S, ascending.
         position_P: their positions in their own samples, 0 <= position < S.
         lengths: how many tokens each sample has, in order; their sum is P.
+        starts: where in the row each of them begins, and P; int32.
+        longest: the most of `lengths`.
     """
 
     source_P: Tensor
     position_P: Tensor
     lengths: tuple[int, ...]
+    starts: Tensor
+    longest: int
 
     def take(self, of_BS: Tensor) -> Tensor:
         """The packed row of a value for each position, (B, S, ...) -> (P, ...)."""
-        return of_BS.flatten(0, 1)[self.source_P]
+        return take_rows(of_BS.flatten(0, 1), self.source_P)
 
 
 def pack(mask_BS: Tensor) -> Packing:
@@ -41,26 +52,47 @@ def pack(mask_BS: Tensor) -> Packing:
     """
     row_P, position_P = mask_BS.nonzero(as_tuple=True)
     lengths = tuple(mask_BS.sum(dim=1).tolist())
-    return Packing(source_P=row_P * mask_BS.shape[1] + position_P, position_P=position_P, lengths=lengths)
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=mask_BS.device)
+    return Packing(
+        source_P=row_P * mask_BS.shape[1] + position_P,
+        position_P=position_P,
+        lengths=lengths,
+        starts=starts,
+        longest=max(lengths, default=0),
+    )
 
 
-@torch.compiler.disable  # compiled, it would be so for every set of lengths
 def attend_apart(
-    query_1NPH: Tensor,
-    key_1NPH: Tensor,
-    value_1NPH: Tensor,
-    lengths: Sequence[int],
-    *,
-    dropout: float,
-    scaling: float,
+    query_1NPH: Tensor, key_1NPH: Tensor, value_1NPH: Tensor, packing: Packing, *, dropout: float, scaling: float
 ) -> Tensor:
-    """attended_1PNH: causal attention within each sample of a packed row, `lengths` long one after another.
+    """attended_1PNH: causal attention within each sample of a packed row.
 
     Args:
         dropout: of the attention's weights, 0..1.
         scaling: what queries times keys are multiplied by.
     """
-    packed = (part.split(list(lengths), dim=2) for part in (query_1NPH, key_1NPH, value_1NPH))
+    parts = (query_1NPH, key_1NPH, value_1NPH)
+    if query_1NPH.is_cuda and query_1NPH.dtype.itemsize == 2 and not dropout:
+        return _attend_at_once(parts, packing, scaling)
+    one_by_one: Any = _attend_one_by_one  # `disable` has no types
+    return one_by_one(parts, packing.lengths, dropout, scaling)
+
+
+def _attend_at_once(parts: Iterable[Tensor], packing: Packing, scaling: float) -> Tensor:
+    """All samples in one kernel, which a GPU has for 16 bits."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a second, on CPUs for nothing
+
+    query_PNH, key_PNH, value_PNH = (part[0].transpose(0, 1) for part in parts)
+    starts, longest = packing.starts, packing.longest
+    attended_PNH = varlen_attn(
+        query_PNH, key_PNH, value_PNH, starts, starts, longest, longest, scale=scaling, window_size=CAUSAL
+    )
+    return torch.as_tensor(attended_PNH)[None]
+
+
+@torch.compiler.disable  # compiled, it would be so for every set of lengths
+def _attend_one_by_one(parts: Iterable[Tensor], lengths: Sequence[int], dropout: float, scaling: float) -> Tensor:
+    packed = (part.split(list(lengths), dim=2) for part in parts)
     attended = [
         functional.scaled_dot_product_attention(*sample, dropout_p=dropout, is_causal=True, scale=scaling)
         for sample in zip(*packed, strict=True)

@@ -3,7 +3,7 @@
 Everything but the attention block and the layer around it is transformers' own Phi.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from transformers.models.phi.modeling_phi import (
     eager_attention_forward,
 )
 
-from tinygptv_core.packing import attend_apart
+from tinygptv_core.packing import Packing, attend_apart
+from tinygptv_core.rows import take_rows
 from tinygptv_core.stages import Norm
 
 # Shape letters of this file: B batch, S positions, K those that are wanted, D model width, N heads, H width of a head,
@@ -38,7 +39,13 @@ NORM_MODULES: Mapping[Norm, tuple[str, ...]] = {
 """What a layer calls them."""
 
 Places = tuple[Tensor, Tensor]
-"""(row_K, position_K): some positions of a batch."""
+"""(row_K, position_K): some positions of a batch, all different."""
+
+
+def taken(of_BSD: Tensor, places: Places) -> Tensor:
+    """of_KD: of what there is for every position, that of some."""
+    row_K, position_K = places
+    return take_rows(of_BSD.flatten(0, 1), row_K * of_BSD.shape[1] + position_K)
 
 
 def no_mask(embeds_BSD: Tensor) -> Tensor:
@@ -93,14 +100,13 @@ class FusedAttention(PhiAttention):
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
         past_key_values: Cache | None = None,
-        sample_lengths: Sequence[int] | None = None,
+        packing: Packing | None = None,
         wanted: Places | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """As `PhiAttention.forward`: (attended_BSD, weights or None); of the `wanted` positions alone, attended_KD.
 
-        With `sample_lengths` the one row is packed: it holds samples of these lengths (`packing.py`). An empty mask
-        is none (`no_mask`).
+        With `packing` the one row holds several samples (`packing.py`). An empty mask is none (`no_mask`).
         """
         attention_mask = None if attention_mask is None or not attention_mask.numel() else attention_mask
         B, S, _ = hidden_states.shape
@@ -115,18 +121,16 @@ class FusedAttention(PhiAttention):
             key_BNSH, value_BNSH = past_key_values.update(key_BNSH, value_BNSH, self.layer_idx)
         parts = (query_BNSH, key_BNSH, value_BNSH)
         dropout = float(self.attention_dropout or 0.0) if self.training else 0.0
-        if sample_lengths is None:
+        if packing is None:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._implementation(), eager_attention_forward)
             attended_BSNH, weights = attend(
                 self, *parts, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )
         else:
             weights = None
-            attended_BSNH = attend_apart(  # pyright: ignore[reportCallIssue] -- `disable` has no types
-                *parts, sample_lengths, dropout=dropout, scaling=self.scaling
-            )
+            attended_BSNH = attend_apart(*parts, packing, dropout=dropout, scaling=self.scaling)
         attended_BSD = attended_BSNH.reshape(B, S, -1)
-        return self.dense(attended_BSD if wanted is None else attended_BSD[wanted]), weights
+        return self.dense(attended_BSD if wanted is None else taken(attended_BSD, wanted)), weights
 
     def _implementation(self) -> str:
         return self.config._attn_implementation or "eager"
@@ -164,7 +168,7 @@ class FusedLayer(PhiDecoderLayer):
         normed = self.input_layernorm(hidden_states)
         attended = self.post_layernorm(self.self_attn(hidden_states=normed, wanted=wanted, **kwargs)[0])
         if wanted is not None:
-            normed, hidden_states = normed[wanted], hidden_states[wanted]
+            normed, hidden_states = taken(normed, wanted), taken(hidden_states, wanted)
         return self.resid_dropout(attended) + self.resid_dropout(self.mlp(normed)) + hidden_states
 
 

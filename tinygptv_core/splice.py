@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.batch import IGNORED
+from tinygptv_core.rows import take_rows
 
 # Shape letters of this file: B batch, T text positions, Q image queries, S = T - 1 + Q, D model width.
 
@@ -29,9 +30,10 @@ def splice_image(text_BTD: Tensor, image_BQD: Tensor, slot_B: Tensor) -> Tensor:
     (B, T, D), (images, Q, width) = text_BTD.shape, image_BQD.shape
     if (B, D) != (images, width):
         raise ValueError(f"text is (B={B}, T={T}, D={D}) but image is (B={images}, Q={Q}, D={width})")
-    source_BS = _source(slot_B, T, Q)
+    first_B = torch.arange(B, device=slot_B.device) * (T + Q)
+    source_BS = _source(slot_B, T, Q) + first_B[:, None]
     both = torch.cat([text_BTD, image_BQD], dim=1)
-    return both.gather(1, source_BS[..., None].expand(-1, -1, D))
+    return take_rows(both.flatten(0, 1), source_BS.flatten()).view(B, -1, D)
 
 
 def splice_labels(labels_BT: Tensor, slot_B: Tensor, num_queries: int) -> Tensor:

@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 
+import bitsandbytes.nn
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_answers
 from benchmarks.gpu import HEAD, PLANS, TOY_WORDS, How, conventional_step, main, our_step
 from benchmarks.gpu_work import FULL, STAGE4, TOY, new_model, work_of_stage
 from tinygptv_core.flops import vision_flops
+from tinygptv_core.quantize import large_linears
 from tinygptv_core.stages import PAPER_STAGE4
 from tinygptv_core.trainable import trainable_parameters
 
 CPU = torch.device("cpu")
-PLAIN = How(micro_batch=None, packed=False, gradient_checkpointing=False, kept=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,17 +30,18 @@ def without_adapters(work):
 
 
 def test_it_runs_at_toy_size_where_there_is_no_gpu_and_says_so(capsys):
-    """A row for the conventional way and four for ours, two micro-batches of which each with and without pictures."""
-    assert main(["--toy", "--stage", "2", "--seconds", "0.01"]) == 0
+    assert main(["--toy", "--stage", "2", "--micro-batch", "64", "--micro-batch", "32", "--seconds", "0.01"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == TOY_WORDS
     rows = printed[printed.index(HEAD[1]) + 1 :]
     assert [row.split(" | ")[3] for row in rows] == [
         "conventional",
-        "ours",
-        "ours, kept vision tokens",
+        "ours, micro-batch 4",
+        "ours, micro-batch 4, packed",
+        "ours, micro-batch 4, packed, kept vision tokens",
         "ours, micro-batch 2",
-        "ours, micro-batch 2, kept vision tokens",
+        "ours, micro-batch 2, packed",
+        "ours, micro-batch 2, packed, kept vision tokens",
     ]
     assert all(row.count("|") == HEAD[0].count("|") and float(row.split(" | ")[4]) > 0 for row in rows)
 
@@ -50,7 +52,7 @@ def test_both_ways_give_the_same_loss(number):
     work = without_adapters(work_of_stage(number, None, 2, TOY, "bfloat16"))
     wanted = conventional_step(work, CPU)(0)
     assert 5 < wanted < 9  # of 1,024 tokens nothing is known: about log 1024
-    for how in (PLAIN, replace(PLAIN, micro_batch=1, packed=True, gradient_checkpointing=True)):
+    for how in (How(), How(micro_batch=1, packed=True, gradient_checkpointing=True)):
         assert float(our_step(work, how, CPU)(0)) == pytest.approx(wanted, rel=1 / 256)
 
 
@@ -95,9 +97,9 @@ def test_a_row_without_enough_memory_says_so_and_the_next_one_follows(capsys, mo
 
     monkeypatch.setattr(gpu, "conventional_step", too_large)
     assert main(["--toy", "--stage", "1", "--micro-batch", "64", "--seconds", "0.01"]) == 0
-    rows = capsys.readouterr().out.splitlines()[-3:]
+    rows = capsys.readouterr().out.splitlines()[-4:]
     assert rows[0] == "| 1 | 56 | 4 | conventional | out of memory |  |  |  |  |"
-    assert [row.split(" | ")[5] for row in rows[1:]] == ["", ""]  # there is nothing to compare with
+    assert [row.split(" | ")[5] for row in rows[1:]] == [""] * 3  # there is nothing to compare with
 
 
 def test_the_plans_are_the_papers_batches():
@@ -107,3 +109,20 @@ def test_the_plans_are_the_papers_batches():
         3: [6, 64],
         4: [None],
     }
+
+
+def test_one_way_of_one_stage_can_be_asked_for(capsys):
+    assert main(["--toy", "--stage", "4", "--way", "plain", "--seconds", "0.01"]) == 0
+    (row,) = capsys.readouterr().out.splitlines()[5:]
+    assert row.split(" | ")[3:6:2] == ["ours", ""]  # there is nothing to compare with
+
+
+def test_answers_run_at_toy_size_in_each_precision_and_the_quantized_linears_are(capsys):
+    assert gpu_answers.main(["--toy"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "TOY SIZES ON THE CPU: memory is not measured"
+    assert [row.split(" | ")[0] for row in printed[3:]] == ["| 16 bit", "| 8 bit", "| 4 bit"]
+    model = new_model(work_of_stage(4, 1, 1, TOY, "float16"), CPU)
+    names = large_linears(model)
+    gpu_answers.lower(model, 4, CPU)
+    assert {type(model.get_submodule(name)) for name in names} == {bitsandbytes.nn.Linear4bit}

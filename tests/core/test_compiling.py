@@ -31,7 +31,7 @@ def test_compiled_layers_give_the_loss_and_the_gradients_for_any_length_and_are_
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(BACKEND)
     plain, compiled = new_model(), new_model()
-    compile_layers(compiled.llm, backend=counter)
+    compile_layers(compiled, "cpu", backend=counter)
     if recompute:
         compiled.llm.recompute_layers()
     batch, counts = ragged(holes=False), []

@@ -87,10 +87,11 @@ def test_a_packed_sample_does_not_see_the_one_before_it(model):
     """Another first sample leaves the hidden states of the second as they are, and its own changed."""
     one, other = (torch.tensor([ids]) for ids in ([2, 3, 4, 5, 6], [7, 6, 4, 5, 6]))
     mask_BS = torch.ones(1, 5, dtype=torch.long)
+    two = pack(torch.tensor([[True, True, False], [True, True, True]]))
 
     def hidden(ids_1P: torch.Tensor) -> torch.Tensor:
         positions = torch.tensor([[0, 1, 0, 1, 2]])
-        given = {"attention_mask": mask_BS, "position_ids": positions, "sample_lengths": (2, 3), "use_cache": False}
+        given = {"attention_mask": mask_BS, "position_ids": positions, "packing": two, "use_cache": False}
         return model.llm.model(input_ids=ids_1P, **given).last_hidden_state[0]
 
     torch.testing.assert_close(hidden(one)[2:], hidden(other)[2:], atol=0, rtol=0)
@@ -102,13 +103,16 @@ def test_the_packing_of_two_rows_one_of_them_with_a_hole():
     assert packing.source_P.tolist() == [0, 1, 4, 6, 7]
     assert packing.position_P.tolist() == [0, 1, 0, 2, 3]
     assert packing.lengths == (2, 3)
+    assert packing.starts.tolist() == [0, 2, 5]
+    assert packing.longest == 3
     assert packing.take(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])).tolist() == [1, 2, 5, 7, 8]
 
 
 def test_attention_within_a_sample_is_causal():
     """With queries and keys of zero each position gets the mean of the values up to it."""
+    two = pack(torch.ones(2, 2, dtype=torch.bool))
     zeros_1NPH, values_1NPH = torch.zeros(1, 1, 4, 1), torch.tensor([2.0, 4.0, 10.0, 30.0]).reshape(1, 1, 4, 1)
-    attended_1PNH = attend_apart(zeros_1NPH, zeros_1NPH, values_1NPH, (2, 2), dropout=0.0, scaling=1.0)
+    attended_1PNH = attend_apart(zeros_1NPH, zeros_1NPH, values_1NPH, two, dropout=0.0, scaling=1.0)
     assert attended_1PNH.flatten().tolist() == pytest.approx([2, 3, 10, 20])
 
 
