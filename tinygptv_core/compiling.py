@@ -9,6 +9,10 @@ import torch
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 
+KINDS_OF_BATCHES = 64
+"""For so many a layer is compiled anew at most, beyond which it runs as it is. torch's own limit is 8, and the last
+layer or not, one sample or several, padded or full are as many already."""
+
 
 def compile_layers(model: TinyGPTV, device: str, *, backend: str = "inductor") -> None:
     """Let every layer be compiled when it is first used, once for all lengths of the samples.
@@ -19,6 +23,7 @@ def compile_layers(model: TinyGPTV, device: str, *, backend: str = "inductor") -
     Args:
         backend: what torch compiles with.
     """
+    torch._dynamo.config.recompile_limit = KINDS_OF_BATCHES
     for layer in (*model.llm.model.layers, *(model.vision.tower.encoder.layers if device == "cuda" else ())):
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
 

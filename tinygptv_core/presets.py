@@ -298,7 +298,7 @@ ONE_GPU = RunOptions(
     threads=4,
     device="cuda",
     loader_workers=4,
-    micro_batch=16,
+    micro_batch=32,
     log_every_steps=10,
     save_every_steps=200,
 )
@@ -371,7 +371,7 @@ PAPER = Preset(
     },
     stages=PAPER_STAGES,
     model_name="tinygptv-paper",
-    options=ONE_GPU,
+    options=replace(ONE_GPU, packed=True),
 )
 SMALL = Preset(
     name="small",
