@@ -174,7 +174,7 @@ class TinyGPTV(nn.Module):
             attention_mask=no_mask(embeds_BSD),
             position_ids=packing.position_P[None],
             use_cache=False,
-            packing=packing,
+            packing=packing.on(embeds_BSD.device),
             wanted=(torch.zeros_like(layout.place_K), layout.place_K),
         )
         return out.last_hidden_state

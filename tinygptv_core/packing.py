@@ -4,7 +4,7 @@ Everything but attention works on single tokens, so that it is computed for thos
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +17,8 @@ from tinygptv_core.rows import take_rows
 # Shape letters of this file: B batch, S positions of the padded batch, P tokens of all samples one after another,
 # N heads, H width of a head.
 
+KERNEL_WIDTHS, FIRST_WITH_KERNEL = 8, (8, 0)
+"""Flash attention of several samples at once: heads as wide as multiples of 8, in 16 bits, on an A100 or later GPU."""
 CAUSAL = (-1, 0)
 """How far to the left and to the right a position sees: all before it, none after it."""
 
@@ -29,15 +31,20 @@ class Packing:
         source_P: their places in the flattened batch, 0 <= source < B * S, ascending.
         position_P: their positions in their own samples, 0 <= position < S.
         lengths: how many tokens each sample has, in order; their sum is P.
-        starts: where in the row each of them begins, and P; int32.
+        starts: where in the row each of them begins, and P; int32. None where nothing computes several at once.
         longest: the most of `lengths`.
     """
 
     source_P: Tensor
     position_P: Tensor
     lengths: tuple[int, ...]
-    starts: Tensor
+    starts: Tensor | None
     longest: int
+
+    def on(self, device: torch.device) -> "Packing":
+        """The same, as attention there takes it. Not to be asked within what is compiled."""
+        has_kernel = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_WITH_KERNEL
+        return self if has_kernel else replace(self, starts=None)
 
     def take(self, of_BS: Tensor) -> Tensor:
         """The packed row of a value for each position, (B, S, ...) -> (P, ...)."""
@@ -72,14 +79,15 @@ def attend_apart(
         scaling: what queries times keys are multiplied by.
     """
     parts = (query_1NPH, key_1NPH, value_1NPH)
-    if query_1NPH.is_cuda and query_1NPH.dtype.itemsize == 2 and not dropout:
+    is_half, fits = query_1NPH.dtype.itemsize == 2, query_1NPH.shape[-1] % KERNEL_WIDTHS == 0
+    if packing.starts is not None and is_half and fits and not dropout:
         return _attend_at_once(parts, packing, scaling)
     one_by_one: Any = _attend_one_by_one  # `disable` has no types
     return one_by_one(parts, packing.lengths, dropout, scaling)
 
 
 def _attend_at_once(parts: Iterable[Tensor], packing: Packing, scaling: float) -> Tensor:
-    """All samples in one kernel, which a GPU has for 16 bits."""
+    """All samples in one kernel."""
     from torch.nn.attention.varlen import varlen_attn  # takes a second, on CPUs for nothing
 
     query_PNH, key_PNH, value_PNH = (part[0].transpose(0, 1) for part in parts)

@@ -1,7 +1,9 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
@@ -103,7 +105,7 @@ def test_the_packing_of_two_rows_one_of_them_with_a_hole():
     assert packing.source_P.tolist() == [0, 1, 4, 6, 7]
     assert packing.position_P.tolist() == [0, 1, 0, 2, 3]
     assert packing.lengths == (2, 3)
-    assert packing.starts.tolist() == [0, 2, 5]
+    assert packing.starts is not None and packing.starts.tolist() == [0, 2, 5]
     assert packing.longest == 3
     assert packing.take(torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])).tolist() == [1, 2, 5, 7, 8]
 
@@ -121,3 +123,38 @@ def test_a_target_after_a_hole_cannot_be_packed(model):
     batch.labels_BT[0, 5] = 2
     with pytest.raises(ValueError, match="a target follows a position that is not attended to"):
         model(replace(batch, images_B3HW=None, slot_B=None), packed=True)
+
+
+def by_starts(query_PNH, key_PNH, value_PNH, starts, starts_again, longest, longest_again, *, scale, window_size):
+    """What a GPU's kernel does with what it is given, as torch documents it."""
+    assert (starts.dtype, starts_again is starts, longest == longest_again) == (torch.int32, True, True)
+    assert window_size == (-1, 0)
+    found = torch.empty_like(query_PNH)
+    for begin, end in pairwise(starts.tolist()):
+        assert end - begin <= longest
+        sample = (part[begin:end].transpose(0, 1) for part in (query_PNH, key_PNH, value_PNH))
+        found[begin:end] = functional.scaled_dot_product_attention(*sample, is_causal=True, scale=scale).transpose(0, 1)
+    return found
+
+
+def test_the_kernel_of_a_gpu_is_given_the_same_samples(monkeypatch):
+    """It takes 16 bits and heads as wide as a multiple of 8; all else goes one by one, and so does all on a CPU."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", by_starts)
+    three = pack(torch.arange(5) < torch.tensor([[5], [1], [3]]))
+    parts = torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(1))
+    attended = {
+        name: attend_apart(*parts.to(dtype), packing, dropout=0.0, scaling=0.3)
+        for name, dtype, packing in [
+            ("at once", torch.bfloat16, three),
+            ("one by one", torch.bfloat16, three.on(torch.device("cpu"))),
+            ("float32", torch.float32, three),
+        ]
+    }
+    assert attended["at once"].shape == (1, 9, 2, 8)
+    torch.testing.assert_close(attended["at once"], attended["one by one"], atol=1e-2, rtol=2e-2)
+    torch.testing.assert_close(attended["at once"].float(), attended["float32"], atol=0.05, rtol=0.05)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", None)
+    with pytest.raises(TypeError):  # so it was asked
+        attend_apart(*parts.bfloat16(), three, dropout=0.0, scaling=0.3)
+    attend_apart(*parts.bfloat16(), three, dropout=0.1, scaling=0.3)
+    attend_apart(*parts.bfloat16()[..., :7], three, dropout=0.0, scaling=0.3)
