@@ -81,17 +81,16 @@ def attend_apart(
     parts = (query_1NPH, key_1NPH, value_1NPH)
     is_half, fits = query_1NPH.dtype.itemsize == 2, query_1NPH.shape[-1] % KERNEL_WIDTHS == 0
     if packing.starts is not None and is_half and fits and not dropout:
-        return _attend_at_once(parts, packing, scaling)
+        return _attend_at_once(parts, packing.starts, packing.longest, scaling)
     one_by_one: Any = _attend_one_by_one  # `disable` has no types
     return one_by_one(parts, packing.lengths, dropout, scaling)
 
 
-def _attend_at_once(parts: Iterable[Tensor], packing: Packing, scaling: float) -> Tensor:
+def _attend_at_once(parts: Iterable[Tensor], starts: Tensor, longest: int, scaling: float) -> Tensor:
     """All samples in one kernel."""
     from torch.nn.attention.varlen import varlen_attn  # takes a second, on CPUs for nothing
 
     query_PNH, key_PNH, value_PNH = (part[0].transpose(0, 1) for part in parts)
-    starts, longest = packing.starts, packing.longest
     attended_PNH = varlen_attn(
         query_PNH, key_PNH, value_PNH, starts, starts, longest, longest, scale=scaling, window_size=CAUSAL
     )
