@@ -4,10 +4,11 @@ python -m benchmarks.gpu
 python -m benchmarks.gpu --stage 2 --way fast --micro-batch 16 --micro-batch 32 --seconds 20
 python -m benchmarks.gpu --toy
 
-It needs the core alone and no weights: they are random, and made on the GPU. Each stage is stepped the reference's way
-(`conventional.py`) and ours: plain; fast, which is packed and compiled; and fast with kept vision tokens. All have the
-same model, batches, precision and optimizer. Pictures and our texts lie ready in memory, as loaders have them; the
-reference tokenizes within its step. Compiling takes a minute or two a stage, before anything is measured.
+It needs the core, a compiler and no weights: they are random, and made on the GPU. Each stage is stepped the
+reference's way (`conventional.py`) and ours: plain; packed; fast, which is packed and compiled; and fast with kept
+vision tokens. All have the same model, batches, precision and optimizer. Pictures and our texts lie ready in memory, as
+loaders have them; the reference tokenizes within its step. Compiling takes a minute or two a stage, before anything is
+measured; at toy size nothing is compiled.
 
 MFU is what the steps need (`tinygptv_core/flops.py`) of what the GPU could do in that time. Needed is what the result
 depends on: no padding, nothing computed twice, no gradient of a frozen weight; with kept tokens no tower. Memory is
@@ -32,9 +33,10 @@ from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
 from benchmarks.gpu_work import FULL, TOY, Precision, Scale, Work, new_model, new_tokenizer, work_of_stage
-from tinygptv_core.compiling import compile_layers
+from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.engine import BETAS, EPSILON, DDPEngine
 from tinygptv_core.flops import peak_flops
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import parameter_groups
@@ -98,10 +100,11 @@ class How:
 
 OURS: Mapping[str, How] = {
     "plain": How(),
+    "packed": How(packed=True),
     "fast": How(packed=True, compiled=True),
     "kept": How(packed=True, compiled=True, kept=True),
 }
-"""What --way calls them. At toy size nothing is compiled, which would take longer than all else."""
+"""What --way calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,16 +223,20 @@ def stage_rows(number: int, given: Given) -> Iterator[str]:
 def _hows(planned: Sequence[int | None], given: Given) -> Iterator[How]:
     for micro_batch in given.micro_batches or planned:
         of_scale = None if micro_batch is None else max(micro_batch // given.scale.batch_share, 1)
-        for name, way in OURS.items():
-            if name in given.ways:
-                again = given.gradient_checkpointing
-                compiled = way.compiled and given.scale is FULL
-                yield replace(way, micro_batch=of_scale, compiled=compiled, gradient_checkpointing=again)
+        again = given.gradient_checkpointing
+        wanted = [replace(way, compiled=way.compiled and given.scale is FULL) for way in _ours(given)]
+        for way in dict.fromkeys(wanted):
+            yield replace(way, micro_batch=of_scale, gradient_checkpointing=again)
+
+
+def _ours(given: Given) -> list[How]:
+    return [OURS[name] for name in given.ways if name in OURS]
 
 
 def _tried(make: Callable[[], Step], work: Work, *, kept: bool, given: Given) -> Found | None:
     """What was measured, or None where the memory was not enough; the memory is free again after it."""
     found = None
+    torch._dynamo.reset()  # what other models were compiled to counts against a limit
     with suppress(torch.OutOfMemoryError):
         found = measured(make, work, kept=kept, device=given.device, seconds=given.seconds)
     gc.collect()
@@ -273,8 +280,14 @@ TOY_WORDS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table, row by row. Returns 0."""
+    """Print the table, row by row. Returns 0, or 2 where there is no compiler and one is needed."""
     given, stages = _parsed(arguments)
+    try:
+        if given.scale is FULL and any(way.compiled for way in _ours(given)):
+            require_compiler(given.device.type)
+    except ConfigError as error:
+        print(f"{error}\n  or                 --way {CONVENTIONAL} --way plain --way packed", file=sys.stderr)
+        return 2
     name = torch.cuda.get_device_name() if given.device.type == "cuda" else TOY_WORDS
     print(f"{name}\ntorch {torch.__version__}, {given.precision}\n")
     print(*HEAD, sep="\n", flush=True)

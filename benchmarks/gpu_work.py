@@ -20,7 +20,7 @@ from tinygptv_core.recipe import Turn
 from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import PAPER_STAGES, Stage
 from tinygptv_core.vision import normalised
-from tinygptv_core.weights import NORMS, read_tokenizer
+from tinygptv_core.weights import NORMS, Convert, read_tokenizer
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, E width of the Q-Former.
 
@@ -205,12 +205,19 @@ def new_tokenizer() -> Tokenizer:
     return read_tokenizer(SHIPPED / "nano" / "tokenizer")
 
 
-def new_model(work: Work, device: torch.device) -> TinyGPTV:
-    """The model of a stage with random weights, which are made on the device, one tensor at a time."""
+def new_model(work: Work, device: torch.device, convert: Convert | None = None) -> TinyGPTV:
+    """The model of a stage with random weights, which are made on the device, one tensor at a time.
+
+    Args:
+        convert: applied to each Linear of the tower and the LLM that is no adapter's as soon as it is there, as when a
+            model is loaded. It gets them on the CPU.
+    """
     model = TinyGPTV.on_meta(architecture(work.scale.sizes), work.stage.lora)
     dtype = getattr(torch, work.stage.precision)
     torch.manual_seed(1)
-    fill_with(lambda shape: torch.empty(shape, dtype=dtype, device=device).normal_(std=DEVIATION), model, dtype)
+    fill_with(
+        lambda shape: torch.empty(shape, dtype=dtype, device=device).normal_(std=DEVIATION), model, dtype, convert
+    )
     for part in model.modules():
         if isinstance(part, NORMS):
             _begin(part)

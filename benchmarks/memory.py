@@ -10,6 +10,7 @@ what this cannot see: the driver's own part and the kernels' workspaces, some 0.
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from tinygptv_core.quantize import large_linears
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import is_lora, trainable_parameters
-from tinygptv_core.weights import fill
+from tinygptv_core.weights import Convert, fill
 
 # Shape letters of this file: B batch, T text positions, S positions with the picture in place, D width of the LLM,
 # H = W side in pixels, K targets, V vocabulary.
@@ -148,12 +149,22 @@ class Made(Mapping[str, Tensor]):
         return len(self._shapes)
 
 
-def fill_with(make: Make, model: TinyGPTV, dtype: torch.dtype) -> None:
-    """Give it weights in the dtypes that loading gives them."""
+def fill_with(make: Make, model: TinyGPTV, dtype: torch.dtype, convert: Convert | None = None) -> None:
+    """Give it weights in the dtypes that loading gives them.
+
+    Args:
+        convert: as for `load_backbones`; it gets each Linear on the CPU.
+    """
+
+    def converted(part: str, name: str, linear: nn.Linear) -> nn.Linear:
+        return linear if convert is None or is_lora(f"{name}.") else convert(f"{part}.{name}", linear.cpu())
+
+    converts = {model.vision.tower: partial(converted, "vision.tower"), model.llm: partial(converted, "llm")}
     adapters = [module for name, module in model.llm.named_modules() if is_lora(name)]
     for module in (model.vision.tower, model.llm, model.qformer, model.projections, *adapters):
-        own = dtype if module in (model.vision.tower, model.llm) else torch.float32
-        fill(module, Made({name: like.shape for name, like in module.state_dict().items()}, make), own, "")
+        own = dtype if module in converts else torch.float32
+        shapes = {name: like.shape for name, like in module.state_dict().items()}
+        fill(module, Made(shapes, make), own, "", converts.get(module))
     model.llm.rebuild_rotary()
 
 

@@ -9,21 +9,23 @@ import torch
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 
-KINDS_OF_BATCHES = 64
-"""For so many a layer is compiled anew at most, beyond which it runs as it is. torch's own limit is 8, and the last
-layer or not, one sample or several, padded or full are as many already."""
+MOST_KINDS = 64
+"""All layers are one program to torch, compiled anew for each kind of layer and batch: the tower's, the last one, one
+sample or several, one target or several, padded or full. Beyond this many, where torch's own limit is 8, they would run
+as they are."""
 
 
 def compile_layers(model: TinyGPTV, device: str, *, backend: str = "inductor") -> None:
-    """Let every layer be compiled when it is first used, once for all lengths of the samples.
+    """Let the layers be compiled when a kind of batch is first seen, once for all lengths of its samples.
 
     The language model's, and on a GPU the tower's: on a CPU its weights are prepacked (`prepack.py`), which is worth
-    more. The numbers are the same to rounding. Call it before `recompute_layers`, and once.
+    more. The numbers are the same to rounding, which may depend on the batch that was first seen: of a run that was
+    stopped and goes on, too. Call it before `recompute_layers`, and once.
 
     Args:
         backend: what torch compiles with.
     """
-    torch._dynamo.config.recompile_limit = KINDS_OF_BATCHES
+    torch._dynamo.config.recompile_limit = MOST_KINDS
     for layer in (*model.llm.model.layers, *(model.vision.tower.encoder.layers if device == "cuda" else ())):
         layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
 

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tinygptv_core.rows import take_rows
-
 # Shape letters of this file: B batch, S positions of the padded batch, P tokens of all samples one after another,
 # N heads, H width of a head.
 
-KERNEL_WIDTHS, FIRST_WITH_KERNEL = 8, (8, 0)
-"""Flash attention of several samples at once: heads as wide as multiples of 8, in 16 bits, on an A100 or later GPU."""
+KERNEL_WIDTHS, FIRST_WITH_KERNEL = range(8, 257, 8), (8, 0)
+"""Flash attention of several samples at once: heads of these widths, in 16 bits, on an A100 or later GPU."""
 CAUSAL = (-1, 0)
 """How far to the left and to the right a position sees: all before it, none after it."""
 
@@ -43,12 +41,13 @@ class Packing:
 
     def on(self, device: torch.device) -> "Packing":
         """The same, as attention there takes it. Not to be asked within what is compiled."""
-        has_kernel = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FIRST_WITH_KERNEL
-        return self if has_kernel else replace(self, starts=None)
+        has_kernel = device.type == "cuda" and torch.backends.cuda.is_flash_attention_available()
+        is_new = has_kernel and torch.cuda.get_device_capability(device) >= FIRST_WITH_KERNEL
+        return self if is_new else replace(self, starts=None)
 
     def take(self, of_BS: Tensor) -> Tensor:
         """The packed row of a value for each position, (B, S, ...) -> (P, ...)."""
-        return take_rows(of_BS.flatten(0, 1), self.source_P)
+        return of_BS.flatten(0, 1).index_select(0, self.source_P)
 
 
 def pack(mask_BS: Tensor) -> Packing:
@@ -79,7 +78,7 @@ def attend_apart(
         scaling: what queries times keys are multiplied by.
     """
     parts = (query_1NPH, key_1NPH, value_1NPH)
-    is_half, fits = query_1NPH.dtype.itemsize == 2, query_1NPH.shape[-1] % KERNEL_WIDTHS == 0
+    is_half, fits = query_1NPH.dtype.itemsize == 2, query_1NPH.shape[-1] in KERNEL_WIDTHS
     if packing.starts is not None and is_half and fits and not dropout:
         return _attend_at_once(parts, packing.starts, packing.longest, scaling)
     one_by_one: Any = _attend_one_by_one  # `disable` has no types

@@ -23,7 +23,6 @@ from transformers.models.phi.modeling_phi import (
 )
 
 from tinygptv_core.packing import Packing, attend_apart
-from tinygptv_core.rows import take_rows
 from tinygptv_core.stages import Norm
 
 # Shape letters of this file: B batch, S positions, K those that are wanted, D model width, N heads, H width of a head,
@@ -39,13 +38,13 @@ NORM_MODULES: Mapping[Norm, tuple[str, ...]] = {
 """What a layer calls them."""
 
 Places = tuple[Tensor, Tensor]
-"""(row_K, position_K): some positions of a batch, all different."""
+"""(row_K, position_K): some positions of a batch."""
 
 
 def taken(of_BSD: Tensor, places: Places) -> Tensor:
     """of_KD: of what there is for every position, that of some."""
     row_K, position_K = places
-    return take_rows(of_BSD.flatten(0, 1), row_K * of_BSD.shape[1] + position_K)
+    return of_BSD.flatten(0, 1).index_select(0, row_K * of_BSD.shape[1] + position_K)
 
 
 def no_mask(embeds_BSD: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.rows import take_rows
 
 # Shape letters of this file: B batch, T text positions, Q image queries, S = T - 1 + Q, D model width.
 
@@ -33,7 +32,8 @@ def splice_image(text_BTD: Tensor, image_BQD: Tensor, slot_B: Tensor) -> Tensor:
     first_B = torch.arange(B, device=slot_B.device) * (T + Q)
     source_BS = _source(slot_B, T, Q) + first_B[:, None]
     both = torch.cat([text_BTD, image_BQD], dim=1)
-    return take_rows(both.flatten(0, 1), source_BS.flatten()).view(B, -1, D)
+    # Whole rows: of single numbers a GPU would sort all places on the way back, to add them up in a fixed order.
+    return both.flatten(0, 1).index_select(0, source_BS.flatten()).view(B, -1, D)
 
 
 def splice_labels(labels_BT: Tensor, slot_B: Tensor, num_queries: int) -> Tensor:

@@ -73,6 +73,8 @@ LESS_MEMORY = (
     'less is taken with these of the options in RUN.json: "micro_batch": 1 (or a few: the numbers stay), '
     '"gradient_checkpointing": true, "packed": true and "loader_workers": 0'
 )
+NO_SUCH_KERNEL = "does not have a deterministic implementation"
+"""In torch's words."""
 STOPPED = 128 + signal.SIGTERM
 """The exit status of a run that was asked to stop, as of one that the signal ended."""
 
@@ -258,6 +260,9 @@ def _status(error: Exception) -> int | None:
             return 2
         case OSError() | NotFiniteError():
             LOGGER.error("%s", error)
+            return 1
+        case RuntimeError() if NO_SUCH_KERNEL in str(error):
+            LOGGER.error("this device has no way to compute a step to the same bits each time: %s", error)
             return 1
         case _ if has_no_memory(error):
             LOGGER.error("memory ran out: %s\n  %s", error, LESS_MEMORY)

@@ -1,5 +1,6 @@
 """That the benchmark for a GPU steps the same model on the same batches both ways, here at toy size on the CPU."""
 
+import re
 from dataclasses import replace
 
 import bitsandbytes.nn
@@ -10,7 +11,7 @@ from benchmarks import gpu, gpu_answers
 from benchmarks.gpu import HEAD, PLANS, TOY_WORDS, How, conventional_step, main, our_step
 from benchmarks.gpu_work import FULL, STAGE4, TOY, new_model, work_of_stage
 from tinygptv_core.flops import vision_flops
-from tinygptv_core.quantize import large_linears
+from tinygptv_core.quantize import large_linears, lowering
 from tinygptv_core.stages import PAPER_STAGE4
 from tinygptv_core.trainable import trainable_parameters
 
@@ -122,7 +123,17 @@ def test_answers_run_at_toy_size_in_each_precision_and_the_quantized_linears_are
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "TOY SIZES ON THE CPU: memory is not measured"
     assert [row.split(" | ")[0] for row in printed[3:]] == ["| 16 bit", "| 8 bit", "| 4 bit"]
-    model = new_model(work_of_stage(4, 1, 1, TOY, "float16"), CPU)
-    names = large_linears(model)
-    gpu_answers.lower(model, 4, CPU)
+    work = work_of_stage(4, 1, 1, TOY, "float16")
+    names = large_linears(new_model(work, CPU))
+    model = new_model(work, CPU, lowering(4, "cpu"))
     assert {type(model.get_submodule(name)) for name in names} == {bitsandbytes.nn.Linear4bit}
+    assert all(parameter.dtype == torch.float32 for parameter in trainable_parameters(model).values())
+
+
+def test_without_a_compiler_it_says_which_ways_need_none(capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "TOY", FULL)  # as where there is a GPU, but that it ends before anything is made
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["--toy"]) == 2
+    assert re.search(
+        r"no-such-compiler.*\n.*\n.*\n.*--way conventional --way plain --way packed", capsys.readouterr().err
+    )
