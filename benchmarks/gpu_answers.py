@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.gpu_work import FULL, TOY, Scale, new_model, new_tokenizer, work_of_stage
 from benchmarks.memory import PAPER_QUESTION, batch_of
+from tinygptv_core.answer import narrow_linears
 from tinygptv_core.generate import generate, greedy
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.quantize import lowering
@@ -57,6 +58,7 @@ def measured(bits: int, scale: Scale, device: torch.device) -> Took:
     if is_cuda:
         torch.cuda.reset_peak_memory_stats()
     model = new_model(work, device, convert).eval()
+    narrow_linears(model, torch.float16)
     if is_cuda:
         made, weights = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

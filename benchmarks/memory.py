@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tinygptv_core.answer import narrow_linears
 from tinygptv_core.architectures import architecture
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.generate import new_cache
@@ -28,7 +29,7 @@ from tinygptv_core.quantize import large_linears
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import is_lora, trainable_parameters
-from tinygptv_core.weights import Convert, fill
+from tinygptv_core.weights import Convert, fill, narrowing
 
 # Shape letters of this file: B batch, T text positions, S positions with the picture in place, D width of the LLM,
 # H = W side in pixels, K targets, V vocabulary.
@@ -159,10 +160,11 @@ def fill_with(make: Make, model: TinyGPTV, dtype: torch.dtype, convert: Convert 
     def converted(part: str, name: str, linear: nn.Linear) -> nn.Linear:
         return linear if convert is None or is_lora(f"{name}.") else convert(f"{part}.{name}", linear.cpu())
 
-    converts = {model.vision.tower: partial(converted, "vision.tower"), model.llm: partial(converted, "llm")}
+    wide = {model.vision.tower: partial(converted, "vision.tower"), model.llm: partial(converted, "llm")}
+    converts = {**wide, model.qformer: narrowing(dtype)}
     adapters = [module for name, module in model.llm.named_modules() if is_lora(name)]
     for module in (model.vision.tower, model.llm, model.qformer, model.projections, *adapters):
-        own = dtype if module in converts else torch.float32
+        own = dtype if module in wide else torch.float32
         shapes = {name: like.shape for name, like in module.state_dict().items()}
         fill(module, Made(shapes, make), own, "", converts.get(module))
     model.llm.rebuild_rotary()
@@ -234,6 +236,7 @@ def inference(sizes: Sizes, load: Load, dtype: torch.dtype, bits: int) -> Memory
     model = new_model(sizes, load.lora).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         fill_with_zeros(model, dtype)
+        narrow_linears(model, dtype)
         batch = batch_of(load)
         with LiveBytes(_tensors(model, batch)) as live, _autocast(dtype):
             embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None))

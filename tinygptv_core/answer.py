@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
@@ -24,7 +24,7 @@ from tinygptv_core.quantize import Bits, lowering
 from tinygptv_core.rank import Ranking, rank
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import load_trainable
-from tinygptv_core.weights import load_backbones
+from tinygptv_core.weights import load_backbones, narrowing
 
 # Shape letters of this file: P distinct pictures, B batch, Q image tokens, D width of the LLM, H = W side in pixels.
 
@@ -105,7 +105,16 @@ def load_trained(
 def _trained(
     model: TinyGPTV, tokenizer: prompt.Tokenizer, form: CheckpointForm, precision: Precision, device: str
 ) -> Trained:
+    narrow_linears(model, getattr(torch, precision))
     return Trained(model=model.to(device).eval(), tokenizer=tokenizer, form=form, precision=precision)
+
+
+def narrow_linears(model: TinyGPTV, dtype: torch.dtype) -> None:
+    """Bring those that were trained, in float32, to what autocast would bring them to each time."""
+    narrow = narrowing(dtype)
+    for name, linear in model.named_modules():
+        if type(linear) is nn.Linear:
+            narrow(name, linear)
 
 
 def see(trained: Trained, pictures: Sequence[bytes], features: Features | None = None) -> Tensor:

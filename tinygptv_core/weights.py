@@ -154,8 +154,8 @@ def load_backbones(folder: Path, dtype: torch.dtype, convert: Convert | None = N
     """The backbones of a **backbones** artifact, on the CPU.
 
     Args:
-        dtype: of the tower and the LLM. Norms and the Q-Former stay float32, so that with a 16 bit
-            dtype the model has to run under autocast.
+        dtype: of the tower and the LLM, and of the Q-Former's Linears, to which autocast would bring them each time.
+            Norms and the Q-Former's queries stay float32, so that with a 16 bit dtype the model has to run under it.
         convert: applied to each Linear of the tower and the LLM as soon as it is read, so that no more than one is
             there as it was; its name begins with `vision.tower.` or `llm.`.
 
@@ -172,7 +172,7 @@ def load_backbones(folder: Path, dtype: torch.dtype, convert: Convert | None = N
         str(folder / "vision"),
         _in("vision.tower", convert),
     )
-    fill(parts.qformer, _read_tensors(folder / "qformer"), torch.float32, str(folder / "qformer"))
+    fill(parts.qformer, _read_tensors(folder / "qformer"), torch.float32, str(folder / "qformer"), narrowing(dtype))
     fill(parts.llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"), _in("llm", convert))
     parts.llm.rebuild_rotary()
     return Backbones(
@@ -182,6 +182,17 @@ def load_backbones(folder: Path, dtype: torch.dtype, convert: Convert | None = N
         tokenizer=read_tokenizer(folder / "tokenizer"),
         projection_widths=architecture.projection_widths,
     )
+
+
+def narrowing(dtype: torch.dtype) -> Convert:
+    """Brings Linears to `dtype`, one by one."""
+
+    def narrow(_name: str, linear: nn.Linear) -> nn.Linear:
+        for name, parameter in [*linear.named_parameters(recurse=False)]:
+            setattr(linear, name, nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad))
+        return linear
+
+    return narrow
 
 
 def _in(part: str, convert: Convert | None) -> Convert | None:

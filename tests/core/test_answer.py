@@ -1,12 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
+from tests.core import tiny
 from tests.core.tiny_run import STAGE, only_letters, picture, write_backbones
 from tinygptv_core.answer import Asked, ModelCard, answer, ask_each, find_backbones, load_fresh, load_trained, see
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import write_checkpoint
+from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.stages import Lora
+from tinygptv_core.trainable import load_trainable, trainable_parameters
+from tinygptv_core.weights import load_backbones
 
 CARD = ModelCard(
     backbones="tiny",
@@ -42,6 +49,23 @@ def test_a_written_checkpoint_answers_as_the_model_that_was_written(backbones, f
     only_letters(again.model)
     asked = [(picture(number), f"what is {number}?") for number in range(3)]
     assert ask_each(again, CARD, asked) == ask_each(fresh, CARD, asked)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_in_16_bits_no_linear_is_wider_and_the_model_computes_the_same_bits(backbones, tmp_path, precision):
+    """As with what was trained in float32, which autocast would bring to 16 bits each time."""
+    stage, dtype = replace(STAGE, lora=Lora(rank=2, alpha=4, dropout=0.0)), getattr(torch, precision)
+    wide = TinyGPTV.from_backbones(load_backbones(backbones, dtype), stage.lora, seed=3).eval()
+    parameters = trainable_parameters(wide)
+    generator = torch.Generator().manual_seed(4)
+    values = {name: torch.randn(value.shape, generator=generator) for name, value in parameters.items()}
+    write_checkpoint(tmp_path, values, stage)
+    load_trainable(wide, values, new_lora=False)
+    narrow = load_trained(backbones, tmp_path, precision, "cpu").model
+    linears = [module.weight.dtype for module in narrow.modules() if isinstance(module, nn.Linear)]
+    assert set(linears) == {dtype}
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        assert torch.equal(narrow(tiny.batch())[0], wide(tiny.batch())[0])
 
 
 def test_the_same_question_about_the_same_picture_is_answered_once(fresh):

@@ -57,13 +57,23 @@ def test_the_same_weights_are_the_same_bytes(folder, tmp_path_factory):
         assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
 
 
-def test_norms_and_the_qformer_stay_float32_in_16_bit_backbones(folder):
+def test_norms_and_queries_stay_float32_in_16_bit_backbones(folder):
     loaded = load_backbones(folder, torch.bfloat16)
     layer = loaded.llm.model.layers[0]
-    wide = (layer.input_layernorm, layer.post_layernorm, layer.self_attn.q_layernorm, loaded.qformer)
-    assert {parameter.dtype for part in wide for parameter in part.parameters()} == {torch.float32}
-    narrow = (layer.self_attn.query_key_value, layer.mlp, loaded.vision.tower.embeddings.patch_embedding)
+    norms = (layer.input_layernorm, layer.post_layernorm, layer.self_attn.q_layernorm, loaded.qformer.qformer.layernorm)
+    assert {parameter.dtype for part in norms for parameter in part.parameters()} == {torch.float32}
+    assert loaded.qformer.query_tokens.dtype == torch.float32
+    linears = [module for module in loaded.qformer.modules() if isinstance(module, nn.Linear)]
+    narrow = (layer.self_attn.query_key_value, layer.mlp, loaded.vision.tower.embeddings.patch_embedding, *linears)
     assert {parameter.dtype for part in narrow for parameter in part.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_qformer_of_16_bit_linears_gives_the_bits_of_one_in_float32(folder, dtype):
+    narrow, wide = load_backbones(folder, dtype).qformer, load_backbones(folder, torch.float32).qformer
+    vision_BND = torch.linspace(-1, 1, 2 * 5 * 16).sin().reshape(2, 5, 16)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        assert torch.equal(narrow(vision_BND), wide(vision_BND))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
