@@ -15,8 +15,8 @@ from torch.nn import functional
 # Shape letters of this file: B batch, S positions of the padded batch, P tokens of all samples one after another,
 # N heads, H width of a head.
 
-KERNEL_WIDTHS, FIRST_WITH_KERNEL = range(8, 257, 8), (8, 0)
-"""Flash attention of several samples at once: heads of these widths, in 16 bits, on an A100 or later GPU."""
+KERNEL_WIDTHS, WIDEST_OF_KERNEL, FIRST_WITH_KERNEL = 8, 256, (8, 0)
+"""Flash attention of several samples at once: heads as wide as a multiple of 8, in 16 bits, on an A100 or later GPU."""
 CAUSAL = (-1, 0)
 """How far to the left and to the right a position sees: all before it, none after it."""
 
@@ -78,11 +78,15 @@ def attend_apart(
         scaling: what queries times keys are multiplied by.
     """
     parts = (query_1NPH, key_1NPH, value_1NPH)
-    is_half, fits = query_1NPH.dtype.itemsize == 2, query_1NPH.shape[-1] in KERNEL_WIDTHS
-    if packing.starts is not None and is_half and fits and not dropout:
+    if packing.starts is not None and not dropout and _fits_kernel(query_1NPH):
         return _attend_at_once(parts, packing.starts, packing.longest, scaling)
     one_by_one: Any = _attend_one_by_one  # `disable` has no types
     return one_by_one(parts, packing.lengths, dropout, scaling)
+
+
+def _fits_kernel(query_1NPH: Tensor) -> bool:
+    width = query_1NPH.shape[-1]
+    return query_1NPH.dtype.itemsize == 2 and width % KERNEL_WIDTHS == 0 and width <= WIDEST_OF_KERNEL
 
 
 def _attend_at_once(parts: Iterable[Tensor], starts: Tensor, longest: int, scaling: float) -> Tensor:
