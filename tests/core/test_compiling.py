@@ -5,10 +5,12 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.core import tiny
-from tests.core.test_packing import LENGTHS, loss_and_gradients, ragged
+from tests.core.test_packing import LENGTHS, by_starts, loss_and_gradients, ragged
 from tinygptv_core.batch import Batch
 from tinygptv_core.compiling import compile_layers, require_compiler
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.packing import Packing
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stages import Lora
 
@@ -43,6 +45,37 @@ def test_compiled_layers_give_the_loss_and_the_gradients_for_any_length_and_are_
             torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
         counts.append(counter.frame_count)
     assert counts[0] == counts[1] > 0
+
+
+@torch.library.custom_op("tests::attend_by_starts", mutates_args=())
+def attend_by_starts(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, longest: int, scale: float
+) -> torch.Tensor:
+    return by_starts(query, key, value, starts, starts, longest, longest, scale=scale, window_size=(-1, 0))
+
+
+attend_by_starts.register_fake(lambda query, *_: torch.empty_like(query))
+
+
+def test_compiled_layers_hand_packed_samples_to_the_kernel_of_a_gpu_and_are_compiled_once(monkeypatch):
+    """A kernel is one operation to the compiler, as here; on a CPU there is none."""
+
+    def kernel(query, key, value, starts, _starts, longest, _longest, *, scale, window_size):
+        return attend_by_starts(query, key, value, starts, longest, scale)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    monkeypatch.setattr(Packing, "on", lambda packing, device: packing)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend(BACKEND)
+    plain, compiled = new_model().bfloat16(), new_model().bfloat16()
+    compile_layers(compiled, "cpu", backend=counter)
+    batch, counts = ragged(holes=False), []
+    batch = replace(batch, images_B3HW=None, slot_B=None)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for part in (batch, shortened(batch, 7), *micro_batches(batch, 3)[:1]):
+            torch.testing.assert_close(compiled(part, packed=True)[0], plain(part, packed=True)[0])
+            counts.append(counter.frame_count)
+    assert counts[0] == counts[-1] > 0
 
 
 @pytest.mark.parametrize(("device", "name"), [("cpu", "CXX"), ("cuda", "CC")])
