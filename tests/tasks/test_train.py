@@ -18,7 +18,7 @@ from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.train import train
 
-STEPS = 240
+STEPS = 200
 LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=STEPS))
 TWO = replace(OPTIONS, processes=2, save_every_steps=40, log_every_steps=20)
 WATCH_SECONDS = 0.5
@@ -150,7 +150,7 @@ def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(w
 
     def signal_twice(done: int, total: int, text: str) -> None:
         stops = stops_of(spec)
-        if not signalled and done >= 20:
+        if not signalled and done >= 60:
             signalled.append(training_processes()[1].pid)
             os.kill(signalled[0], signal.SIGTERM)
         elif len(signalled) == 1 and stops and done > stops[0]:
@@ -160,7 +160,7 @@ def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(w
     with pytest.raises(KeyboardInterrupt):
         workers.train(spec, signal_twice)
     first, second = stops_of(spec)
-    assert 20 < first < second < STEPS
+    assert 60 < first < second < STEPS
     workers.train(spec, quiet)
     assert summary_of(spec)["resumed_from_step"] == second
     assert_same_training(spec, bare)
