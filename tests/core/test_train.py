@@ -21,7 +21,7 @@ from tinygptv_core.metrics import Tail
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
 from tinygptv_core.saving import StoppedError
-from tinygptv_core.train import STOPPED, main, starting_model, train
+from tinygptv_core.train import STOPPED, be_deterministic, main, starting_model, train
 from tinygptv_core.trainable import trainable_parameters
 
 
@@ -280,6 +280,21 @@ def raising(error):
         raise error
 
     return training
+
+
+def test_an_operation_that_would_give_other_bits_each_time_is_told_of(whole, tmp_path, caplog):
+    """torch's own refusal, by an operation that has no other way on a CPU either."""
+    write_spec(elsewhere(whole, tmp_path), tmp_path / "RUN.json")
+
+    def training(*_: object) -> None:
+        be_deterministic()
+        torch.ones(3).put_(torch.tensor([0, 0]), torch.ones(2))
+
+    try:
+        assert main([str(tmp_path / "RUN.json")], training) == 1
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "no way to compute a step to the same bits each time: put_" in caplog.text
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), no_memory_of_a_cpu()])
