@@ -30,7 +30,7 @@ class Packing:
         position_P: their positions in their own samples, 0 <= position < S.
         lengths: how many tokens each sample has, in order; their sum is P.
         starts: where in the row each of them begins, and P; int32. None where nothing computes several at once.
-        longest: the most of `lengths`.
+        longest: the most of `lengths`, which a compiler would take for constants if they were asked.
     """
 
     source_P: Tensor

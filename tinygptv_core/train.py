@@ -155,7 +155,7 @@ def train(
 def be_deterministic() -> None:
     """Let torch take operations that give the same bits each time, and refuse those that do not."""
     torch.use_deterministic_algorithms(True)
-    # Else torch fills what is yet to be written, so that whoever reads it too early is found out: 5 % of a step.
+    # Else torch fills what is yet to be written, so that whoever reads it too early is found out.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
