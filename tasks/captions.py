@@ -7,6 +7,7 @@ The others are left to `rows_of`, so that there is one definition of what a reco
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tasks.bytewise import bytes_of, has_byte, has_spare_space
 from tasks.list_columns import Columns, Wanted
 from tasks.tables import SIZE, compute
 from tinygptv_core.recipe import MAX_CAPTION_WORDS, Recipe, caption_turns
@@ -118,41 +119,3 @@ def turns_of(captions: "pa.StringArray") -> tuple["pa.StringArray", "np.ndarray"
     tidy = pa.array([" ".join(caption.split()[:MAX_CAPTION_WORDS]) for caption in untidy], pa.string())
     said = pc.replace_with_mask(said, pa.array(is_untidy), tidy)
     return pc.binary_join_element_wise('[["assistant", "', said, '"]]', ""), ~is_other
-
-
-def bytes_of(texts: "pa.StringArray") -> tuple["np.ndarray", bytes]:
-    """The bytes of all `texts`, and where each begins and the last ends: int32, from 0."""
-    import numpy as np
-
-    count, buffers = len(texts), texts.buffers()
-    offsets = np.frombuffer(buffers[1], dtype=np.int32)[texts.offset : texts.offset + count + 1]
-    first, end = int(offsets[0]), int(offsets[-1])
-    return offsets - offsets[0], buffers[2].slice(first, end - first).to_pybytes() if end > first else b""
-
-
-def has_byte(offsets: "np.ndarray", text: bytes, byte: int) -> "np.ndarray":
-    """Which of the texts has `byte` in it."""
-    import numpy as np
-
-    found = np.zeros(len(offsets) - 1, dtype=bool)
-    if byte in text:
-        _mark(found, offsets, np.frombuffer(text, dtype=np.uint8) == byte)
-    return found
-
-
-def has_spare_space(offsets: "np.ndarray", text: bytes) -> "np.ndarray":
-    """Which of the texts begins or ends with a space, or has one after another."""
-    import numpy as np
-
-    is_space = np.append(np.frombuffer(text, dtype=np.uint8) == ord(" "), False)  # so that an end has a place, too
-    found = (np.diff(offsets) > 0) & (is_space[offsets[:-1]] | is_space[offsets[1:] - 1])
-    is_second = is_space[1:] & is_space[:-1]
-    if is_second.any():
-        _mark(found, offsets, is_second)
-    return found
-
-
-def _mark(found: "np.ndarray", offsets: "np.ndarray", is_there: "np.ndarray") -> None:
-    import numpy as np
-
-    found[np.searchsorted(offsets, np.flatnonzero(is_there), side="right") - 1] = True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tasks.build import Site, Step
-from tasks.captions import bytes_of
+from tasks.bytewise import bytes_of
 from tasks.removals import Removals
 from tasks.repeats import Repeats
 from tasks.tables import DROPPED_FILE, ROWS_FILE, SIZE, Drop, TableRow, TableWriter, Tally, clear, compute, num_rows

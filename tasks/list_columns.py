@@ -1,23 +1,24 @@
-"""A few columns of many records of a list at once: from Arrow's parser, wherever that reads what orjson would."""
+"""A few columns of many records of a list at once, wherever the records are written alike."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 import orjson
 
+from tasks.bytewise import has_byte
+from tasks.tables import compute
+
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 BREAK = "}\n{"
 """What stands between two records on lines of their own."""
 
-_NO_NUMBER = re.compile("Inf(?!inity|[a-z])")  # which only Arrow's parser calls one
-_LONG_CHARACTERS = 400  # a line must be longer to hold more than one of these
-_MOST_OPEN = 200
-_MANY_DIGITS = re.compile("[0-9]{400}")
+_QUOTE, _BACKSLASH, _SPACE = b'"\\ '
+_MOST_BYTES = 1 << 31
 
 
 class Columns(Sequence[object]):
@@ -52,42 +53,112 @@ class Wanted:
     numbers: tuple[str, ...] = ()
 
 
-def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
-    """What stands in `text`, where it is objects and between each two of them just `between`; else None.
+class _Alike:
+    """The bytes of objects that all hold the same names and under each a text, cut at these texts.
 
-    Each object gets a line of its own. A line break within a text, or within an array, is an error to the parser; so if
-    there are as many objects as lines, each line is one.
+    Attributes:
+        edges: where each text of each object begins and ends, int32, between 0 and the end of all.
     """
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
 
-    is_like_objects = text.startswith("{") and text.endswith("}")  # Arrow's parser dies of a lone null
-    lines = text.replace(between, BREAK)
-    is_broken = "\n" in (text if "\n" not in between else text.replace(between, ""))
-    if is_broken or not is_like_objects:
-        return None
-    schema = pa.schema(
-        [*((name, pa.string()) for name in wanted.texts), *((name, pa.int64()) for name in wanted.numbers)]
-    )
-    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-    each = lines.split("\n")
+    def __init__(self, data: bytes, quotes: "np.ndarray", first: bytes, between: bytes, columns: int) -> None:
+        """`first` is the first of the objects, with so many `columns`."""
+        import numpy as np
+        import pyarrow as pa
+
+        self.data, self.columns = data, columns
+        self.edges = np.zeros(len(quotes) // 2 + 2, dtype=np.int32)
+        self.edges[1:-1:2], self.edges[2:-1:2], self.edges[-1] = quotes[2::4] + 1, quotes[3::4], len(data)
+        self.parts = pa.StringArray.from_buffers(len(self.edges) - 1, pa.py_buffer(self.edges), pa.py_buffer(data))
+        head, self.tail = data[: self.edges[1]], first[self.edges[2 * columns] :]
+        self.joint = self.tail[:-1] + between + head[1:]
+        ends = self.edges[2 * columns : -1 : 2 * columns]
+        self.begins = np.append(0, ends[:-1] + len(self.joint) - len(head))
+        self.stops = ends + len(self.tail)
+
+    def _each(self, part: int) -> "pa.StringArray":
+        """Of each object the text of a column (odd), or what stands before it (even)."""
+        import numpy as np
+        import pyarrow as pa
+
+        return self.parts.take(pa.array(np.arange(part, len(self.parts) - 1, 2 * self.columns)))
+
+    def is_so(self) -> bool:
+        """Whether the same stands around the texts of all objects, and in no text a control character."""
+        import numpy as np
+
+        controls = np.flatnonzero(np.frombuffer(self.data, dtype=np.uint8) < _SPACE)
+        is_in_text = np.searchsorted(self.edges, controls, side="right") % 2 == 0
+        if is_in_text.any() or self.data[self.edges[-2] :] != self.tail:
+            return False
+        pc = compute()
+        first, *others = (self._each(2 * column) for column in range(self.columns))
+        expected = [(first[1:], self.joint.decode()), *((texts, texts[0]) for texts in others)]
+        return all(pc.all(pc.equal(texts, text), min_count=0).as_py() for texts, text in expected)
+
+    def record(self, place: int) -> object:
+        """One of the objects."""
+        return parsed(self.data[self.begins[place] : self.stops[place]])
+
+    def table(self, names: Sequence[str], wanted: Sequence[str]) -> "pa.Table":
+        """The columns that are `wanted`, of those with these `names`.
+
+        Raises:
+            ValueError: an object has an escape that is none, or half a surrogate pair.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        is_spelled = has_byte(np.append(self.begins, len(self.data)), self.data, _BACKSLASH)
+        spelled = [self.record(place) for place in np.flatnonzero(is_spelled).tolist()]
+
+        def column(name: str) -> "pa.Array":
+            if name not in names:
+                return pa.nulls(len(self.begins), pa.string())
+            texts = self._each(2 * names.index(name) + 1)
+            if not spelled:
+                return texts
+            read = pa.array([record[name] for record in spelled], pa.string())
+            return compute().replace_with_mask(texts, pa.array(is_spelled), read)
+
+        return pa.table({name: column(name) for name in wanted})
+
+
+def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
+    """What stands in `text`, where it is objects with just `between` each two, all written as the first is; else None.
+
+    That one must hold nothing but texts, as in lists of links and captions. Then all quotes but the escaped ones are the
+    edges of texts, and if outside of these the same stands in all objects, they are as good JSON as the first. One with
+    a backslash is read by itself.
+    """
+    data, separator = text.encode(), between.encode()
+    example = data[: data.find(separator) + 1] or data
     try:
-        table = arrow_json.read_json(pa.BufferReader(lines.encode()), parse_options=options)
-    except pa.ArrowException:
+        first = orjson.loads(example)
+    except orjson.JSONDecodeError:
         return None
-    if len(table) != len(each) or _NO_NUMBER.search(lines) or any(map(_is_odd, each)):
+    is_flat = isinstance(first, dict) and first and all(isinstance(value, str) for value in first.values())
+    if not is_flat or any(name in first for name in wanted.numbers) or len(data) >= _MOST_BYTES:
         return None
-    return Columns(table, lambda place: parsed(each[place]))
+    quotes = _quotes(data)
+    if len(quotes) % (4 * len(first)):
+        return None
+    objects = _Alike(data, quotes, example, separator, len(first))
+    try:
+        return Columns(objects.table(list(first), wanted.texts), objects.record) if objects.is_so() else None
+    except ValueError:
+        return None
 
 
-def _is_odd(line: str) -> bool:
-    """Whether Python may not read what Arrow's parser does: it has bounds on digits and on depth."""
-    if len(line) < _LONG_CHARACTERS:
-        return False
-    return line.count("[") + line.count("{") > _MOST_OPEN or _MANY_DIGITS.search(line) is not None
+def _quotes(data: bytes) -> "np.ndarray":
+    """Where the quotes are that no backslash escapes. Backslashes count in pairs, from the left, as JSON has them."""
+    import numpy as np
+
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+    return np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _QUOTE)
 
 
-def parsed(line: str) -> object:
+def parsed(line: str | bytes) -> object:
     """What the line holds, as JSON. Raises ValueError and RecursionError as Python's decoder does."""
     try:
         return orjson.loads(line)
