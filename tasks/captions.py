@@ -96,8 +96,8 @@ def _values(piece: Sequence[object], column: str) -> Sequence[object]:
 def side_of(value: object) -> int | None:
     """A picture's width or height in pixels, from what a record says; None if it is no whole number above 0."""
     side = 0
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        side = int(value[:MAX_DIGITS])
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
+        side = int(value)
     elif isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
         side = int(value)
     return side if 0 < side < MAX_SIDE else None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 
@@ -95,7 +95,7 @@ class _Alike:
         expected = [(first[1:], self.joint.decode()), *((texts, texts[0]) for texts in others)]
         return all(pc.all(pc.equal(texts, text), min_count=0).as_py() for texts, text in expected)
 
-    def record(self, place: int) -> object:
+    def record(self, place: int) -> Any:
         """One of the objects."""
         return parsed(self.data[self.begins[place] : self.stops[place]])
 
@@ -124,11 +124,11 @@ class _Alike:
 
 
 def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
-    """What stands in `text`, where it is objects with just `between` each two, all written as the first is; else None.
+    """Columns of the objects in `text`, where all are written like the first, with just `between` each two; else None.
 
-    That one must hold nothing but texts, as in lists of links and captions. Then all quotes but the escaped ones are the
-    edges of texts, and if outside of these the same stands in all objects, they are as good JSON as the first. One with
-    a backslash is read by itself.
+    The first must hold nothing but texts, as in lists of links and captions. Then all quotes but the escaped ones are
+    the edges of texts, and if the same stands around the texts of all objects, they are as good JSON as the first. One
+    with a backslash is read by itself.
     """
     data, separator = text.encode(), between.encode()
     example = data[: data.find(separator) + 1] or data

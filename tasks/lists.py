@@ -30,7 +30,7 @@ import orjson
 from tasks.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
 from tinygptv_core.plain import ConfigError
 
-CHUNK_CHARACTERS = 1 << 22
+CHUNK_CHARACTERS = 1 << 21
 MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -166,7 +166,9 @@ class _Window:
         items = text_columns(text, between.group(), wanted) if wanted else None
         if items is None:
             items = _objects(text)
-        self.at = end if items else self.at
+        if items:
+            self.at = end
+            self.more()  # so that what is begun here is one of the next several
         return items
 
     def peek(self) -> str:

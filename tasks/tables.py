@@ -29,6 +29,8 @@ COUNTS_FILE = "counts.json"
 GROUP_ROWS = 100_000
 READ_ROWS = 10_000
 SIZE = ("width", "height")
+DISTINCT = frozenset({"key", "url", "file", "name", "turns", "sha256"})
+"""The columns in which hardly two rows say the same, so that a dictionary would only take time and room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,9 @@ class TableWriter(Generic[R]):
 
         self.kind, self.optional = kind, optional
         self.names = columns_of((), kind, optional).column_names
-        self.file = pq.ParquetWriter(path, columns_of((), kind, optional).schema, compression="zstd")
+        repeated = [name for name in self.names if name not in DISTINCT]
+        schema = columns_of((), kind, optional).schema
+        self.file = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated)  # type: ignore[arg-type]  # or names
         self.rows: list[R] = []
         self.tables: list[pa.Table] = []
         self.thread = ThreadPoolExecutor(1)

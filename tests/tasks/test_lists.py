@@ -99,12 +99,22 @@ def test_an_array_of_objects_is_read_in_columns_however_it_is_set(tmp_path, betw
     assert in_pieces(tmp_path / "a.json") == RECORDS
 
 
+def test_records_with_escapes_are_read_in_columns(tmp_path):
+    records = [{"url": f"http://a.example/{n}\\", "caption": 'a "d\u00f6g"\n'} for n in range(9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert has_tables(tmp_path / "a.jsonl")
+    assert in_pieces(tmp_path / "a.jsonl") == records
+
+
 def test_lines_and_parquet_are_read_in_columns(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
     for path in tmp_path.iterdir():
         assert has_tables(path)
         assert in_pieces(path) == RECORDS
+
+
+SPELLED = ("\t", "\\\\", '\\\\\\"', '\\"', "\\ud800", "\\/", "\\x", "\\")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +125,8 @@ def test_lines_and_parquet_are_read_in_columns(tmp_path):
         '{"url": "a", "url": "b"}',
         '{"url": "a}, {b"}',
         '{"url": 3, "caption": null}',
+        '{"url": "a", "caption": "b", "width": "3"}',
+        *(f'{{"url": "{text}", "caption": "b"}}' for text in SPELLED),
         '{"url": "\\ud800"}',
         '{"url": "a", "width": 2.5}',
         '{"url": "a", "z": -Inf}',
@@ -126,7 +138,13 @@ def test_lines_and_parquet_are_read_in_columns(tmp_path):
 )
 def test_what_columns_cannot_hold_is_read_as_it_was(tmp_path, odd):
     path = tmp_path / "a.json"
-    path.write_text(f"[{json.dumps(RECORDS[0])}, {odd}, {json.dumps(RECORDS[1])}, {json.dumps(RECORDS[2])}]")
+    path.write_text(f"[{json.dumps(RECORDS[0])}, {odd}, {odd}, {json.dumps(RECORDS[1])}, {json.dumps(RECORDS[2])}]")
+    check_same(path, odd)
+    path.write_text(f"[{odd}, {odd}, {odd}]")
+    check_same(path, odd)
+
+
+def check_same(path, odd):
     try:
         expected = list(read_list(path))
     except ConfigError as error:
@@ -211,6 +229,33 @@ def test_any_array_is_read_as_python_reads_it_or_refused(tmp_path, monkeypatch, 
     else:
         assert str(list(read_list(tmp_path / "a.json"))) == str(expected)
         assert str(in_pieces(tmp_path / "a.json")) == str(expected)
+
+
+PUT_IN = ["", "", "", "\\", '"', "\\u00e9", "\\ud800", "\n", "\x7f", '"}, {"', '", "', "}", ",", " ", "1"]
+ALIKE = st.fixed_dictionaries({"url": st.text(max_size=6), "caption": st.text('a"\\,:{}\u00e9', max_size=6)})
+
+
+@settings(FUZZ, max_examples=300)
+@given(
+    records=st.lists(ALIKE, min_size=2, max_size=6),
+    is_ascii=st.booleans(),
+    cut=st.integers(0, 200),
+    other=st.sampled_from(PUT_IN),
+    size=st.integers(30, 300),
+)
+def test_records_written_alike_are_read_as_python_reads_them_or_refused(
+    tmp_path, monkeypatch, records, is_ascii, cut, other, size
+):
+    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
+    text = json.dumps(records, ensure_ascii=is_ascii)
+    data = (text[:cut] + other + text[cut:]).encode("utf-8", "surrogatepass")
+    (tmp_path / "a.json").write_bytes(data)
+    expected = wanted(data)
+    if expected is None:
+        with pytest.raises(ConfigError):
+            in_pieces(tmp_path / "a.json")
+    else:
+        assert in_pieces(tmp_path / "a.json") == expected
 
 
 @FUZZ
@@ -301,11 +346,15 @@ def test_several_lists_are_one_table_and_a_drop_says_where_it_was(tmp_path):
 
 
 def test_a_size_is_in_the_table_where_the_list_says_it(tmp_path):
-    sizes = [(640, "480"), (3.0, None), (True, -1), ("x", 10**12)]
+    check_sizes(tmp_path / "mixed", [(640, "480"), (3.0, None), (True, -1), ("x", 10**12)])
+    check_sizes(tmp_path / "texts", [("640", "480"), ("3", ""), ("x", "-1"), ("none", "1" * 12)])
+
+
+def check_sizes(folder, sizes):
+    place = site(folder)
     records = [{**RECORDS[0], "width": width, "height": height} for width, height in sizes]
-    (tmp_path / "a.json").write_text(json.dumps(records))
-    place = site(tmp_path)
-    rows_of_lists(replace(WEB, size=SIZE), "list", [tmp_path / "a.json"], place)
+    (folder / "a.json").write_text(json.dumps(records))
+    rows_of_lists(replace(WEB, size=SIZE), "list", [folder / "a.json"], place)
     found = [(row.width, row.height) for row in read_table(place.out / "rows.parquet", TableRow)]
     assert found == [(640, 480), (3, None), (None, None), (None, None)]
 
