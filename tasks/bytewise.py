@@ -17,6 +17,17 @@ def bytes_of(texts: "pa.StringArray") -> tuple["np.ndarray", bytes]:
     return offsets - offsets[0], buffers[2].slice(first, end - first).to_pybytes() if end > first else b""
 
 
+def texts_between(data: bytes, begins: "np.ndarray", ends: "np.ndarray") -> "pa.StringArray":
+    """What stands in `data` from each begin to its end; none begins before the one before it ends."""
+    import numpy as np
+    import pyarrow as pa
+
+    edges = np.empty(2 * len(begins) + 1, dtype=np.int32)
+    edges[:-1:2], edges[1::2], edges[-1] = begins, ends, len(data)
+    parts = pa.StringArray.from_buffers(len(edges) - 1, pa.py_buffer(edges), pa.py_buffer(data))
+    return parts.take(pa.array(np.arange(0, len(parts), 2)))
+
+
 def has_byte(offsets: "np.ndarray", text: bytes, byte: int) -> "np.ndarray":
     """Which of the texts has `byte` in it."""
     import numpy as np

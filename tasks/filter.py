@@ -1,23 +1,32 @@
 """Rows that need not be fetched go: wrong addresses, too few or too many words, repeated ones, what is to be removed.
 
-Rows are judged many at a time, by what is known of each: its host, its words, its characters. Where an address and what
-is said are plain ASCII that is found in columns; of the others, row by row, by what the columns' way is tested against.
+Rows are judged many at a time, by what is known of each (`facts.py`).
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from tasks.build import Site, Step
-from tasks.bytewise import bytes_of
+from tasks.facts import Known, known_of, texts_of
 from tasks.removals import Removals
 from tasks.repeats import Repeats
-from tasks.tables import DROPPED_FILE, ROWS_FILE, SIZE, Drop, TableRow, TableWriter, Tally, clear, compute, num_rows
+from tasks.tables import (
+    DROPPED_FILE,
+    ROWS_FILE,
+    SIZE,
+    Drop,
+    TableRow,
+    TableWriter,
+    Tally,
+    clear,
+    compute,
+    num_rows,
+)
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Filter
 from tinygptv_core.recipe import Recipe
@@ -33,39 +42,6 @@ BATCH_ROWS = 50_000
 SAMPLES = 3
 TOP_HOSTS = 100
 MAX_HOSTS = 1_000_000
-
-# A URL whose scheme and host `urlsplit` finds just so, and one turn of plain words with one space between them.
-_PLAIN_URL = r"^(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+)(?::[0-9]*)?(?:[/?#]|$)"
-_PLAIN_TURNS = r'^\[\["assistant", "[!#-\[\]-~]+( [!#-\[\]-~]+)*"\]\]$'
-_AROUND = '[["assistant", ""]]'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """What the rules ask of some rows, a place for each.
-
-    Attributes:
-        urls: as in the table; None where a row has none.
-        hosts: their distinct hosts, in lower case; the first is empty, for rows that have none.
-        host: which of them is each row's.
-        bad_urls: place -> reason and detail, of the URLs that name no host or may not be fetched.
-        words, characters: of what the model is to say.
-        turns: as in the table.
-        sizes: width and height in pixels; None where the table has no such columns.
-    """
-
-    urls: "pa.StringArray"
-    hosts: Sequence[str]
-    host: "np.ndarray"
-    bad_urls: Mapping[int, tuple[str, str]]
-    words: "np.ndarray"
-    characters: "np.ndarray"
-    turns: "pa.StringArray"
-    sizes: "np.ndarray | None"
-
-    def host_of(self, place: int) -> str:
-        """The host of one of the rows."""
-        return self.hosts[int(self.host[place])]
 
 
 class Faults:
@@ -100,20 +76,15 @@ class Overview:
 
         rows = np.bincount(known.host, minlength=len(known.hosts)).tolist()
         self.hosts.update(dict(zip(known.hosts, rows, strict=True)))
-        for place in np.flatnonzero(~faults.is_at_fault)[:SAMPLES].tolist():
-            self._show(batch, place, "kept", "")
-        for place, (reason, detail) in sorted(faults.found.items()):
-            self.dropped[known.host_of(place), reason] += 1
-            self._show(batch, place, reason, detail)
+        self.dropped.update((known.host_of(place), reason) for place, (reason, _) in faults.found.items())
+        kept = [(place, ("kept", "")) for place in np.flatnonzero(~faults.is_at_fault)[:SAMPLES].tolist()]
+        for place, (reason, detail) in (*kept, *sorted(faults.found.items())):
+            if len(samples := self.samples.setdefault(reason, [])) < SAMPLES:
+                said = {name: batch.column(name)[place].as_py() for name in ("key", "url", "file", "turns")}
+                samples.append({**said, "detail": detail})
         if len(self.hosts) > MAX_HOSTS:  # so that memory is bounded; what is let go of is too small to be shown
             self.hosts = Counter(dict(self.hosts.most_common(MAX_HOSTS // 2)))
             self.dropped = Counter({item: count for item, count in self.dropped.items() if item[0] in self.hosts})
-
-    def _show(self, batch: "pa.RecordBatch", place: int, reason: str, detail: str) -> None:
-        samples = self.samples.setdefault(reason, [])
-        if len(samples) < SAMPLES:
-            said = {name: batch.column(name)[place].as_py() for name in ("key", "url", "file", "turns")}
-            samples.append({**said, "detail": detail})
 
     def write(self, path: Path, tally: Tally) -> None:
         """All of it as JSON: the hosts that most rows have, the first rows of each reason."""
@@ -204,84 +175,6 @@ def _drops(batch: "pa.RecordBatch", faults: Faults) -> "pa.Table":
     )
 
 
-def known_of(settings: Filter, batch: "pa.RecordBatch") -> Known:
-    """What the rules ask of the rows of `batch`."""
-    import numpy as np
-
-    hosts, host, bad_urls = _addresses(settings, batch.column("url"))
-    words, characters = _said(batch.column("turns"))
-    is_sized = all(name in batch.schema.names for name in SIZE)
-    return Known(
-        urls=batch.column("url"),
-        hosts=hosts,
-        host=host,
-        bad_urls=bad_urls,
-        words=words,
-        characters=characters,
-        turns=batch.column("turns"),
-        sizes=np.stack([batch.column(name).fill_null(0).to_numpy() for name in SIZE]) if is_sized else None,
-    )
-
-
-def _addresses(settings: Filter, urls: "pa.StringArray") -> tuple[list[str], "np.ndarray", dict[int, tuple[str, str]]]:
-    """The distinct hosts, which of them is each URL's, and what is wrong with the others."""
-    import numpy as np
-
-    pc = compute()
-    schemes, names = pc.extract_regex(urls, _PLAIN_URL).flatten()
-    is_plain = np.array(pc.is_in(schemes, value_set=_strings(settings.schemes)))
-    distinct = names.dictionary_encode()
-    places = {"": 0}
-    place_of = [places.setdefault(name.lower(), len(places)) for name in distinct.dictionary.to_pylist()]
-    host = np.array([*place_of, 0])[distinct.indices.fill_null(len(place_of)).to_numpy()]
-    bad_urls: dict[int, tuple[str, str]] = {}
-    for place in np.flatnonzero(~is_plain).tolist():
-        name, fault = address_of(settings, urls[place].as_py())
-        host[place] = places.setdefault(name, len(places))
-        if fault:
-            bad_urls[place] = fault
-    return list(places), host, bad_urls
-
-
-def address_of(settings: Filter, url: str | None) -> tuple[str, tuple[str, str] | None]:
-    """The host of `url`, and what is wrong with it, as a reason and its detail. A row without a URL has neither."""
-    if url is None:
-        return "", None
-    try:
-        parts = urlsplit(url)
-        scheme, host = parts.scheme, parts.hostname or ""
-    except ValueError as error:
-        return "", ("invalid_url", str(error))
-    if scheme not in settings.schemes:
-        return host, ("not_allowed_scheme", f"{scheme or 'no scheme'}; allowed: {', '.join(settings.schemes)}")
-    return host, None if host else ("invalid_url", "it names no host")
-
-
-def _said(turns: "pa.StringArray") -> tuple["np.ndarray", "np.ndarray"]:
-    """How many words and characters the model is to say in each row."""
-    import numpy as np
-
-    pc = compute()
-    is_plain = np.array(pc.match_substring_regex(turns, _PLAIN_TURNS))
-    offsets, text = bytes_of(turns)
-    spaces = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord(" "))
-    words = np.diff(np.searchsorted(spaces, offsets))  # one space before the first word, one before each other
-    characters = np.diff(offsets) - len(_AROUND)
-    for place in np.flatnonzero(~is_plain).tolist():
-        words[place], characters[place] = said_in(turns[place].as_py())
-    return words, characters
-
-
-def said_in(turns: str) -> tuple[int, int]:
-    """The number of words and of characters that the model is to say, all turns together."""
-    texts = _texts(turns)
-    return sum(len(text.split()) for text in texts), sum(map(len, texts))
-
-
-def _texts(turns: str) -> list[str]:
-    return [text for role, text, *_ in json.loads(turns) if role == "assistant"]
-
-
 def judged(settings: Filter, removals: Removals, known: Known) -> Faults:
     """What is wrong with each row, by every rule but those on repeated rows, in their order."""
     import numpy as np
@@ -355,7 +248,7 @@ def _languages(wanted: Sequence[str], turns: "pa.StringArray", places: Sequence[
     identifier = _identifier()
     if strange := [language for language in wanted if language not in identifier.labels]:
         raise ConfigError(unknown("language ", strange[0], sorted(identifier.labels)))
-    return {place: identifier.classify(" ".join(_texts(turns[place].as_py())))[0] for place in places}
+    return {place: identifier.classify(" ".join(texts_of(turns[place].as_py())))[0] for place in places}
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 
-from tasks.bytewise import has_byte
+from tasks.bytewise import has_byte, texts_between
 from tasks.tables import compute
 
 if TYPE_CHECKING:
@@ -63,12 +63,10 @@ class _Alike:
     def __init__(self, data: bytes, quotes: "np.ndarray", first: bytes, between: bytes, columns: int) -> None:
         """`first` is the first of the objects, with so many `columns`."""
         import numpy as np
-        import pyarrow as pa
 
         self.data, self.columns = data, columns
         self.edges = np.zeros(len(quotes) // 2 + 2, dtype=np.int32)
         self.edges[1:-1:2], self.edges[2:-1:2], self.edges[-1] = quotes[2::4] + 1, quotes[3::4], len(data)
-        self.parts = pa.StringArray.from_buffers(len(self.edges) - 1, pa.py_buffer(self.edges), pa.py_buffer(data))
         head, self.tail = data[: self.edges[1]], first[self.edges[2 * columns] :]
         self.joint = self.tail[:-1] + between + head[1:]
         ends = self.edges[2 * columns : -1 : 2 * columns]
@@ -77,10 +75,8 @@ class _Alike:
 
     def _each(self, part: int) -> "pa.StringArray":
         """Of each object the text of a column (odd), or what stands before it (even)."""
-        import numpy as np
-        import pyarrow as pa
-
-        return self.parts.take(pa.array(np.arange(part, len(self.parts) - 1, 2 * self.columns)))
+        step = 2 * self.columns
+        return texts_between(self.data, self.edges[part:-2:step], self.edges[part + 1 : -1 : step])
 
     def is_so(self) -> bool:
         """Whether the same stands around the texts of all objects, and in no text a control character."""

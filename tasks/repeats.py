@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.tables import short_hash
-
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
 PART_HASHES = 8_000_000
 """How many hashes are in memory at once."""
+MOST_BITS = 24
 
 
 class Repeats:
@@ -30,28 +29,42 @@ class Repeats:
             for some in texts:
                 np.fromiter(map(hash, some.to_pylist()), np.int64, len(some)).tofile(file)
         self.repeated = _repeated(scratch)
+        # Most hashes are not repeated, which some of their bits tell without a search.
+        self.bits = (1 << min(MOST_BITS, len(self.repeated).bit_length() + 4)) - 1
+        self.may_be = np.zeros(self.bits + 1, dtype=bool)
+        self.may_be[self.repeated & self.bits] = True
         # Of each repeated hash: the key that it was first kept with, and 64 bits more of that text.
         self.first = np.full(len(self.repeated), -1, dtype=np.int64)
-        self.more = np.zeros(len(self.repeated), dtype=np.uint64)
+        self.more = np.zeros(len(self.repeated), dtype=np.int64)
 
     def later(self, batch: "pa.RecordBatch", is_left_out: "np.ndarray") -> tuple["np.ndarray", Callable[[int], str]]:
         """Which of the next rows repeat an earlier one, and the words for it; those that are left out do not count."""
         import numpy as np
 
-        hashes = np.fromfile(self.scratch, np.int64, len(batch), offset=8 * self.row)
-        self.row += len(batch)
-        is_later, holders = np.zeros(len(batch), dtype=bool), dict[int, int]()
-        spots = np.searchsorted(self.repeated, hashes)
-        spots[spots == len(self.repeated)] = 0
-        may_be = self.repeated[spots] == hashes if len(self.repeated) else is_later
-        texts, keys = batch.column(self.column), batch.column("key")
-        for place in np.flatnonzero(may_be & ~is_left_out).tolist():
-            spot, more = spots[place], short_hash(texts[place].as_py())
+        places, spots = self._found(np.flatnonzero(~is_left_out), len(batch))
+        texts, keys = (batch.column(name).take(places).to_pylist() for name in (self.column, "key"))
+        holders = dict[int, int]()
+        for place, spot, text, key in zip(places.tolist(), spots.tolist(), texts, keys, strict=True):
+            more = hash(text[::-1])
             if self.first[spot] < 0:
-                self.first[spot], self.more[spot] = int(keys[place].as_py()), more
+                self.first[spot], self.more[spot] = int(key), more
             elif self.more[spot] == more:
-                is_later[place], holders[place] = True, int(self.first[spot])
+                holders[place] = int(self.first[spot])
+        is_later = np.zeros(len(batch), dtype=bool)
+        is_later[list(holders)] = True
         return is_later, lambda place: f"as row {holders[place]:09d}"
+
+    def _found(self, places: "np.ndarray", count: int) -> tuple["np.ndarray", "np.ndarray"]:
+        """Those `places` of the next `count` rows whose hashes are repeated, and where these are in `repeated`."""
+        import numpy as np
+
+        hashes = np.fromfile(self.scratch, np.int64, count, offset=8 * self.row)[places]
+        self.row += count
+        is_found = self.may_be[hashes & self.bits]
+        places, hashes = places[is_found], hashes[is_found]
+        spots = np.minimum(np.searchsorted(self.repeated, hashes), len(self.repeated) - 1)
+        is_found = self.repeated[spots] == hashes
+        return places[is_found], spots[is_found]
 
 
 def _repeated(path: Path) -> "np.ndarray":

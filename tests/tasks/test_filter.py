@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tasks import repeats
 from tasks.build import Site
-from tasks.filter import address_of, filter_rows, known_of, said_in
+from tasks.facts import address_of, known_of, said_in
+from tasks.filter import filter_rows
 from tasks.removals import NO_REMOVALS
 from tasks.tables import SIZE, Drop, TableRow, TableWriter, read_counts, read_table
 from tinygptv_core.plain import ConfigError
