@@ -134,7 +134,8 @@ def _batches(source: Path, columns: Sequence[str] | None = None) -> Iterator["pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as file:
-        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+        # In this thread: another writes, and a third would take their cores from them.
+        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
 
 
 def _size_columns(source: Path) -> list[str]:
