@@ -6,6 +6,7 @@ Rows are judged many at a time, by what is known of each (`facts.py`).
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from tasks.removals import Removals
 from tasks.repeats import Repeats
 from tasks.tables import (
     DROPPED_FILE,
+    GROUP_ROWS,
     ROWS_FILE,
     SIZE,
     Drop,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 FILTER = Step(name="filter", kind="table", version=1)
 OVERVIEW_FILE = "filter.json"
 
-BATCH_ROWS = 50_000
 SAMPLES = 3
 TOP_HOSTS = 100
 MAX_HOSTS = 1_000_000
@@ -131,11 +132,15 @@ def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site, remov
 
 
 def _batches(source: Path, columns: Sequence[str] | None = None) -> Iterator["pa.RecordBatch"]:
+    """The rows, some at a time; a thread of its own reads the next while these are looked at."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(source) as file:
-        # In this thread: another writes, and a third would take their cores from them.
-        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
+    with pq.ParquetFile(source) as file, ThreadPoolExecutor(1) as thread:
+        batches = file.iter_batches(batch_size=GROUP_ROWS, columns=columns, use_threads=False)
+        waiting = thread.submit(next, batches, None)
+        while (batch := waiting.result()) is not None:
+            waiting = thread.submit(next, batches, None)
+            yield batch
 
 
 def _size_columns(source: Path) -> list[str]:

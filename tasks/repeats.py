@@ -23,11 +23,12 @@ class Repeats:
     def __init__(self, column: str, texts: Iterable["pa.StringArray"], scratch: Path) -> None:
         """`texts` are those of all rows, some at a time; `scratch` is a file that may be written."""
         import numpy as np
+        import pyarrow as pa
 
         self.column, self.scratch, self.row = column, scratch, 0
         with scratch.open("wb") as file:
             for some in texts:
-                np.fromiter(map(hash, some.to_pylist()), np.int64, len(some)).tofile(file)
+                np.fromiter(map(hash, some.cast(pa.binary()).to_pylist()), np.int64, len(some)).tofile(file)
         self.repeated = _repeated(scratch)
         # Most hashes are not repeated, which some of their bits tell without a search.
         self.bits = (1 << min(MOST_BITS, len(self.repeated).bit_length() + 4)) - 1
@@ -71,10 +72,11 @@ def _repeated(path: Path) -> "np.ndarray":
     """The hashes in the file at `path` that are there more than once, in order."""
     import numpy as np
 
-    parts = 1 + path.stat().st_size // (8 * PART_HASHES)
+    parts = 1 << (path.stat().st_size // (8 * PART_HASHES)).bit_length()  # a power of two
     found = []
     for part in range(parts):
-        some = np.sort(np.concatenate([np.empty(0, np.int64), *(h[h % parts == part] for h in _chunks(path))]))
+        some = np.concatenate([np.empty(0, np.int64), *(h[h & (parts - 1) == part] for h in _chunks(path))])
+        some.sort()
         found.append(np.unique(some[1:][some[1:] == some[:-1]]))
     return np.sort(np.concatenate(found))
 
