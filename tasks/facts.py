@@ -128,11 +128,13 @@ def _said(turns: "pa.StringArray") -> tuple["np.ndarray", "np.ndarray"]:
 
     pc = compute()
     is_plain = np.array(pc.and_(pc.starts_with(turns, _BEFORE), pc.ends_with(turns, _AFTER)))
-    offsets, text = bytes_of(pc.binary_slice(turns.cast(pa.binary()), len(_BEFORE), -len(_AFTER)))
-    is_plain &= ~has_byte(offsets, text.translate(_IN_WORDS), _OTHER) & ~has_spare_space(offsets, text)
-    spaces = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord(" "))
-    characters = np.diff(offsets)
-    words = np.diff(np.searchsorted(spaces, offsets)) + 1
+    words, characters = np.zeros((2, len(turns)), dtype=np.int64)
+    if is_plain.any():
+        offsets, text = bytes_of(pc.binary_slice(turns.cast(pa.binary()), len(_BEFORE), -len(_AFTER)))
+        is_plain &= ~has_byte(offsets, text.translate(_IN_WORDS), _OTHER) & ~has_spare_space(offsets, text)
+        spaces = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord(" "))
+        characters = np.diff(offsets)
+        words = np.diff(np.searchsorted(spaces, offsets)) + 1
     for place in np.flatnonzero(~is_plain | (characters == 0)).tolist():
         words[place], characters[place] = said_in(turns[place].as_py())
     return words, characters

@@ -18,7 +18,6 @@ from tasks.removals import Removals
 from tasks.repeats import Repeats
 from tasks.tables import (
     DROPPED_FILE,
-    GROUP_ROWS,
     ROWS_FILE,
     SIZE,
     Drop,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 FILTER = Step(name="filter", kind="table", version=1)
 OVERVIEW_FILE = "filter.json"
 
+BATCH_ROWS = 50_000
 SAMPLES = 3
 TOP_HOSTS = 100
 MAX_HOSTS = 1_000_000
@@ -136,7 +136,7 @@ def _batches(source: Path, columns: Sequence[str] | None = None) -> Iterator["pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(source) as file, ThreadPoolExecutor(1) as thread:
-        batches = file.iter_batches(batch_size=GROUP_ROWS, columns=columns, use_threads=False)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
         waiting = thread.submit(next, batches, None)
         while (batch := waiting.result()) is not None:
             waiting = thread.submit(next, batches, None)

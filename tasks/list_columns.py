@@ -122,9 +122,9 @@ class _Alike:
 def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
     """Columns of the objects in `text`, where all are written like the first, with just `between` each two; else None.
 
-    The first must hold nothing but texts, as in lists of links and captions. Then all quotes but the escaped ones are
-    the edges of texts, and if the same stands around the texts of all objects, they are as good JSON as the first. One
-    with a backslash is read by itself.
+    The first begins where `text` does and holds nothing but texts, as in lists of links and captions. Then all quotes
+    but the escaped ones are the edges of texts, and if the same stands around the texts of all objects, they are as good
+    JSON as the first; they may go over several lines. One with a backslash is read by itself.
     """
     data, separator = text.encode(), between.encode()
     example = data[: data.find(separator) + 1] or data
@@ -133,7 +133,12 @@ def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
     except orjson.JSONDecodeError:
         return None
     is_flat = isinstance(first, dict) and first and all(isinstance(value, str) for value in first.values())
-    if not is_flat or any(name in first for name in wanted.numbers) or len(data) >= _MOST_BYTES:
+    if (
+        not is_flat
+        or not data.startswith(b"{")
+        or any(name in first for name in wanted.numbers)
+        or len(data) >= _MOST_BYTES
+    ):
         return None
     quotes = _quotes(data)
     if len(quotes) % (4 * len(first)):

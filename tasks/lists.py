@@ -168,7 +168,8 @@ class _Window:
             items = _objects(text)
         if items:
             self.at = end
-            self.more()  # so that what is begun here is one of the next several
+            if 2 * end >= len(self.text):  # else a piece would be read for a few items, and what waits would grow
+                self.more()  # so that what is begun here is one of the next several
         return items
 
     def peek(self) -> str:
@@ -289,7 +290,8 @@ def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
         while lines := file.readlines(CHUNK_CHARACTERS):
             text = "".join(lines)
             piece = text_columns(text.removesuffix("\n"), BREAK, wanted) if wanted else None
-            yield list(_each_line(path, lines, number, done_bytes)) if piece is None else piece
+            is_each_one = piece is not None and len(piece) == len(lines)  # an object may be set on several
+            yield piece if is_each_one else list(_each_line(path, lines, number, done_bytes))
             number, done_bytes = number + len(lines), done_bytes + _size_bytes(text)
 
 

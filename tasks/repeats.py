@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PART_HASHES = 8_000_000
 """How many hashes are in memory at once."""
 MOST_BITS = 24
+"""Of a hash, by which most are told to be there once: 16 MB."""
 
 
 class Repeats:
@@ -39,10 +40,14 @@ class Repeats:
         self.more = np.zeros(len(self.repeated), dtype=np.int64)
 
     def later(self, batch: "pa.RecordBatch", is_left_out: "np.ndarray") -> tuple["np.ndarray", Callable[[int], str]]:
-        """Which of the next rows repeat an earlier one, and the words for it; those that are left out do not count."""
+        """Which of the next rows repeat an earlier one, and the words for it; those that are left out do not count.
+
+        A row without a text repeats none.
+        """
         import numpy as np
 
-        places, spots = self._found(np.flatnonzero(~is_left_out), len(batch))
+        is_asked = np.array(batch.column(self.column).is_valid()) & ~is_left_out
+        places, spots = self._found(np.flatnonzero(is_asked), len(batch))
         texts, keys = (batch.column(name).take(places).to_pylist() for name in (self.column, "key"))
         holders = dict[int, int]()
         for place, spot, text, key in zip(places.tolist(), spots.tolist(), texts, keys, strict=True):

@@ -29,7 +29,7 @@ COUNTS_FILE = "counts.json"
 GROUP_ROWS = 100_000
 READ_ROWS = 10_000
 SIZE = ("width", "height")
-DISTINCT = frozenset({"key", "url", "file", "name", "turns", "sha256"})
+DISTINCT = frozenset({"key", "url", "name", "sha256"})
 """The columns in which hardly two rows say the same, so that a dictionary would only take time and room."""
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import repeats
+from tasks import filter, repeats
 from tasks.build import Site
 from tasks.facts import address_of, known_of, said_in
 from tasks.filter import filter_rows
@@ -173,8 +173,9 @@ def test_an_overview_shows_hosts_and_samples_of_what_was_kept_and_dropped(tmp_pa
 
 
 def test_repeats_are_found_in_parts_of_what_fits_into_memory(tmp_path, monkeypatch):
-    """Of 300 URLs every third is that of the row before it; 16 hashes are held at once."""
+    """Of 300 URLs every third is that of the row before it; 16 hashes are held at once, and 7 rows."""
     monkeypatch.setattr(repeats, "PART_HASHES", 16)
+    monkeypatch.setattr(filter, "BATCH_ROWS", 7)
     rows = [(f"http://a/{number - (number % 3 == 2)}", "two words") for number in range(300)]
     _, dropped = run(tmp_path, RULES, WEB, rows)
     assert dropped == [(str(number), "repeated_url") for number in range(2, 300, 3)]
@@ -206,7 +207,9 @@ SAID = st.lists(
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
-@given(talks=st.lists(SAID | SAID.map(lambda said: [("assistant", "a dog")]), min_size=1, max_size=20))
+@given(
+    talks=st.lists(SAID | st.text("ab ", max_size=8).map(lambda said: [("assistant", said)]), min_size=1, max_size=20)
+)
 def test_words_in_columns_are_those_of_each_alone(talks):
     turns = [json.dumps(said, ensure_ascii=False) for said in talks]
     batch = pa.record_batch({"url": pa.array([None] * len(turns), pa.string()), "turns": turns})

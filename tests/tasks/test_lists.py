@@ -106,6 +106,37 @@ def test_records_with_escapes_are_read_in_columns(tmp_path):
     assert in_pieces(tmp_path / "a.jsonl") == records
 
 
+def test_what_waits_stays_short_though_no_two_records_are_set_apart_alike(tmp_path, monkeypatch):
+    """Else each of the few records that are had at once would cost the reading of another piece."""
+    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 200)
+    waiting, read_on = [], lists._Window.more
+
+    def more(window):
+        read_on(window)
+        waiting.append(len(window.text))
+
+    monkeypatch.setattr(lists._Window, "more", more)
+    text = "".join(f"{' ' * (number % 90)},\n{json.dumps(record)}" for number, record in enumerate(RECORDS))
+    (tmp_path / "a.json").write_text(f"[{text.lstrip(' ,')}]")
+    assert in_pieces(tmp_path / "a.json") == RECORDS
+    assert max(waiting) <= 3 * 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(RECORDS[0], indent=1) + "\n" + json.dumps(RECORDS[1], indent=1) + "\n",
+        f" {json.dumps(RECORDS[0])}\n{{{json.dumps(RECORDS[1])}\n",
+        f' {json.dumps(RECORDS[0])}\n{{{json.dumps(RECORDS[1])[:-2]}\u00e9"}}\n',
+        json.dumps(RECORDS[0]) + "\n",
+        json.dumps(RECORDS[0]) + "\r\n" + json.dumps(RECORDS[1]) + "\r\n",
+    ],
+)
+def test_lines_in_pieces_are_the_records_of_the_lines(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text, newline="")
+    assert in_pieces(tmp_path / "a.jsonl") == list(read_list(tmp_path / "a.jsonl"))
+
+
 def test_lines_and_parquet_are_read_in_columns(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
@@ -238,24 +269,29 @@ ALIKE = st.fixed_dictionaries({"url": st.text(max_size=6), "caption": st.text('a
 @settings(FUZZ, max_examples=300)
 @given(
     records=st.lists(ALIKE, min_size=2, max_size=6),
+    form=st.sampled_from(["json", "jsonl"]),
     is_ascii=st.booleans(),
+    indent=st.sampled_from([None, None, 1]),
     cut=st.integers(0, 200),
     other=st.sampled_from(PUT_IN),
     size=st.integers(30, 300),
 )
-def test_records_written_alike_are_read_as_python_reads_them_or_refused(
-    tmp_path, monkeypatch, records, is_ascii, cut, other, size
+def test_records_written_alike_are_read_as_each_alone_or_refused(
+    tmp_path, monkeypatch, records, form, is_ascii, indent, cut, other, size
 ):
     monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
-    text = json.dumps(records, ensure_ascii=is_ascii)
-    data = (text[:cut] + other + text[cut:]).encode("utf-8", "surrogatepass")
-    (tmp_path / "a.json").write_bytes(data)
-    expected = wanted(data)
-    if expected is None:
+    written = [json.dumps(record, ensure_ascii=is_ascii, indent=indent) for record in records]
+    text = f"[{', '.join(written)}]" if form == "json" else "".join(line + "\n" for line in written)
+    path, data = tmp_path / f"a.{form}", (text[:cut] + other + text[cut:]).encode("utf-8", "surrogatepass")
+    path.write_bytes(data)
+    try:
+        expected = list(read_list(path))
+    except ConfigError:
         with pytest.raises(ConfigError):
-            in_pieces(tmp_path / "a.json")
+            in_pieces(path)
     else:
-        assert in_pieces(tmp_path / "a.json") == expected
+        assert in_pieces(path) == expected
+        assert form == "jsonl" or expected == wanted(data)
 
 
 @FUZZ
