@@ -123,8 +123,8 @@ def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
     """Columns of the objects in `text`, where all are written like the first, with just `between` each two; else None.
 
     The first begins where `text` does and holds nothing but texts, as in lists of links and captions. Then all quotes
-    but the escaped ones are the edges of texts, and if the same stands around the texts of all objects, they are as good
-    JSON as the first; they may go over several lines. One with a backslash is read by itself.
+    but the escaped ones are the edges of texts, and if the same stands around the texts of all objects, they are as
+    good JSON as the first; they may go over several lines. One with a backslash is read by itself.
     """
     data, separator = text.encode(), between.encode()
     example = data[: data.find(separator) + 1] or data

@@ -290,8 +290,9 @@ def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
         while lines := file.readlines(CHUNK_CHARACTERS):
             text = "".join(lines)
             piece = text_columns(text.removesuffix("\n"), BREAK, wanted) if wanted else None
-            is_each_one = piece is not None and len(piece) == len(lines)  # an object may be set on several
-            yield piece if is_each_one else list(_each_line(path, lines, number, done_bytes))
+            if piece is None or len(piece) != len(lines):  # an object may be set on several
+                piece = list(_each_line(path, lines, number, done_bytes))
+            yield piece
             number, done_bytes = number + len(lines), done_bytes + _size_bytes(text)
 
 
