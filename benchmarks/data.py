@@ -1,7 +1,7 @@
 """Our data path against the conventional way: speed and memory, as ratios.
 
 python -m benchmarks.data
-python -m benchmarks.data --case "list conversion" --units 20000000
+python -m benchmarks.data --case "list conversion" --units 20000000 --way ours
 
 Each way of a case does the same work in a process of its own, on the same files, one after the other. What they make is
 compared in `tests/benchmarks/test_data.py`, at a size at which that is quick.
@@ -44,12 +44,12 @@ def measured(case: str, way: str, folder: Path) -> Measured:
     return Measured(seconds=times[0], processor_seconds=times[1], peak_bytes=peak)
 
 
-def report(case: str, units: int) -> list[str]:
-    """A row of the table for every way of a case."""
+def report(case: str, units: int, ways: Sequence[str]) -> list[str]:
+    """A row of the table for each of these ways of a case, compared with the first."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         apart(CASES[case].prepare, folder, units)
-        found = {way: apart(measured, case, way, folder) for way in CASES[case].ways}
+        found = {way: apart(measured, case, way, folder) for way in ways}
     usual = next(iter(found.values()))
     return [_row(case, way, units, of, usual) for way, of in found.items()]
 
@@ -78,10 +78,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data")
     parser.add_argument("--case", choices=sorted(CASES), action="append", help="the work; all of it by default")
     parser.add_argument("--units", type=int, help="how many rows or pictures; each case has its own number")
+    all_ways = sorted({way for case in CASES.values() for way in case.ways})
+    parser.add_argument("--way", choices=all_ways, action="append", help="all by default; speeds are by the first's")
     given = parser.parse_args(arguments)
     print(*HEAD, sep="\n", flush=True)
     for case in given.case or CASES:
-        print(*report(case, given.units or CASES[case].units), sep="\n", flush=True)
+        ways = [way for way in CASES[case].ways if way in (given.way or CASES[case].ways)]
+        if ways:
+            print(*report(case, given.units or CASES[case].units, ways), sep="\n", flush=True)
     return 0
 
 

@@ -54,7 +54,7 @@ class Wanted:
 
 
 class _Alike:
-    """The bytes of objects that all hold the same names and under each a text, cut at these texts.
+    """The bytes of objects that are said to hold the same names and under each a text, cut at these texts.
 
     Attributes:
         edges: where each text of each object begins and ends, int32, between 0 and the end of all.
@@ -78,7 +78,7 @@ class _Alike:
         step = 2 * self.columns
         return texts_between(self.data, self.edges[part:-2:step], self.edges[part + 1 : -1 : step])
 
-    def is_so(self) -> bool:
+    def are_alike(self) -> bool:
         """Whether the same stands around the texts of all objects, and in no text a control character."""
         import numpy as np
 
@@ -145,7 +145,7 @@ def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
         return None
     objects = _Alike(data, quotes, example, separator, len(first))
     try:
-        return Columns(objects.table(list(first), wanted.texts), objects.record) if objects.is_so() else None
+        return Columns(objects.table(list(first), wanted.texts), objects.record) if objects.are_alike() else None
     except ValueError:
         return None
 
