@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers.activations import ACT2FN
 
@@ -19,7 +20,8 @@ from tinygptv_core.recipe import Turn
 from tinygptv_core.stages import Stage
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, D width of the LLM, C positions before an
-# answer, A positions of the answer and all that follows it, S = 1 + C + A, T tokens of a text or of an answer.
+# answer, A positions of the answer and all that follows it, S = 1 + C + A, T tokens of a text or of an answer,
+# V vocabulary.
 
 
 class Conventional:
@@ -33,7 +35,6 @@ class Conventional:
     def __init__(self, model: TinyGPTV, tokenizer: Tokenizer, stage: Stage) -> None:
         self.model, self._tokenizer, self._stage = model, tokenizer, stage
         self._device = next(model.parameters()).device
-        model.llm.loss_type = "ForCausalLM"  # else transformers wonders what loss belongs to our class
         for layer in model.llm.model.layers:
             layer.mlp.activation_fn = ACT2FN["gelu_new"]  # pyright: ignore[reportAttributeAccessIssue] -- an MLP of Phi
 
@@ -43,7 +44,7 @@ class Conventional:
         Args:
             turns: of each picture, a question first, or one answer alone where the stage asks nothing.
         """
-        image_BQD = self.model.project(self.model.encode_images(images_B3HW))
+        image_BQD = self._look(images_B3HW)
         before_BCD, seen_BC = self._padded(
             [self._before(image_QD, said) for image_QD, said in zip(image_BQD, turns, strict=True)]
         )
@@ -54,12 +55,15 @@ class Conventional:
         mask_BS = torch.cat([seen_BC[:, :1], _joined(seen_BC, seen_BA, lengths)], dim=1)
         ignored_BC = torch.full_like(seen_BC, IGNORED)
         labels_BS = torch.cat([ignored_BC[:, :1], _joined(ignored_BC, labels_BA, lengths)], dim=1)
-        return self.model.llm(inputs_embeds=embeds_BSD, attention_mask=mask_BS, labels=labels_BS, use_cache=False).loss
+        logits_BSV = self.model.llm(inputs_embeds=embeds_BSD, attention_mask=mask_BS, use_cache=False).logits
+        # The reference's Phi moves logits against labels by a copy of all of them.
+        moved_BSV = logits_BSV.float()[:, :-1].contiguous()
+        return functional.cross_entropy(moved_BSV.flatten(0, 1), labels_BS[:, 1:].flatten())
 
     @torch.no_grad()
     def answers(self, images_B3HW: Tensor, asked: Sequence[str], max_new_tokens: int) -> Tensor:
         """tokens_BT of the greedy answers, a picture and a text with its slot for each."""
-        image_BQD = self.model.project(self.model.encode_images(images_B3HW))
+        image_BQD = self._look(images_B3HW)
         rows = [self._mixed(text, image_QD) for text, image_QD in zip(asked, image_BQD, strict=True)]
         length = max(len(row) for row in rows)
         embeds_BSD = torch.stack([torch.cat([row.new_zeros(length - len(row), row.shape[1]), row]) for row in rows])
@@ -74,6 +78,11 @@ class Conventional:
             eos_token_id=self._tokenizer.eos_token_id,
         )
         return torch.as_tensor(tokens_BT)
+
+    def _look(self, images_B3HW: Tensor) -> Tensor:
+        with torch.no_grad():
+            queries_BQE = self.model.qformer(self.model.vision.look(images_B3HW))
+        return self.model.project(queries_BQE)
 
     def _before(self, image_QD: Tensor, said: Sequence[Turn]) -> Tensor:
         """What stands between BOS and the first answer: the question around the picture, or the picture alone."""

@@ -17,8 +17,9 @@ if TYPE_CHECKING:  # what measures the data path needs no torch, whose memory wo
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SETTINGS = {
-    "OMP_NUM_THREADS": "1",
+    **ONE_THREAD,
     # glibc gives large blocks back at once and the kernel must fill the next with zeros, which takes a third of the
     # time of a step that makes large ones. So it may keep all that it once had, whichever way is measured.
     "MALLOC_MMAP_MAX_": "0",
@@ -28,12 +29,19 @@ SETTINGS = {
 
 
 def apart(function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-    """What `function` (of a module) gives in a process of its own, under `SETTINGS`.
+    """`apart_under` the `SETTINGS`."""
+    return apart_under(SETTINGS, function, *given, **named)
+
+
+def apart_under(
+    settings: Mapping[str, str], function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
+) -> Result:
+    """What `function` (of a module) gives in a process of its own, whose environment has `settings` too.
 
     Raises:
         BrokenProcessPool: the process ended before it had given anything.
     """
-    os.environ.update(SETTINGS)
+    os.environ.update(settings)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # multiprocessing's Pool waits for ever for a dead one
         return pool.submit(function, *given, **named).result()
 

@@ -2,6 +2,7 @@
 
 python -m benchmarks.model
 python -m benchmarks.model --width nano --rounds 3
+python -m benchmarks.model --width middle --malloc default
 
 Both ways start from the same texts and pictures, have the same weights, attention, dtype (float32), threads (one) and
 settings of malloc, and must give the same loss, gradients and tokens, or the run ends with exit code 1.
@@ -9,10 +10,10 @@ settings of malloc, and must give the same loss, gradients and tokens, or the ru
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.measure import apart, peak_bytes, saved_bytes, seconds_of
+from benchmarks.measure import ONE_THREAD, SETTINGS, apart_under, peak_bytes, saved_bytes, seconds_of
 from benchmarks.ways import CASES, Make, Way
 from benchmarks.work import WIDTHS
 
@@ -30,6 +31,9 @@ GOALS = {
     "16 questions on 16 pictures, cached vision": "2.4 x",
 }
 """What is aimed at, at the middle width."""
+
+MALLOCS: Mapping[str, Mapping[str, str]] = {"kept": SETTINGS, "default": ONE_THREAD}
+"""The environment in which both ways are measured: memory is kept, or given back as malloc does by default."""
 
 
 class DifferenceError(Exception):
@@ -94,10 +98,10 @@ def memory(width: str, case: str, name: str) -> Memory:
     return Memory(peak_bytes=peak, saved_bytes=saved[0])
 
 
-def report(width: str, case: str, rounds: int) -> list[str]:
+def report(width: str, case: str, rounds: int, malloc: str) -> list[str]:
     """A row of the table for every way of a case."""
-    fast = apart(speeds, width, case, rounds)
-    needed = {name: apart(memory, width, case, name) for name in fast}
+    fast = apart_under(MALLOCS[malloc], speeds, width, case, rounds)
+    needed = {name: apart_under(MALLOCS[malloc], memory, width, case, name) for name in fast}
     return [_row(width, case, name, fast, needed) for name in fast]
 
 
@@ -134,12 +138,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--width", choices=sorted(WIDTHS), action="append", help="of the model; both by default")
     parser.add_argument("--case", choices=sorted(CASES), action="append", help="the work; all of it by default")
     parser.add_argument("--rounds", type=int, default=5, help="in which the ways take turns (5)")
+    parser.add_argument(
+        "--malloc", choices=MALLOCS, default="kept", help="what it does with memory that is free (kept)"
+    )
     given = parser.parse_args(arguments)
     print(*HEAD, sep="\n", flush=True)
     try:
         for width in given.width or WIDTHS:
             for case in given.case or CASES:
-                print(*report(width, case, given.rounds), sep="\n", flush=True)
+                print(*report(width, case, given.rounds, given.malloc), sep="\n", flush=True)
     except DifferenceError as error:
         print(error, file=sys.stderr)
         return 1

@@ -12,6 +12,9 @@ from tinygptv_core.image import MEAN, STANDARD_DEVIATION
 LAST_NORM_EPS = 1e-5
 """BLIP-2's norm after the tower is torch's own LayerNorm; transformers gives it the tower's eps, 1e-6."""
 
+TOKENS_AT_ONCE = 2048
+"""A CPU looks at as many pictures as have about so many: what a layer hands on stays in its cache."""
+
 
 class VisionTower(nn.Module):
     """EVA-CLIP's ViT as transformers builds it, and BLIP-2's `ln_vision` as its last norm. Never trained."""
@@ -49,10 +52,18 @@ class VisionTower(nn.Module):
                 f"the pictures are {height} x {width} px; the tower takes squares "
                 f"whose side is a multiple of {self.patch_size} px"
             )
+        if images_B3HW.device.type != "cpu":
+            return self.look(images_B3HW)
+        num_tokens = len(images_B3HW) * ((height // self.patch_size) ** 2 + 1)
+        pieces = images_B3HW.chunk(max(1, round(num_tokens / TOKENS_AT_ONCE)))
+        return torch.cat([self.look(piece) for piece in pieces])
+
+    def look(self, images_B3HW: Tensor) -> Tensor:
+        """vision_BND of pictures as `forward` takes them, all at once."""
         if images_B3HW.dtype == torch.uint8:
             images_B3HW = normalised(images_B3HW).contiguous()
         # Without the flag a smaller picture would be given the first rows of the embeddings, without a word.
-        interpolate = height != self.image_size
+        interpolate = images_B3HW.shape[-1] != self.image_size
         out = self.tower(pixel_values=images_B3HW, interpolate_pos_encoding=interpolate)
         return torch.as_tensor(out.last_hidden_state)
 

@@ -46,6 +46,18 @@ def test_bytes_are_normalised_before_the_tower_sees_them(tower):
     assert torch.equal(tower(images_B3HW), tower(normalised(images_B3HW.contiguous())))
 
 
+@pytest.mark.parametrize(("tokens", "at_once"), [(10, [3, 2]), (8, [2, 2, 1]), (1, [1] * 5), (25, [5]), (1000, [5])])
+def test_a_cpu_looks_at_a_few_pictures_of_five_tokens_at_once_and_sees_the_same(tower, monkeypatch, tokens, at_once):
+    images_B3HW, pieces = torch.rand(5, 3, 28, 28, generator=torch.Generator().manual_seed(0)), []
+    wanted_BND = tower.look(images_B3HW)
+    monkeypatch.setattr("tinygptv_core.vision.TOKENS_AT_ONCE", tokens)
+    with tower.tower.register_forward_pre_hook(
+        lambda _, given, named: pieces.append(len(named["pixel_values"])), with_kwargs=True
+    ):
+        torch.testing.assert_close(tower(images_B3HW), wanted_BND, rtol=0, atol=1e-6)
+    assert pieces == at_once
+
+
 def test_it_is_frozen_and_stays_in_eval_mode(tower):
     assert not tower.train().training
     assert not any(module.training for module in tower.modules())
