@@ -1,0 +1,152 @@
+"""The step that puts the last stage's checkpoint into the registry, with its scores and where all of it came from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from flows.data import recipe
+from flows.evaluate import FRESH
+from flows.place import Place
+from flows.train import BACKBONES, data_folders, data_inputs
+from tasks.build import Request, Site
+from tasks.model_card import CardFacts, TrainedOn
+from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
+from tasks.registry import registered
+from tasks.tables import data_counts
+from tinygptv_core import evals
+from tinygptv_core.artifact import Artifact, digest_of, members_of
+from tinygptv_core.evals import Eval
+from tinygptv_core.presets import Preset
+from tinygptv_core.stages import Stage
+
+Inputs = Mapping[str, Artifact]
+
+
+def register_step(preset: Preset, init: str | None, place: Place) -> Request:
+    """Put the last stage's checkpoint, its scores and where all of it came from into the registry.
+
+    Args:
+        init: the stage whose checkpoint the run begins with. What that one was trained on is not known here.
+    """
+    model = _Model(preset=preset, init=init, place=place)
+    licences = {name: {"licence": recipe(name).licence, "citation": recipe(name).citation} for name in model.drawn}
+    return Request(
+        name="register",
+        step=REGISTER,
+        config={
+            "name": preset.model_name,
+            "evaluation": model.shown,
+            "precision": model.last.precision,
+            "licences": licences,
+        },
+        inputs=model.sources,
+        work=model.register,
+        gone=model.gone,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """What a run registers, and what it needs of the run's artifacts."""
+
+    preset: Preset
+    init: str | None
+    place: Place
+
+    @property
+    def last(self) -> Stage:
+        """The stage whose checkpoint it is."""
+        return self.preset.stages[-1]
+
+    @cached_property
+    def shown(self) -> Eval:
+        """The evaluation whose prompt goes around a person's question, and whose data give the example."""
+        return evals.load(self.last.evals[0])
+
+    @property
+    def drawing(self) -> list[Stage]:
+        """The stages that this run trained."""
+        return [stage for stage in self.preset.stages if stage.name != self.init]
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The data sets that they drew from."""
+        return tuple(dict.fromkeys(name for stage in self.drawing for name in stage.mix))
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The request that makes each input, by the input's name."""
+        stages = [stage.name for stage in self.preset.stages]
+        return {
+            "backbones": BACKBONES,
+            **{f"table.{name}": f"{name}/filter" for name in self.drawn},
+            **data_inputs((*self.drawn, self.shown.dataset)),
+            **{f"checkpoint.{stage}": f"{stage}/train" for stage in stages},
+            **{f"scores.{stage}": f"{stage}/evaluate" for stage in stages},
+            **({} if self.init else {f"scores.{FRESH}": f"{FRESH}/evaluate"}),
+        }
+
+    def facts(self, inputs: Inputs) -> CardFacts:
+        """What the model's card says of its past."""
+        scored = [name for name in (FRESH, *(s.name for s in self.preset.stages)) if f"scores.{name}" in inputs]
+        return CardFacts(
+            name=self.preset.model_name,
+            data=tuple(self._trained_on(name, inputs) for name in self.drawn),
+            scores={name: _scores(inputs[f"scores.{name}"]) for name in scored},
+            sources={self.sources[name]: artifact.digest for name, artifact in inputs.items()},
+            init=self.init,
+        )
+
+    def _trained_on(self, name: str, inputs: Inputs) -> TrainedOn:
+        counts = data_counts(*(inputs[f"{kind}.{name}"].path for kind in ("table", "shards", "index")))
+        return TrainedOn(
+            name=name,
+            stages=tuple(stage.name for stage in self.drawing if name in stage.mix),
+            licence=recipe(name).licence,
+            citation=recipe(name).citation,
+            **counts,
+        )
+
+    def register(self, inputs: Inputs, site: Site) -> None:
+        """Write the model and register it: a version that is there already is not made again."""
+        checkpoint, backbones, facts = inputs[f"checkpoint.{self.last.name}"], inputs["backbones"], self.facts(inputs)
+        spec = ModelSpec(
+            stage=self.last,
+            evaluation=self.last.evals[0],
+            backbones_name=self.preset.backbones.name,
+            backbones_digest=backbones.digest,
+            checkpoint=checkpoint,
+            data=data_folders(inputs)[self.shown.dataset],
+            facts=facts,
+        )
+        write_model(spec, site)
+        registration = Registration(
+            tracking_uri=self.place.tracking_uri,
+            artifacts=self.place.home / "mlflow" / "artifacts",
+            experiment=self.preset.name,
+            parent_run=self.place.pipeline_run,
+            name=self.preset.model_name,
+            stage=self.last.name,
+            checkpoint_digest=checkpoint.digest,
+            backbones=backbones.path,
+            bundle=self.place.bundle,
+            sources=facts.sources,
+            scores=facts.scores[self.last.name],
+        )
+        model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(site.out)), path=site.out)
+        with self.place.registry_alone():
+            register_version(model, registration)
+
+    def gone(self, artifact: Artifact) -> str | None:
+        """That the registry holds no version of a model that was built, in words."""
+        place, name = self.place, self.preset.model_name
+        if registered(place.tracking_uri, name, artifact.digest, bundled=place.bundle):
+            return None
+        what = "it and its backbones" if place.bundle else "it"
+        return f"the registry at {place.tracking_uri} holds no version of {name} with {what}"
+
+
+def _scores(scored: Artifact) -> dict[str, Any]:
+    return json.loads((scored.path / "scores.json").read_text())
