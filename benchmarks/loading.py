@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.measure import seconds_of
 from benchmarks.model import CONVENTIONAL, DifferenceError
 from benchmarks.shards import conventional_batches, photo, write_shard
-from tinygptv_core.image import squashed
+from tinygptv_core.image import squash, squashed
 from tinygptv_core.presets import SHIPPED
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
@@ -89,6 +90,22 @@ def ours(folders: DataFolders, size: int, finish: Callable[[list[Sample], Tensor
     return one_pass
 
 
+def decoding(folders: DataFolders, size: int) -> Batches:
+    """What is left of ours where pictures are read before, and decoded into the same memory again and again."""
+    data = ShardSet(folders)
+    pictures = [sample.picture for sample in data.read(range(len(data))) if sample.picture is not None]
+    bytes_BHW3 = np.empty((AT_ONCE, size, size, 3), dtype=np.uint8)
+
+    def one_pass() -> Iterator[Tensor]:
+        for start in range(0, len(pictures), AT_ONCE):
+            some = pictures[start : start + AT_ONCE]
+            for picture, bytes_HW3 in zip(some, bytes_BHW3, strict=False):
+                squash(picture, bytes_HW3)
+            yield torch.from_numpy(bytes_BHW3[: len(some)].transpose(0, 3, 1, 2))
+
+    return one_pass
+
+
 def ways_of(folders: DataFolders, size: int) -> dict[str, Batches]:
     """The conventional way and ours, by name."""
     tokenizer = read_tokenizer(SHIPPED / "nano" / "tokenizer")
@@ -96,6 +113,7 @@ def ways_of(folders: DataFolders, size: int) -> dict[str, Batches]:
         CONVENTIONAL: conventional(folders, size),
         "normalised here": ours(folders, size, lambda samples, bytes_B3HW: normalised(bytes_B3HW)),
         "bytes": ours(folders, size, lambda samples, bytes_B3HW: bytes_B3HW),
+        "bytes, decoding alone": decoding(folders, size),
         "bytes, texts tokenized": ours(folders, size, lambda *read: _whole_batch(tokenizer, *read)),
     }
 

@@ -24,6 +24,7 @@ SETTINGS = {
     # time of a step that makes large ones. So it may keep all that it once had, whichever way is measured.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_ARENA_MAX": "1",  # what threads of their own have, as Ray's, would be given back all the same
 }
 """The environment of every process that measures: one thread, and memory that is kept."""
 

@@ -43,8 +43,8 @@ TOLERANCE = 1e-4
 """The most that a loss may differ at any step, in nats."""
 
 LOOP = Length(steps=3, batch=16)
-RAY = Length(steps=10, batch=16)
-RAY_PAIRS = 3
+RAY = Length(steps=20, batch=16)
+RAY_PAIRS = 2
 """Of short runs in a round: the machine's speed drifts within minutes by more than is looked for."""
 RESUME = Length(steps=8, batch=4)
 SAVE_AT, KILL_AT = 3, 5
