@@ -21,7 +21,7 @@ from tinygptv_core.stages import Stage
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, D width of the LLM, C positions before an
 # answer, A positions of the answer and all that follows it, S = 1 + C + A, T tokens of a text or of an answer,
-# V vocabulary.
+# R = S - 1 positions that predict one, V vocabulary.
 
 
 class Conventional:
@@ -57,8 +57,8 @@ class Conventional:
         labels_BS = torch.cat([ignored_BC[:, :1], _joined(ignored_BC, labels_BA, lengths)], dim=1)
         logits_BSV = self.model.llm(inputs_embeds=embeds_BSD, attention_mask=mask_BS, use_cache=False).logits
         # The reference's Phi moves logits against labels by a copy of all of them.
-        moved_BSV = logits_BSV.float()[:, :-1].contiguous()
-        return functional.cross_entropy(moved_BSV.flatten(0, 1), labels_BS[:, 1:].flatten())
+        predicting_BRV = logits_BSV.float()[:, :-1].contiguous()
+        return functional.cross_entropy(predicting_BRV.flatten(0, 1), labels_BS[:, 1:].flatten())
 
     @torch.no_grad()
     def answers(self, images_B3HW: Tensor, asked: Sequence[str], max_new_tokens: int) -> Tensor:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.data_case import Case
 from benchmarks.data_lists import CONVERSION, FILTERING
-from benchmarks.measure import apart, peak_bytes
+from benchmarks.measure import apart, environment, peak_bytes
 
 CASES: dict[str, Case] = {"list conversion": CONVERSION, "table filtering": FILTERING}
 
@@ -82,10 +82,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--way", choices=all_ways, action="append", help="all by default; speeds are by the first's")
     given = parser.parse_args(arguments)
     print(*HEAD, sep="\n", flush=True)
-    for case in given.case or CASES:
-        ways = [way for way in CASES[case].ways if way in (given.way or CASES[case].ways)]
-        if ways:
-            print(*report(case, given.units or CASES[case].units, ways), sep="\n", flush=True)
+    with environment("kept"):
+        for case in given.case or CASES:
+            ways = [way for way in CASES[case].ways if way in (given.way or CASES[case].ways)]
+            if ways:
+                print(*report(case, given.units or CASES[case].units, ways), sep="\n", flush=True)
     return 0
 
 

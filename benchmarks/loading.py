@@ -3,9 +3,10 @@
 python -m benchmarks.loading
 python -m benchmarks.loading --case "224 px shards" --rounds 9
 
-Every way reads the same tars, texts included, and must give the same pictures to 1e-6, or the run ends with exit
-code 1. The original's way is webdataset's `pilrgb`, a bicubic resize, torchvision's ToTensor and Normalize, one sample
-after another, and a stack. It leaves tokenizing to the model; so do ours, but for the one that says otherwise.
+Every way reads the same tars, texts included, and must give the same pictures to 1e-6, or the run ends with exit code
+1. (*decoding alone* has read them before: it shows how much of a way that is.) The original's way is webdataset's
+`pilrgb`, a bicubic resize, torchvision's ToTensor and Normalize, one sample after another, and a stack. It leaves
+tokenizing to the model; so do ours, but for the one that says otherwise.
 
 Times are processor seconds of one thread, with malloc as it is by default: in a process that reads ahead a batch is new
 memory each time, and that its floats are four times its bytes is part of what they cost.

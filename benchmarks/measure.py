@@ -5,8 +5,9 @@ import gc
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -17,32 +18,40 @@ if TYPE_CHECKING:  # what measures the data path needs no torch, whose memory wo
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-SETTINGS = {
-    **ONE_THREAD,
-    # glibc gives large blocks back at once and the kernel must fill the next with zeros, which takes a third of the
-    # time of a step that makes large ones. So it may keep all that it once had, whichever way is measured.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_ARENA_MAX": "1",  # what threads of their own have, as Ray's, would be given back all the same
+MALLOCS: Mapping[str, Mapping[str, str]] = {
+    "kept": {
+        # By default glibc gives large blocks back at once and the kernel must fill the next with zeros, which takes a
+        # third of the time of a step that makes large ones. So it may keep all that it once had.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**40),
+        # What lies in the arena of a thread it would give back all the same, and Ray's worker is a thread.
+        "MALLOC_ARENA_MAX": "1",
+    },
+    "default": {},
 }
-"""The environment of every process that measures: one thread, and memory that is kept."""
+"""What glibc is told to do with memory that is free."""
+
+
+@contextmanager
+def environment(malloc: str) -> Iterator[None]:
+    """Processes that are started meanwhile have one thread to compute with, and `malloc` of `MALLOCS`."""
+    before = dict(os.environ)
+    for name in MALLOCS["kept"]:
+        os.environ.pop(name, None)
+    os.environ.update({"OMP_NUM_THREADS": "1", **MALLOCS[malloc]})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def apart(function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
-    """`apart_under` the `SETTINGS`."""
-    return apart_under(SETTINGS, function, *given, **named)
-
-
-def apart_under(
-    settings: Mapping[str, str], function: Callable[Given, Result], *given: Given.args, **named: Given.kwargs
-) -> Result:
-    """What `function` (of a module) gives in a process of its own, whose environment has `settings` too.
+    """What `function` (of a module) gives in a process of its own.
 
     Raises:
         BrokenProcessPool: the process ended before it had given anything.
     """
-    os.environ.update(settings)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # multiprocessing's Pool waits for ever for a dead one
         return pool.submit(function, *given, **named).result()
 

@@ -10,10 +10,11 @@ settings of malloc, and must give the same loss, gradients and tokens, or the ru
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from benchmarks.measure import ONE_THREAD, SETTINGS, apart_under, peak_bytes, saved_bytes, seconds_of
+from benchmarks.measure import MALLOCS, apart, environment, peak_bytes, saved_bytes, seconds_of
 from benchmarks.ways import CASES, Make, Way
 from benchmarks.work import WIDTHS
 
@@ -31,9 +32,6 @@ GOALS = {
     "16 questions on 16 pictures, cached vision": "2.4 x",
 }
 """What is aimed at, at the middle width."""
-
-MALLOCS: Mapping[str, Mapping[str, str]] = {"kept": SETTINGS, "default": ONE_THREAD}
-"""The environment in which both ways are measured: memory is kept, or given back as malloc does by default."""
 
 
 class DifferenceError(Exception):
@@ -98,10 +96,10 @@ def memory(width: str, case: str, name: str) -> Memory:
     return Memory(peak_bytes=peak, saved_bytes=saved[0])
 
 
-def report(width: str, case: str, rounds: int, malloc: str) -> list[str]:
+def report(width: str, case: str, rounds: int) -> list[str]:
     """A row of the table for every way of a case."""
-    fast = apart_under(MALLOCS[malloc], speeds, width, case, rounds)
-    needed = {name: apart_under(MALLOCS[malloc], memory, width, case, name) for name in fast}
+    fast = apart(speeds, width, case, rounds)
+    needed = {name: apart(memory, width, case, name) for name in fast}
     return [_row(width, case, name, fast, needed) for name in fast]
 
 
@@ -144,9 +142,9 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     print(*HEAD, sep="\n", flush=True)
     try:
-        for width in given.width or WIDTHS:
-            for case in given.case or CASES:
-                print(*report(width, case, given.rounds, given.malloc), sep="\n", flush=True)
+        with environment(given.malloc):
+            for width, case in product(given.width or WIDTHS, given.case or CASES):
+                print(*report(width, case, given.rounds), sep="\n", flush=True)
     except DifferenceError as error:
         print(error, file=sys.stderr)
         return 1

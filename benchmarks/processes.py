@@ -1,7 +1,6 @@
 """Whole runs as a user starts them, in processes of their own: without Ray, on Ray, and killed and started again."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.loops import Ran, anew, told
-from benchmarks.measure import SETTINGS
 from tasks.cluster import ray_cluster
 from tasks.train import ray_workers
 from tinygptv_core.run import RunSpec, write_spec
@@ -34,7 +32,6 @@ def without_ray(spec: RunSpec) -> Ran:
 
 def on_ray(spec: RunSpec) -> Ran:
     """The same run by a worker of Ray Train, on a cluster that is started for it."""
-    os.environ.update(SETTINGS)  # the cluster's processes inherit it
     home = spec.out.parent.parent / "home"
     with ray_cluster(home, None), ray_workers(home, spec.options) as workers:
         workers.train(anew(spec), lambda done, total, text: None)
@@ -82,7 +79,7 @@ def _started(spec: RunSpec) -> subprocess.Popen[bytes]:
     write_spec(spec, spec.notes / "RUN.json")
     command = [sys.executable, "-m", "tinygptv_core.train", str(spec.notes / "RUN.json")]
     with _messages(spec).open("ab") as messages:
-        return subprocess.Popen(command, env={**os.environ, **SETTINGS}, stdout=messages, stderr=messages)
+        return subprocess.Popen(command, stdout=messages, stderr=messages)
 
 
 def _messages(spec: RunSpec) -> Path:

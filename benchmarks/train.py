@@ -33,7 +33,7 @@ from benchmarks.loops import (
     process_seconds,
     with_kept_tokens,
 )
-from benchmarks.measure import apart
+from benchmarks.measure import MALLOCS, apart, environment
 from benchmarks.model import CONVENTIONAL, DifferenceError
 from benchmarks.processes import RunError, on_ray, resumed, saving_seconds, without_ray
 from benchmarks.work import WIDTHS
@@ -182,12 +182,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--width", choices=sorted(WIDTHS), default="middle", help="of the model (middle)")
     parser.add_argument("--case", choices=CASES, action="append", help="what is measured; all of it by default")
     parser.add_argument("--rounds", type=int, default=2, help="in which the ways take turns (2)")
+    parser.add_argument(
+        "--malloc", choices=MALLOCS, default="kept", help="what it does with memory that is free (kept)"
+    )
     given = parser.parse_args(arguments)
     print(*HEAD, sep="\n", flush=True)
     try:
-        for case in given.case or CASES:
-            for row in rows(given.width, case, given.rounds):
-                print(row, flush=True)
+        with environment(given.malloc):
+            for case in given.case or CASES:
+                for row in rows(given.width, case, given.rounds):
+                    print(row, flush=True)
     except (DifferenceError, RunError, BrokenProcessPool) as error:
         print(error, file=sys.stderr)
         return 1

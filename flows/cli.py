@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows import commands as keeping
-from flows import presets, registering, scoring, weights
+from flows import presets, register_options, scoring, weights
 from flows.choice import DEFAULT_PRESET, Choice, check_writable, default_data, default_home, prepare, tracking_uri
 from flows.foreseen import for_machines, what_it_takes
 from flows.place import import_ahead
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, plan):
         command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
         command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
-        registering.add_options(command)
+        register_options.add_options(command)
     plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines")
     plan.add_argument(
         "--probe", action="store_true",
@@ -252,8 +252,8 @@ def _choice(options: argparse.Namespace, until: tuple[str, ...] = ()) -> Choice:
         ray_address=options.ray_address,
         init=options.init,
         options=tuple(options.options),
-        promote=registering.promote_of(options),
-        bundle=registering.bundle_of(options),
+        promote=register_options.promote_of(options),
+        bundle=register_options.bundle_of(options),
     )
 
 

@@ -75,7 +75,7 @@ class _Model:
         """The data sets that they drew from."""
         return tuple(dict.fromkeys(name for stage in self.drawing for name in stage.mix))
 
-    @property
+    @cached_property
     def sources(self) -> dict[str, str]:
         """The request that makes each input, by the input's name."""
         stages = [stage.name for stage in self.preset.stages]

@@ -1,5 +1,7 @@
 """The picture's encoder: a frozen ViT whose every token, the class token among them, goes to the Q-Former."""
 
+from math import ceil
+
 import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
@@ -12,8 +14,9 @@ from tinygptv_core.image import MEAN, STANDARD_DEVIATION
 LAST_NORM_EPS = 1e-5
 """BLIP-2's norm after the tower is torch's own LayerNorm; transformers gives it the tower's eps, 1e-6."""
 
-TOKENS_AT_ONCE = 2048
-"""A CPU looks at as many pictures as have about so many: what a layer hands on stays in its cache."""
+NUMBERS_AT_ONCE = 1 << 22
+"""A CPU looks at as many pictures at once as make about so many numbers within an MLP: 16 MB in float32, which stay in
+its cache. Fixed, and not an option, because the last bits of products may depend on their sizes."""
 
 
 class VisionTower(nn.Module):
@@ -54,8 +57,8 @@ class VisionTower(nn.Module):
             )
         if images_B3HW.device.type != "cpu":
             return self.look(images_B3HW)
-        num_tokens = len(images_B3HW) * ((height // self.patch_size) ** 2 + 1)
-        pieces = images_B3HW.chunk(max(1, round(num_tokens / TOKENS_AT_ONCE)))
+        num_numbers = len(images_B3HW) * ((height // self.patch_size) ** 2 + 1) * self.config.intermediate_size
+        pieces = images_B3HW.chunk(max(1, ceil(num_numbers / NUMBERS_AT_ONCE)))
         return torch.cat([self.look(piece) for piece in pieces])
 
     def look(self, images_B3HW: Tensor) -> Tensor:

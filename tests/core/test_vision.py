@@ -1,3 +1,7 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -46,16 +50,36 @@ def test_bytes_are_normalised_before_the_tower_sees_them(tower):
     assert torch.equal(tower(images_B3HW), tower(normalised(images_B3HW.contiguous())))
 
 
-@pytest.mark.parametrize(("tokens", "at_once"), [(10, [3, 2]), (8, [2, 2, 1]), (1, [1] * 5), (25, [5]), (1000, [5])])
-def test_a_cpu_looks_at_a_few_pictures_of_five_tokens_at_once_and_sees_the_same(tower, monkeypatch, tokens, at_once):
-    images_B3HW, pieces = torch.rand(5, 3, 28, 28, generator=torch.Generator().manual_seed(0)), []
-    wanted_BND = tower.look(images_B3HW)
-    monkeypatch.setattr("tinygptv_core.vision.TOKENS_AT_ONCE", tokens)
+@contextmanager
+def looks(tower: VisionTower) -> Iterator[list[int]]:
+    """How many pictures the tower is given each time."""
+    given: list[int] = []
     with tower.tower.register_forward_pre_hook(
-        lambda _, given, named: pieces.append(len(named["pixel_values"])), with_kwargs=True
+        lambda _, args, named: given.append(len(named["pixel_values"])), with_kwargs=True
     ):
-        torch.testing.assert_close(tower(images_B3HW), wanted_BND, rtol=0, atol=1e-6)
-    assert pieces == at_once
+        yield given
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+@pytest.mark.parametrize(
+    ("fitting", "pieces"), [(0.5, [1] * 5), (1, [1] * 5), (2, [2, 2, 1]), (3, [3, 2]), (5, [5]), (1000, [5])]
+)
+def test_a_cpu_looks_at_a_few_of_five_pictures_at_once_and_sees_the_same(tower, monkeypatch, dtype, fitting, pieces):
+    images_B3HW = torch.randint(0, 256, (5, 3, 28, 28), generator=torch.Generator().manual_seed(0)).to(dtype)
+    wanted_BND, tokens = tower.look(images_B3HW), 5
+    numbers = fitting * tokens * tower.config.intermediate_size
+    monkeypatch.setattr("tinygptv_core.vision.NUMBERS_AT_ONCE", numbers)
+    with looks(tower) as found:
+        torch.testing.assert_close(tower(images_B3HW), wanted_BND, rtol=0, atol=1e-5)
+    assert found == pieces
+
+
+def test_another_device_looks_at_all_pictures_at_once(tower, monkeypatch):
+    elsewhere = deepcopy(tower).to("meta")
+    monkeypatch.setattr("tinygptv_core.vision.NUMBERS_AT_ONCE", 1)
+    with looks(elsewhere) as found:
+        assert elsewhere(torch.zeros(5, 3, 28, 28, device="meta")).shape == (5, 5, 64)
+    assert found == [5]
 
 
 def test_it_is_frozen_and_stays_in_eval_mode(tower):
