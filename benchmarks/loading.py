@@ -100,9 +100,10 @@ def decoding(folders: DataFolders, size: int) -> Batches:
     def one_pass() -> Iterator[Tensor]:
         for start in range(0, len(pictures), AT_ONCE):
             some = pictures[start : start + AT_ONCE]
-            for picture, bytes_HW3 in zip(some, bytes_BHW3, strict=False):
+            filled_BHW3 = bytes_BHW3[: len(some)]
+            for picture, bytes_HW3 in zip(some, filled_BHW3, strict=True):
                 squash(picture, bytes_HW3)
-            yield torch.from_numpy(bytes_BHW3[: len(some)].transpose(0, 3, 1, 2))
+            yield torch.from_numpy(filled_BHW3.transpose(0, 3, 1, 2))
 
     return one_pass
 

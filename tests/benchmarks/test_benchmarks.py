@@ -1,12 +1,13 @@
 """That what the benchmark compares is the same work, and that it measures what it says; not how fast anything is."""
 
+import os
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 
-from benchmarks.measure import peak_bytes, saved_bytes, seconds_of
+from benchmarks.measure import apart, environment, peak_bytes, saved_bytes, seconds_of
 from benchmarks.model import CONVENTIONAL, GOALS, TOLERANCE, DifferenceError, differences, ways_of
 from benchmarks.ways import CASES
 from benchmarks.work import MOST_EXCHANGES, WIDTHS, talks
@@ -78,3 +79,12 @@ def test_ways_take_turns_after_one_to_warm_up():
     seconds = seconds_of({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
     assert order == ["a", "b"] * 3
     assert seconds.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize(("malloc", "arenas"), [("kept", "1"), ("default", None)])
+def test_processes_measure_under_the_malloc_that_is_asked_for_whatever_was_set_before(monkeypatch, malloc, arenas):
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    before = dict(os.environ)
+    with environment(malloc):
+        assert [apart(os.getenv, name) for name in ("MALLOC_ARENA_MAX", "OMP_NUM_THREADS")] == [arenas, "1"]
+    assert dict(os.environ) == before
