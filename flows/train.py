@@ -1,6 +1,8 @@
 """The steps that bring the backbones and train the stages."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from flows.data import picture_sets, pictures_name, recipe
 from flows.place import Place
@@ -79,45 +81,8 @@ def train_step(
         aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
         backbones: of the preset; before they are there, their sizes say what training would take.
     """
-    prompts = {name: recipe(name).prompts for name in stage.mix}
-    alike = [one for one in earlier if one.seed == stage.seed]
-    drawn = {name: samples_drawn(alike, name) for name in stage.mix}
-    seen = {name: count for name, count in drawn.items() if count}
-
-    def spec_of(inputs: Mapping[str, Artifact], folders: Site) -> RunSpec:
-        init = inputs.get("init")
-        return RunSpec(
-            stage=stage,
-            prompts=prompts,
-            data=data_folders(inputs),
-            backbones=inputs["backbones"].path,
-            init=init.path if init else None,
-            options=place.options,
-            out=folders.out,
-            work=folders.scratch,
-            notes=folders.notes,
-            seen=seen,
-            features=inputs["features"].path if "features" in inputs else None,
-        )
-
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        data = [_used(name, inputs) for name in stage.mix]
-        with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run, data):
-            with place.workers() as workers:
-                workers.train(spec_of(inputs, site), place.progress(f"{stage.name}/train"))
-
-    def estimate(inputs: Inputs) -> TrainingEstimate:
-        there = inputs.get("backbones")
-        sizes = sizes_in(there.path) if there else sizes_of(backbones)
-        return estimate_training(stage, sizes, there, place.options, place.store)
-
-    def try_it(inputs: Inputs) -> TrainingEstimate | None:
-        # What it starts from bears on no size, so a stage can be tried before the one before it is trained.
-        there = {name: item for name, item in inputs.items() if item is not None and name != "init"}
-        if inputs.keys() - there.keys() - {"init"}:
-            return None
-        return probe(lambda folders: spec_of(there, folders), aided=bool(aids))
-
+    training = _Training(stage=stage, earlier=tuple(earlier), is_aided=bool(aids), backbones=backbones, place=place)
+    prompts, seen = training.prompts, training.seen
     return Request(
         name=f"{stage.name}/train",
         step=TRAIN,
@@ -127,11 +92,74 @@ def train_step(
             "init": f"{earlier[-1].name}/train" if earlier else None,
             **data_inputs(stage.mix),
         },
-        work=work,
+        work=training.train,
         aids=aids,
-        estimate=estimate,
-        probe=try_it,
+        estimate=training.estimate,
+        probe=training.probe,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """A stage's training, and what it is expected to take."""
+
+    stage: Stage
+    earlier: tuple[Stage, ...]
+    is_aided: bool
+    backbones: Backbones
+    place: Place
+
+    @cached_property
+    def prompts(self) -> dict[str, tuple[str, ...]]:
+        """What is asked of each data set's samples."""
+        return {name: recipe(name).prompts for name in self.stage.mix}
+
+    @cached_property
+    def seen(self) -> dict[str, int]:
+        """How many samples of each data set the stages before have drawn in the same order."""
+        alike = [one for one in self.earlier if one.seed == self.stage.seed]
+        drawn = {name: samples_drawn(alike, name) for name in self.stage.mix}
+        return {name: count for name, count in drawn.items() if count}
+
+    def train(self, inputs: Mapping[str, Artifact], site: Site) -> None:
+        """Train it, with a run of the stage's own in MLflow."""
+        stage, place = self.stage, self.place
+        data = [_used(name, inputs) for name in stage.mix]
+        with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run, data):
+            with place.workers() as workers:
+                workers.train(self._spec(inputs, site), place.progress(f"{stage.name}/train"))
+
+    def estimate(self, inputs: Inputs) -> TrainingEstimate:
+        """From the last run like it, and from the model's sizes."""
+        there = inputs.get("backbones")
+        sizes = sizes_in(there.path) if there else sizes_of(self.backbones)
+        return estimate_training(self.stage, sizes, there, self.place.options, self.place.store)
+
+    def probe(self, inputs: Inputs) -> TrainingEstimate | None:
+        """From some steps, if what they read is there.
+
+        What a stage starts from bears on no size, so that it can be tried before the one before it is trained.
+        """
+        there = {name: item for name, item in inputs.items() if item is not None and name != "init"}
+        if inputs.keys() - there.keys() - {"init"}:
+            return None
+        return probe(lambda folders: self._spec(there, folders), aided=self.is_aided)
+
+    def _spec(self, inputs: Mapping[str, Artifact], folders: Site) -> RunSpec:
+        init = inputs.get("init")
+        return RunSpec(
+            stage=self.stage,
+            prompts=self.prompts,
+            data=data_folders(inputs),
+            backbones=inputs["backbones"].path,
+            init=init.path if init else None,
+            options=self.place.options,
+            out=folders.out,
+            work=folders.scratch,
+            notes=folders.notes,
+            seen=self.seen,
+            features=inputs["features"].path if "features" in inputs else None,
+        )
 
 
 def _used(name: str, inputs: Mapping[str, Artifact]) -> DataUsed:
