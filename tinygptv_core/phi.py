@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, PhiConfig, PhiForCausalLM
 from transformers.activations import ACT2FN
@@ -70,9 +71,10 @@ class PostRMSNorm(nn.Module):
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
         """The same shape, in the wider of the input's and the weight's dtype."""
-        wide_BSD = hidden_BSD.float()
-        scale_BS1 = torch.rsqrt(wide_BSD.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (wide_BSD * scale_BS1).to(hidden_BSD.dtype)
+        dtype = torch.promote_types(hidden_BSD.dtype, self.weight.dtype)
+        # A GPU has one kernel for it where both are of one dtype.
+        wide_BSD, weight_D = hidden_BSD.float(), self.weight.float()
+        return functional.rms_norm(wide_BSD, weight_D.shape, weight_D, self.eps).to(dtype)
 
 
 class FusedAttention(PhiAttention):
