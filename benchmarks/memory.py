@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,6 +23,7 @@ from tinygptv_core.answer import narrow_linears
 from tinygptv_core.architectures import architecture
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.generate import new_cache
+from tinygptv_core.loss import summed_cross_entropy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.quantize import large_linears
 from tinygptv_core.sizes import PAPER_SIZES, Sizes
@@ -219,12 +219,12 @@ def _loss(model: TinyGPTV, batch: Batch, K: int) -> Tensor:
     image_BQD = model.images(batch, None)
     embeds_BSD, mask_BS = model.embed(batch, image_BQD)
     del image_BQD
+    embeds_BSD, mask_BS = embeds_BSD[:, :-1], mask_BS[:, :-1]  # a sample's last token is read by none
     rows_K = torch.zeros(K, dtype=torch.int64)
     hidden_KD = model.llm.model(
         inputs_embeds=embeds_BSD, attention_mask=mask_BS.long(), use_cache=False, wanted=(rows_K, rows_K)
     ).last_hidden_state
-    logits_KV = model.llm.lm_head(hidden_KD)
-    return functional.cross_entropy(logits_KV.float(), rows_K, reduction="sum")
+    return summed_cross_entropy(model.llm.lm_head(hidden_KD), rows_K)
 
 
 def inference(sizes: Sizes, load: Load, dtype: torch.dtype, bits: int) -> Memory:

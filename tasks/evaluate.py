@@ -9,7 +9,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Stage
 
-EVALUATE = Step(name="evaluate", kind="scores", version=2)
+EVALUATE = Step(name="evaluate", kind="scores", version=3)
 
 
 @dataclass(frozen=True, kw_only=True)

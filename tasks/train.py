@@ -31,7 +31,7 @@ from tinygptv_core.shortage import has_no_memory
 
 LOGGER = logging.getLogger(__name__)
 
-TRAIN = Step(name="train", kind="checkpoint", version=2)
+TRAIN = Step(name="train", kind="checkpoint", version=3)
 
 Progress = Callable[[int, int, str], None]
 """(finished steps, all steps, words about it)."""

@@ -27,7 +27,8 @@ class Layout:
     Attributes:
         row_K, position_K: the positions that predict a target, among S of each sample, row by row.
         labels_K: what they predict.
-        is_full: whether every position is attended to: there is neither padding nor a hole.
+        length: how many of the S positions are computed: all up to the last that predicts a target.
+        is_full: whether each of those is attended to: there is neither padding nor a hole.
         packing: which tokens stand in the packed row; None for a padded batch.
         place_K: where in the packed row the positions are that predict a target; None for a padded batch.
     """
@@ -35,6 +36,7 @@ class Layout:
     row_K: Tensor
     position_K: Tensor
     labels_K: Tensor
+    length: int
     is_full: bool
     packing: Packing | None
     place_K: Tensor | None

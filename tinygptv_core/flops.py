@@ -4,8 +4,9 @@ Counted are products of matrices, two operations for each multiplication with it
 only what its result depends on:
 
 - forward: everything, but the tower and the Q-Former only for pictures whose vision tokens are not kept; attention
-  in the language model only to what a position sees, so half of the square; in its last layer queries and all that
-  comes after them only where a target is predicted; logits only there;
+  in the language model only to what a position sees, so half of the square; nothing behind the last position of a
+  sample that predicts a target; in its last layer queries and all that comes after them only where one is
+  predicted; logits only there;
 - backward: what carries gradients through the frozen language model to its norms and adapters and to the projections,
   and the gradients of the projections' and adapters' own weights. No weight of a frozen part has one, nothing goes
   back through Q-Former and tower, and nothing that is computed a second time counts (checkpointing, attention).
@@ -16,8 +17,6 @@ loss and the optimizer are left out: at the paper's size they are less than one 
 By hand, at the paper's size: a picture of 224 px is 257 tokens of the tower, whose layers have 39 x (4 x 1408^2 +
 2 x 1408 x 6144) = 984,023,040 weights: 2 x 257 x that is 5.058e11. Attention adds 39 x 4 x 257^2 x 1408 = 1.45e10, the
 patches 2 x 256 x 588 x 1408 = 4.2e8: 5.207e11 for a picture.
-
-Plain integers and the standard library alone, so that a plan can ask as well as a training step.
 """
 
 import re
@@ -72,7 +71,7 @@ class Work:
     Attributes:
         pictures: that the tower and the Q-Former look at: none whose vision tokens are kept.
         projected: pictures whose vision tokens are projected.
-        positions: of the language model that hold something, the pictures' tokens among them.
+        positions: of the language model that a target comes of, the pictures' tokens among them.
         pairs: (a position, one that it sees): n (n + 1) / 2 of a sample of n positions.
         targets: tokens that are predicted.
         target_pairs: (a position that predicts a target, one that it sees).
@@ -126,35 +125,16 @@ def work_of(batch: "Batch", queries: int) -> Work:
         is_last_B = batch.slot_B >= tokens_BT.cumsum(1).argmax(1)
         pictures = int((~is_last_B).sum())
         tokens_BT.scatter_(1, batch.slot_B[:, None], ((~is_last_B) * queries)[:, None])
-    seen_BT = tokens_BT.cumsum(1)
-    positions_B = seen_BT[:, -1]
     predicts_BT = batch.labels_BT[:, 1:] != IGNORED
+    seen_BT = tokens_BT.cumsum(1)[:, :-1]
+    positions_B = (seen_BT * predicts_BT).amax(1)  # what the last one sees, itself among it
     return Work(
         pictures=pictures if batch.queries_BQE is None else 0,
         projected=pictures,
         positions=int(positions_B.sum()),
         pairs=int((positions_B * (positions_B + 1) // 2).sum()),
         targets=int(predicts_BT.sum()),
-        target_pairs=int(seen_BT[:, :-1][predicts_BT].sum()),
-    )
-
-
-def work_of_sample(*, positions: int, targets: int, pictures: int, cached: bool) -> Work:
-    """What one sample asks for that ends with its targets.
-
-    Args:
-        positions: all of its tokens, those of the picture and the targets among them; targets < positions.
-        pictures: 1, or 0 for text alone.
-        cached: its vision tokens are kept.
-    """
-    return Work(
-        pictures=0 if cached else pictures,
-        projected=pictures,
-        positions=positions,
-        pairs=positions * (positions + 1) // 2,
-        targets=targets,
-        # The last one sees all but itself, and the others one less each.
-        target_pairs=targets * (2 * positions - targets - 1) // 2,
+        target_pairs=int(seen_BT[predicts_BT].sum()),
     )
 
 

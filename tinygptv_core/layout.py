@@ -31,16 +31,28 @@ def laid_out(batch: Batch, num_queries: int, *, packed: bool) -> Batch:
     next_BS = functional.pad(labels_BS[:, 1:], (0, 1), value=IGNORED)  # each position predicts the label after it
     predicts_BS = next_BS != IGNORED
     row_K, position_K = predicts_BS.nonzero(as_tuple=True)
-    packing = pack(mask_BS) if packed else None
+    is_read_BS = _is_read(predicts_BS)
+    length = int(is_read_BS.sum(dim=1).max())
+    packing = pack(mask_BS & is_read_BS) if packed else None
     layout = Layout(
         row_K=row_K,
         position_K=position_K,
         labels_K=next_BS[row_K, position_K],
-        is_full=bool(mask_BS.all()),
+        length=length,
+        is_full=bool(mask_BS[:, :length].all()),
         packing=packing,
         place_K=None if packing is None else _places(packing, predicts_BS, mask_BS),
     )
     return replace(batch, layout=layout)
+
+
+def _is_read(predicts_BS: Tensor) -> Tensor:
+    """is_read_BS: up to the last position of a sample that predicts a target; what stands behind it nothing reads.
+
+    A sample that has no target is left as it is.
+    """
+    follows_BS = predicts_BS.flip(1).cumsum(1).flip(1) > 0
+    return follows_BS | ~predicts_BS.any(dim=1, keepdim=True)
 
 
 def _places(packing: Packing, predicts_BS: Tensor, mask_BS: Tensor) -> Tensor:

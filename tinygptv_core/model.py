@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tinygptv_core.batch import Batch, Layout
 from tinygptv_core.layout import laid_out
+from tinygptv_core.loss import summed_cross_entropy
 from tinygptv_core.packing import Packing
 from tinygptv_core.phi import FusedAttention, TinyPhi, no_mask
 from tinygptv_core.qformer import QFormer
@@ -127,8 +128,7 @@ class TinyGPTV(nn.Module):
         """
         batch = self.laid_out(batch, packed=packed)
         logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE))
-        loss_sum = functional.cross_entropy(logits_KV, labels_K, reduction="sum")
-        return loss_sum, labels_K.new_full((), len(labels_K))
+        return summed_cross_entropy(logits_KV, labels_K), labels_K.new_full((), len(labels_K))
 
     def row_losses(self, batch: Batch, image_BQD: Tensor | None) -> Tensor:
         """loss_B: the mean cross-entropy of each sample's own targets, in nats, float32; 0 where it has none.
@@ -137,7 +137,7 @@ class TinyGPTV(nn.Module):
             batch, image_BQD: as for `embed`; padded on the right.
         """
         logits_KV, labels_K, row_K = self._targets(self.laid_out(batch, packed=False), image_BQD)
-        loss_K = functional.cross_entropy(logits_KV, labels_K, reduction="none")
+        loss_K = functional.cross_entropy(logits_KV.float(), labels_K, reduction="none")
         sum_B = loss_K.new_zeros(len(batch.keys)).index_add(0, row_K, loss_K)
         return sum_B / row_K.bincount(minlength=len(batch.keys)).clamp(min=1)
 
@@ -153,10 +153,11 @@ class TinyGPTV(nn.Module):
             hidden_KD = self._read(embeds_BSD, mask_BS, layout)
         else:
             hidden_KD = self._read_packed(embeds_BSD, layout.packing, layout)
-        return self.llm.lm_head(hidden_KD).float(), layout.labels_K, layout.row_K
+        return self.llm.lm_head(hidden_KD), layout.labels_K, layout.row_K
 
     def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, layout: Layout) -> Tensor:
         """hidden_KD of the positions that predict a target."""
+        embeds_BSD, mask_BS = embeds_BSD[:, : layout.length], mask_BS[:, : layout.length]
         # Positions count from the left even where the mask has holes: the reference trains so.
         out = self.llm.model(
             inputs_embeds=embeds_BSD,
@@ -167,7 +168,7 @@ class TinyGPTV(nn.Module):
         return out.last_hidden_state
 
     def _read_packed(self, embeds_BSD: Tensor, packing: Packing, layout: Layout) -> Tensor:
-        """The same of the positions that are attended to alone, in one row."""
+        """The same of the positions that are attended to and read alone, in one row."""
         assert layout.place_K is not None
         out = self.llm.model(
             inputs_embeds=packing.take(embeds_BSD)[None],

@@ -21,7 +21,6 @@ from tinygptv_core.flops import (
     projection_flops,
     vision_flops,
     work_of,
-    work_of_sample,
 )
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import Encoded, collate, with_slot_at_end
@@ -29,6 +28,19 @@ from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stages import Lora
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
+
+
+def sample(*, tokens: int, targets: int, pictures: int) -> Work:
+    """One sample that ends with its targets: its last token is predicted from all but itself, and read by none."""
+    seen = range(1, tokens)
+    return Work(
+        pictures=pictures,
+        projected=pictures,
+        positions=tokens - 1,
+        pairs=sum(seen),
+        targets=targets,
+        target_pairs=sum(seen[-targets:]),
+    )
 
 
 def test_a_picture_takes_the_paper_tower_half_a_trillion_operations():
@@ -43,19 +55,16 @@ def test_a_picture_takes_the_paper_tower_half_a_trillion_operations():
 
 
 def test_a_caption_of_16_tokens_with_its_picture_at_the_papers_size():
-    """BOS, 32 tokens of the picture and 16 targets: 49 positions; the last of 32 layers ends with 16 of them."""
-    work = work_of_sample(positions=49, targets=16, pictures=1, cached=True)
-    assert work == Work(
-        pictures=0, projected=1, positions=49, pairs=49 * 25, targets=16, target_pairs=sum(range(33, 49))
-    )
+    """BOS, 32 tokens of the picture and 15 of 16 targets: 48 positions; the last of 32 layers ends with 16 of them."""
+    work = Work(pictures=0, projected=1, positions=48, pairs=24 * 49, targets=16, target_pairs=sum(range(33, 49)))
     layer = 4 * 2560**2 + 2 * 2560 * 10_240
-    last = 2 * 2560**2 * 49 + (layer - 2 * 2560**2) * 16
-    linear = 2 * (31 * 49 * layer + last)
-    attention = 4 * 2560 * (31 * 49 * 25 + 648)
+    last = 2 * 2560**2 * 48 + (layer - 2 * 2560**2) * 16
+    linear = 2 * (31 * 48 * layer + last)
+    attention = 4 * 2560 * (31 * 24 * 49 + 648)
     logits = 2 * 16 * 2560 * 51_200
     found = llm_flops(PAPER_SIZES.llm, work, lora_rank=0)
     assert found == Flops(forward=linear + attention + logits, backward=linear + 2 * attention + logits)
-    assert found.total == 494_174_504_960
+    assert found.total == 484_323_655_680
     projections = projection_flops(PAPER_SIZES, 1)
     assert projections == Flops(
         forward=2 * 32 * (768 * 4096 + 4096 * 2560), backward=2 * 32 * (768 * 4096 + 2 * 4096 * 2560)
@@ -65,10 +74,10 @@ def test_a_caption_of_16_tokens_with_its_picture_at_the_papers_size():
 
 def test_adapters_cost_three_times_their_forward():
     """Of rank 64: 7 x 2560 x 64 weights a layer, 4 of them in A and B of queries, keys and values, one A for all."""
-    work = work_of_sample(positions=49, targets=48, pictures=0, cached=True)
+    work = sample(tokens=49, targets=30, pictures=0)
     bare, adapted = (llm_flops(PAPER_SIZES.llm, work, rank) for rank in (0, 64))
     every, wanted = 3 * 2560 * 64, 3 * 2560 * 64
-    forward = 2 * (32 * 49 * every + (31 * 49 + 48) * wanted)
+    forward = 2 * (32 * 48 * every + (31 * 48 + 30) * wanted)
     assert adapted.forward - bare.forward == forward
     assert adapted.total - bare.total == 3 * forward
 
@@ -90,7 +99,7 @@ def counted(tiny_model, batch):
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["no adapters", "adapters"])
 def test_torch_counts_the_same_but_for_what_is_not_needed(lora):
-    """One sample of 7 positions and 3 targets.
+    """One sample of 7 tokens, whose last 3 are targets, so that 6 are read.
 
     Plain attention computes the whole square, in the last layer too, and its fused projection makes the queries of
     all positions, of which those before targets are needed alone.
@@ -98,23 +107,23 @@ def test_torch_counts_the_same_but_for_what_is_not_needed(lora):
     batch = micro_batches(tiny.batch(), most=1)[0]
     tiny_model, rank = model(lora), lora.rank if lora else 0
     work = work_of(batch, queries=3)
-    assert work == Work(pictures=1, projected=1, positions=7, pairs=28, targets=3, target_pairs=4 + 5 + 6)
-    squares = replace(work, pairs=7**2, target_pairs=7**2)
+    assert work == Work(pictures=1, projected=1, positions=6, pairs=21, targets=3, target_pairs=4 + 5 + 6)
+    squares = replace(work, pairs=6**2, target_pairs=6**2)
     needed = needed_flops(sizes_of(tiny_model), squares, image_size=8, lora_rank=rank)
-    unread = 2 * (7 - 3) * (16 * 16 + rank * 16)
-    unread_back = unread + 2 * (7 - 3) * rank * 16
+    unread = 2 * (6 - 3) * (16 * 16 + rank * 16)
+    unread_back = unread + 2 * (6 - 3) * rank * 16
     found = counted(tiny_model, batch)
     assert found.forward == needed.forward + unread
     assert found.backward == needed.backward + unread_back
 
 
 def test_padding_and_holes_are_no_work_and_kept_tokens_need_no_tower():
-    """7 and 5 positions, one of the first attended to by none: 6 and 5."""
+    """7 and 5 tokens, the last of which are not read, and one of the first attended to by none: 5 and 4."""
     batch = tiny.batch()
     mask_BT = batch.mask_BT.clone()
     mask_BT[0, 3] = False
     work = work_of(replace(batch, mask_BT=mask_BT), queries=3)
-    assert (work.positions, work.pairs, work.targets) == (6 + 5, 21 + 15, 4)
+    assert (work.positions, work.pairs, work.targets) == (5 + 4, 15 + 10, 4)
     assert work.target_pairs == (4 + 5 + 5) + 4
     kept = replace(batch, images_B3HW=None, queries_BQE=torch.zeros(2, 3, 8))
     assert work_of(kept, 3) == replace(work_of(batch, 3), pictures=0)
@@ -122,10 +131,7 @@ def test_padding_and_holes_are_no_work_and_kept_tokens_need_no_tower():
 
 def test_a_batch_asks_for_what_its_samples_ask_for():
     batch = tiny.batch()
-    samples = [
-        work_of_sample(positions=positions, targets=targets, pictures=1, cached=False)
-        for positions, targets in ((7, 3), (5, 1))
-    ]
+    samples = [sample(tokens=tokens, targets=targets, pictures=1) for tokens, targets in ((7, 3), (5, 1))]
     assert sum(samples, NO_WORK) == work_of(batch, queries=3)
 
 
@@ -134,11 +140,9 @@ def test_text_alone_among_pictures_asks_for_no_picture():
     picture = Encoded(ids=(0, 1, 4), labels=(-100, -100, 4), slot=1)
     batch = collate([with_slot_at_end(text), picture], torch.zeros(2, 3, 8, 8), keys=("a", "b"), pad_id=0, side="right")
     work = work_of(batch, queries=3)
-    assert work == work_of_sample(positions=3, targets=2, pictures=0, cached=False) + work_of_sample(
-        positions=5, targets=1, pictures=1, cached=False
-    )
+    assert work == sample(tokens=3, targets=2, pictures=0) + sample(tokens=5, targets=1, pictures=1)
     alone = collate([text], None, keys=("a",), pad_id=0, side="right")
-    assert work_of(alone, queries=3) == work_of_sample(positions=3, targets=2, pictures=0, cached=False)
+    assert work_of(alone, queries=3) == sample(tokens=3, targets=2, pictures=0)
 
 
 def test_the_sizes_of_a_model_are_those_it_was_made_of():
