@@ -71,10 +71,8 @@ class PostRMSNorm(nn.Module):
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
         """The same shape, in the wider of the input's and the weight's dtype."""
-        dtype = torch.promote_types(hidden_BSD.dtype, self.weight.dtype)
-        # A GPU has one kernel for it where both are of one dtype.
-        wide_BSD, weight_D = hidden_BSD.float(), self.weight.float()
-        return functional.rms_norm(wide_BSD, weight_D.shape, weight_D, self.eps).to(dtype)
+        normed_BSD = functional.rms_norm(hidden_BSD.float(), hidden_BSD.shape[-1:], eps=self.eps)
+        return self.weight * normed_BSD.to(hidden_BSD.dtype)
 
 
 class FusedAttention(PhiAttention):
