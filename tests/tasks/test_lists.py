@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import lists
+from tasks import list_columns, lists
 from tasks.build import Site
 from tasks.captions import wanted_of
-from tasks.list_columns import Columns, Wanted
+from tasks.list_columns import BREAK, Columns, Wanted, text_columns
 from tasks.list_files import copy_lists, lists_named, state_of
 from tasks.lists import Broken, read_list, read_pieces
 from tasks.rows import rows_of, rows_of_lists, table_of
@@ -89,6 +89,14 @@ def test_records_are_the_same_wherever_the_pieces_end(tmp_path, monkeypatch, lay
         monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
         assert list(read_list(tmp_path / "a.json")) == records
         assert in_pieces(tmp_path / "a.json") == records
+
+
+def test_a_piece_whose_places_32_bits_cannot_hold_is_not_cut_at_its_quotes(monkeypatch):
+    text, wanted = "\n".join(map(json.dumps, RECORDS)), Wanted(texts=("url", "caption"))
+    monkeypatch.setattr(list_columns, "_MOST_BYTES", len(text) + 1)
+    assert text_columns(text, BREAK, wanted) is not None
+    monkeypatch.setattr(list_columns, "_MOST_BYTES", len(text))
+    assert text_columns(text, BREAK, wanted) is None
 
 
 @pytest.mark.parametrize("between", [",", ", ", ",\n", "\n,\n  "])
