@@ -27,7 +27,8 @@ class Layout:
     Attributes:
         row_K, position_K: the positions that predict a target, among S of each sample, row by row.
         labels_K: what they predict.
-        length: how many of the S positions are computed: all up to the last that predicts a target.
+        length: how many of the S positions of a padded batch are computed: all up to the last that predicts a target,
+            and all of a sample that has none.
         is_full: whether each of those is attended to: there is neither padding nor a hole.
         packing: which tokens stand in the packed row; None for a padded batch.
         place_K: where in the packed row the positions are that predict a target; None for a padded batch.

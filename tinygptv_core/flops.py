@@ -17,6 +17,8 @@ loss and the optimizer are left out: at the paper's size they are less than one 
 By hand, at the paper's size: a picture of 224 px is 257 tokens of the tower, whose layers have 39 x (4 x 1408^2 +
 2 x 1408 x 6144) = 984,023,040 weights: 2 x 257 x that is 5.058e11. Attention adds 39 x 4 x 257^2 x 1408 = 1.45e10, the
 patches 2 x 256 x 588 x 1408 = 4.2e8: 5.207e11 for a picture.
+
+Plain integers and the standard library alone, so that a plan can ask as well as a training step.
 """
 
 import re
@@ -116,6 +118,8 @@ def work_of(batch: "Batch", queries: int) -> Work:
         batch: padded on the right. Positions that are not attended to count nowhere.
         queries: tokens of a picture.
     """
+    from torch.nn import functional
+
     from tinygptv_core.batch import IGNORED
 
     tokens_BT = batch.mask_BT.long()
@@ -125,8 +129,8 @@ def work_of(batch: "Batch", queries: int) -> Work:
         is_last_B = batch.slot_B >= tokens_BT.cumsum(1).argmax(1)
         pictures = int((~is_last_B).sum())
         tokens_BT.scatter_(1, batch.slot_B[:, None], ((~is_last_B) * queries)[:, None])
-    predicts_BT = batch.labels_BT[:, 1:] != IGNORED
-    seen_BT = tokens_BT.cumsum(1)[:, :-1]
+    predicts_BT = functional.pad(batch.labels_BT[:, 1:] != IGNORED, (0, 1))
+    seen_BT = tokens_BT.cumsum(1)
     positions_B = (seen_BT * predicts_BT).amax(1)  # what the last one sees, itself among it
     return Work(
         pictures=pictures if batch.queries_BQE is None else 0,

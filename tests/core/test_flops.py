@@ -129,6 +129,11 @@ def test_padding_and_holes_are_no_work_and_kept_tokens_need_no_tower():
     assert work_of(kept, 3) == replace(work_of(batch, 3), pictures=0)
 
 
+def test_a_lone_token_is_no_work():
+    batch = collate([Encoded(ids=(0,), labels=(-100,), slot=None)], None, keys=("a",), pad_id=0, side="right")
+    assert work_of(batch, queries=3) == NO_WORK
+
+
 def test_a_batch_asks_for_what_its_samples_ask_for():
     batch = tiny.batch()
     samples = [sample(tokens=tokens, targets=targets, pictures=1) for tokens, targets in ((7, 3), (5, 1))]

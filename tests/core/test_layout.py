@@ -49,7 +49,9 @@ def test_a_batch_is_full_where_all_that_is_read_is_attended_to():
     batch = tiny.batch()
     labels_BT = batch.labels_BT.clone()
     labels_BT[0, 3:] = IGNORED
-    found = layout(replace(batch, labels_BT=labels_BT), packed=False)
+    mask_BT = batch.mask_BT.clone()
+    mask_BT[1, 2] = False  # so that the second sample ends with the picture
+    found = layout(replace(batch, labels_BT=labels_BT, mask_BT=mask_BT), packed=False)
     assert (found.length, found.is_full) == (4, True)
 
 

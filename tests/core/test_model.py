@@ -57,18 +57,21 @@ def test_text_alone_is_plain_language_modelling(model):
 def test_a_longer_prompt_keeps_as_much_for_the_gradient_whatever_the_vocabulary():
     """Logits are computed where there are targets alone."""
 
-    def saved(vocabulary: int, prompt_tokens: int) -> int:
+    def saved(vocabulary: int, prompt_tokens: int, precision: torch.dtype = torch.float32) -> int:
         made = TinyGPTV.from_backbones(tiny.backbones(seed=1), LORA, seed=2).eval()
         made.llm.lm_head = torch.nn.Linear(16, vocabulary).requires_grad_(False)
         batch = tiny.batch()
         ids_BT = torch.cat([batch.ids_BT[:, :2], torch.full((2, prompt_tokens), 2), batch.ids_BT[:, 2:]], dim=1)
         labels_BT = torch.cat([torch.full((2, prompt_tokens), IGNORED), batch.labels_BT], dim=1)
         longer = replace(batch, ids_BT=ids_BT, labels_BT=labels_BT, mask_BT=torch.ones_like(ids_BT, dtype=torch.bool))
-        return saved_bytes(lambda: made(longer), made)
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            return saved_bytes(lambda: made(longer), made)
 
     small, large = ([saved(vocabulary, tokens) for tokens in (10, 90)] for vocabulary in (8, 5000))
     assert large[0] - small[0] == large[1] - small[1] > 4 * 4 * 4900  # four targets, float32
     assert large[1] - large[0] == small[1] - small[0] > 0
+    narrow, wide = (saved(vocabulary, 10, torch.bfloat16) for vocabulary in (8000, 16000))
+    assert wide - narrow == 2 * 8000 * (4 + 16)  # in 16 bit four logits, and the head's weight as autocast makes it
 
 
 def test_a_batch_without_targets_has_a_loss_of_nothing(model):

@@ -33,6 +33,15 @@ def test_the_norm_does_not_overflow_in_float16():
     assert PostRMSNorm(2, eps=0.0)(torch.tensor([1e4, 1e4], dtype=torch.float16)).tolist() == [1.0, 1.0]
 
 
+def test_the_norm_rounds_to_the_inputs_precision_before_its_weight():
+    norm = PostRMSNorm(2, eps=0.0)
+    torch.nn.init.constant_(norm.weight, 1.003)  # in bfloat16 it would be 1
+    # 3 / sqrt(12.5) = 0.84853 and 4 / sqrt(12.5) = 1.13137, in bfloat16 0.84765625 and 1.1328125.
+    found = norm(torch.tensor([3.0, 4.0], dtype=torch.bfloat16))
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx([1.003 * 0.84765625, 1.003 * 1.1328125], abs=1e-6)
+
+
 def test_fused_rows_are_query_key_value_of_one_head_after_another(phi):
     """With its rows dealt out as [head][query, key, value][width], transformers' split attention gives the same."""
     fused, split = phi.model.layers[0].self_attn, PhiAttention(CONFIG, layer_idx=0).eval()

@@ -27,6 +27,14 @@ def test_a_choice_has_the_mean_loss_of_its_own_tokens(model):
     assert ranking.losses[1] == pytest.approx(-(scores_SV[1, 4] + scores_SV[2, 5]).item() / 2, abs=1e-5)
 
 
+def test_losses_of_logits_in_16_bit_are_computed_in_float32():
+    """In bfloat16 they would have 8 bits."""
+    narrow = TinyGPTV.from_backbones(tiny.backbones(seed=5), None, seed=2).eval().to(torch.bfloat16)
+    (ranking,) = rank(narrow, [FIRST], None, pad_id=tiny.END)
+    losses = torch.tensor(ranking.losses)
+    assert (losses != losses.bfloat16().float()).all()
+
+
 def test_the_least_loss_comes_first(model):
     (ranking,) = rank(model, [FIRST], None, pad_id=tiny.END)
     assert [ranking.losses[place] for place in ranking.order] == sorted(ranking.losses)

@@ -1,10 +1,13 @@
 """What a training step is asked for."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
 
 from flows.train import train_step
 from tests.flows.test_screen_steps import PLACE
-from tinygptv_core.presets import NANO
+from tinygptv_core.presets import NANO, PAPER
 from tinygptv_core.stages import NANO_STAGES
 
 
@@ -24,3 +27,22 @@ def test_a_stage_goes_on_about_where_those_before_it_ended():
 def test_a_stage_in_another_order_begins_at_its_beginning():
     first, second, *_ = NANO_STAGES
     assert "seen" not in config_of(replace(second, seed=first.seed + 1), (first,))
+
+
+def test_a_stage_is_not_tried_before_its_data_are_there():
+    """All that it reads is known but one shard; of the stage before it nothing is needed."""
+    request = train_step(NANO_STAGES[1], NANO_STAGES[:1], {}, NANO.backbones, PLACE)
+    assert request.probe is not None
+    lacking = dict.fromkeys(request.inputs, NANO) | {"shards.scenes_web": None}
+    assert request.probe(lacking) is None
+
+
+@pytest.mark.parametrize(("preset", "least", "most"), [(NANO, 1e6, 1e8), (PAPER, 7e9, 9e9)], ids=["nano", "paper"])
+def test_before_the_backbones_are_there_their_sizes_say_what_training_takes(preset, least, most):
+    """The paper's 3.8 billion frozen weights are in 16 bit; nano's are all in float32."""
+    place = SimpleNamespace(options=preset.options, store=None)
+    request = train_step(preset.stages[0], (), {}, preset.backbones, place)
+    assert request.estimate is not None
+    estimate = request.estimate(dict.fromkeys(request.inputs))
+    assert estimate.by == "arithmetic"
+    assert least < estimate.memory_bytes < most
