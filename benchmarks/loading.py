@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.measure import seconds_of
 from benchmarks.model import CONVENTIONAL, DifferenceError
 from benchmarks.shards import conventional_batches, photo, write_shard
-from tinygptv_core.image import squash, squashed
+from tinygptv_core.image import squash_all, squashed
 from tinygptv_core.presets import SHIPPED
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
@@ -100,10 +100,7 @@ def decoding(folders: DataFolders, size: int) -> Batches:
     def one_pass() -> Iterator[Tensor]:
         for start in range(0, len(pictures), AT_ONCE):
             some = pictures[start : start + AT_ONCE]
-            filled_BHW3 = bytes_BHW3[: len(some)]
-            for picture, bytes_HW3 in zip(some, filled_BHW3, strict=True):
-                squash(picture, bytes_HW3)
-            yield torch.from_numpy(filled_BHW3.transpose(0, 3, 1, 2))
+            yield torch.from_numpy(squash_all(some, bytes_BHW3[: len(some)]))
 
     return one_pass
 

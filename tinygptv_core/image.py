@@ -49,7 +49,11 @@ SAME_COLOURS = ("YCbCr", "Gray", "RGB")
 
 def squashed(pictures: Sequence[bytes], size: int) -> np.ndarray:
     """bytes_B3HW (uint8) of the pictures (encoded files). Raises as `squash` does."""
-    bytes_BHW3 = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    return squash_all(pictures, np.empty((len(pictures), size, size, 3), dtype=np.uint8))
+
+
+def squash_all(pictures: Sequence[bytes], bytes_BHW3: np.ndarray) -> np.ndarray:
+    """bytes_B3HW, as `squashed` gives them, in the memory of `bytes_BHW3` (uint8)."""
     for data, bytes_HW3 in zip(pictures, bytes_BHW3, strict=True):
         squash(data, bytes_HW3)
     return bytes_BHW3.transpose(0, 3, 1, 2)

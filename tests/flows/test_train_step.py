@@ -30,7 +30,7 @@ def test_a_stage_in_another_order_begins_at_its_beginning():
 
 
 def test_a_stage_is_not_tried_before_its_data_are_there():
-    """All that it reads is known but one shard; of the stage before it nothing is needed."""
+    """All that it reads is there but the shards of one data set."""
     request = train_step(NANO_STAGES[1], NANO_STAGES[:1], {}, NANO.backbones, PLACE)
     assert request.probe is not None
     lacking = dict.fromkeys(request.inputs, NANO) | {"shards.scenes_web": None}
