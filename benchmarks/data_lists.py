@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.data_case import Case
-from tasks.build import Site
 from tasks.filter import filter_rows
 from tasks.removals import NO_REMOVALS
+from tasks.request import Site
 from tasks.rows import rows
 from tinygptv_core.presets import PRETRAINING
 from tinygptv_core.recipe import Recipe, caption_turns, clean_caption

@@ -25,8 +25,8 @@ from torch import Tensor
 from benchmarks.shards import photo, write_shard
 from benchmarks.work import WIDTHS, talks
 from tasks.zero import train
-from tinygptv_core.presets import SHIPPED
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.stages import NANO_STAGE2, Share
 
 BATCH = 16

@@ -29,12 +29,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from tasks.build import Site, Store
+from tasks.build import Store
 from tasks.fetch import FetchOptions
+from tasks.request import Site
 from tasks.segments import Keeper, Wanted, fetch_urls
 from tasks.tables import ROWS_FILE, TableRow, TableWriter, read_counts
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.presets import Fetch
+from tinygptv_core.settings import Fetch
 
 GOAL = 0.9
 """How fast ours is at least, by bare img2dataset's speed."""

@@ -28,10 +28,10 @@ from benchmarks.measure import seconds_of
 from benchmarks.model import CONVENTIONAL, DifferenceError
 from benchmarks.shards import conventional_batches, photo, write_shard
 from tinygptv_core.image import squash_all, squashed
-from tinygptv_core.presets import SHIPPED
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.shards import Sample, ShardSet
 from tinygptv_core.stages import NANO_STAGE1
 from tinygptv_core.vision import normalised

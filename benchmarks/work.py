@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from tinygptv_core.architectures import architecture
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.presets import SHIPPED
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.recipe import Turn
 from tinygptv_core.scenes import texts
 from tinygptv_core.scenes.scene import Scene, draw_scene
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import NANO_STAGE2, NANO_STAGE4, Lora, Stage
 from tinygptv_core.trainable import lora_parameters

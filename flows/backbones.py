@@ -16,7 +16,8 @@ from flows.choice import default_home
 from flows.server import start_prefect_server
 from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
-from tasks.build import Built, Request, Site, Store
+from tasks.build import Built, Store
+from tasks.request import Request, Site
 from tinygptv_core.artifact import Artifact
 
 

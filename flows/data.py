@@ -11,7 +11,7 @@ from pathlib import Path
 import data_recipes
 from flows.noted import noted
 from flows.place import Place
-from tasks.build import MANIFEST, Estimate, Inputs, Request, Site
+from tasks.build import MANIFEST
 from tasks.estimates import estimate_fetch
 from tasks.fetch import FETCH, fetch_files
 from tasks.filter import FILTER, filter_rows
@@ -19,6 +19,7 @@ from tasks.guard import canonical_host
 from tasks.list_files import COPY, copy_lists, is_far, state_of
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.removals import NO_REMOVALS, read_removals
+from tasks.request import Estimate, Inputs, Request, Site
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
 from tasks.segments import Keeper, Wanted, fetch_urls, rounded
@@ -27,8 +28,9 @@ from tasks.sources import brought_file, brought_pictures
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.presets import DataSettings, Preset, Scenes
+from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import PictureSet, Recipe
+from tinygptv_core.settings import DataSettings, Scenes
 from tinygptv_core.stages import samples_wanted
 
 SOURCE = "scenes/draw"

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from flows.place import Progress
 from flows.train import BACKBONES, data_folders, data_inputs
-from tasks.build import Request, Site
 from tasks.evaluate import EVALUATE, ComputeOptions, EvaluationSpec, evaluate_checkpoint
+from tasks.request import Request, Site
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.stages import Stage

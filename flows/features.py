@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
 from flows.vision_cache import kept_in_evaluation, kept_in_training
-from tasks.build import Request, Site
 from tasks.features import FEATURES, FeaturesSpec, write_vision_tokens
+from tasks.request import Request, Site
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset

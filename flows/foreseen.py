@@ -3,8 +3,8 @@
 from typing import Any
 
 from flows.plan import Planned
-from tasks.build import Estimate, TrainingEstimate
 from tasks.quantities import duration, size
+from tasks.request import Estimate, TrainingEstimate
 from tasks.vision_cache import CacheAdvice, in_words
 
 GIGABYTE = 1e9

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flows.data import recipe
-from tasks.build import SHORT, Store
+from tasks.build import Store
 from tasks.differences import short_commit
 from tasks.evaluate import EVALUATE
 from tasks.ledgers import urls_behind
 from tasks.lineage import REGISTERED, Link, chain, resolved, roots_of
 from tasks.records import Records
 from tasks.registry import Version
+from tasks.request import SHORT
 from tasks.train import TRAIN
 from tinygptv_core.plain import ConfigError, leaves
 

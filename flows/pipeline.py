@@ -9,7 +9,7 @@ from flows.place import Place
 from flows.register import register_step
 from flows.screen import screen_steps
 from flows.train import backbones_step, train_step
-from tasks.build import Request
+from tasks.request import Request
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 

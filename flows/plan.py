@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tasks.build import FORCED, Estimate, Inputs, Request, Store, TrainingEstimate
+from tasks.build import FORCED, Store
+from tasks.request import Estimate, Inputs, Request, TrainingEstimate
 from tasks.sources import NO_FOLDER
 from tasks.vision_cache import CacheAdvice
 from tinygptv_core.artifact import Artifact

@@ -10,10 +10,10 @@ from flows.data import recipe
 from flows.evaluate import FRESH
 from flows.place import Place
 from flows.train import BACKBONES, data_folders, data_inputs
-from tasks.build import Request, Site
 from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registry import registered
+from tasks.request import Request, Site
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, digest_of, members_of

@@ -16,12 +16,13 @@ from flows.place import Progress
 from flows.terminal import Terminal, say
 from flows.train import data_inputs
 from tasks.ask import training_of
-from tasks.build import MANIFEST, Built, Inputs, Store
+from tasks.build import MANIFEST, Built, Store
 from tasks.evaluate import ComputeOptions
 from tasks.lineage import resolved
 from tasks.records import Records
 from tasks.register import CHALLENGER, CHAMPION
 from tasks.registry import CHECKPOINT_TAG, Version, find, versions
+from tasks.request import Inputs
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from flows.data import pictures_name, recipe
 from flows.place import Place
-from tasks.build import Request, Site
 from tasks.hashes import HASH, hash_pictures
 from tasks.ratings import RATE, Rating, rate_pictures
 from tasks.removals import NO_REMOVALS, read_removals
+from tasks.request import Request, Site
 from tasks.screen import SCREEN, Against, EvaluationPictures, Screened, screen
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, plain
-from tinygptv_core.presets import Preset, Scorer, Screen
+from tinygptv_core.presets import Preset
+from tinygptv_core.settings import Scorer, Screen
 
 SET = "pictures."
 

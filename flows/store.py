@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.build import SHORT, Store
+from tasks.build import Store
 from tasks.keeping import Keeping, Kept, Sweep, clean, rebuilt_by, sweep
 from tasks.lease import alone
 from tasks.records import clock
 from tasks.registry import names, versions
+from tasks.request import SHORT
 from tinygptv_core.plain import ConfigError
 
 SHOWN = 5

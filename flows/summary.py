@@ -12,7 +12,7 @@ from flows.choice import Prepared
 from flows.data import pictures_name, recipe
 from flows.evaluate import FRESH
 from flows.place import Place
-from tasks.build import Built, TrainingEstimate
+from tasks.build import Built
 from tasks.card import STEPS, CardSources, write_cards
 from tasks.registry import CHECKPOINT_TAG, registered
 from tasks.report import (
@@ -26,6 +26,7 @@ from tasks.report import (
     StageReport,
     StepReport,
 )
+from tasks.request import TrainingEstimate
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.bands import band_of

@@ -10,12 +10,13 @@ from typing import Any
 
 from flows.choice import Choice, prepare, typed
 from flows.plan import downstream
-from tasks.build import SHORT, Store
+from tasks.build import Store
 from tasks.filter import FILTER
 from tasks.outcomes import KEPT
 from tasks.records import Records
 from tasks.registry import names, versions
 from tasks.removals import NO_REMOVALS, Removals, read_removals
+from tasks.request import SHORT
 from tasks.screen import SCREEN
 from tasks.traces import SAME_BYTES, Holding, Read, Traces
 from tasks.train import TRAIN

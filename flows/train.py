@@ -7,8 +7,9 @@ from functools import cached_property
 from flows.data import picture_sets, pictures_name, recipe
 from flows.place import Place
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
-from tasks.build import Inputs, Request, Site, Store, TrainingEstimate
+from tasks.build import Store
 from tasks.probe import probe
+from tasks.request import Inputs, Request, Site, TrainingEstimate
 from tasks.tables import read_counts
 from tasks.track import DataUsed, tracking_stage
 from tasks.train import TRAIN
@@ -16,8 +17,8 @@ from tasks.training_estimates import estimate_training
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain
-from tinygptv_core.presets import SHIPPED, Backbones
 from tinygptv_core.run import DataFolders, RunSpec
+from tinygptv_core.settings import SHIPPED, Backbones
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage, samples_drawn
 

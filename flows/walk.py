@@ -27,8 +27,9 @@ from flows.plan import resolve
 from flows.promoted import log_report, promoted, reported
 from flows.shown import Progress, show_plan, show_result
 from flows.terminal import say
-from tasks.build import Built, Inputs, Request, Site, Store
+from tasks.build import Built, Store
 from tasks.cluster import remove_leftovers
+from tasks.request import Inputs, Request, Site
 from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
 

@@ -8,7 +8,8 @@ from flows.choice import preset_named
 from flows.noted import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs
-from tasks.build import Built, Request, Site, Store
+from tasks.build import Built, Store
+from tasks.request import Request, Site
 from tasks.weights import (
     CHECKPOINT,
     RESTORE_BACKBONES,
@@ -19,7 +20,8 @@ from tasks.weights import (
 )
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, change
-from tinygptv_core.presets import PAPER_BACKBONES, Backbones, changed, starting_at
+from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
+from tinygptv_core.settings import Backbones
 
 SHOWN_DIGEST = 12
 

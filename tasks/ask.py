@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.build import MANIFEST, SHORT
+from tasks.build import MANIFEST
 from tasks.registry import BACKBONES_TAG, Version, find
+from tasks.request import SHORT
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError
 

@@ -5,7 +5,7 @@ They come with the package, so that a run starts from them; this is how they wer
 
 import logging
 
-from tasks.build import Site, Step
+from tasks.request import Site, Step
 from tinygptv_core.pretrain.settings import Optimization, Pretraining, Sizes
 
 LOGGER = logging.getLogger(__name__)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.build import Site, Step, write_json
+from tasks.build import write_json
+from tasks.request import Site, Step
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, plain, unknown
-from tinygptv_core.presets import SHIPPED, Backbones, Source, Sources
+from tinygptv_core.settings import SHIPPED, Backbones, Source, Sources
 from tinygptv_core.weight_folders import check_pins, files_of
 
 if TYPE_CHECKING:

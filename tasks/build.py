@@ -1,4 +1,4 @@
-"""Steps and the store: a request's key gives a digest, a digest gives a folder.
+"""The store: a request's key gives a digest, a digest gives a folder.
 
 The only place that decides whether something is built already. Two names for two questions: the
 *key* says what was asked for, the *digest* says what it is (docs/adr/0001-identity-by-content.md).
@@ -17,120 +17,22 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from tasks.lease import held, in_use, lease
+from tasks.request import SHORT, Inputs, Request, Site, Step, asked, difference, digests, nearest
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.drafts import write_whole
-from tinygptv_core.plain import ConfigError, canonical_json, leaves, plain, sha256_of
+from tinygptv_core.plain import ConfigError, canonical_json, sha256_of
 
 MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
 USERS_FOLDER = "folder"
 """The kind of a folder of the user's own, as an input."""
-T = TypeVar("T")
-
-SHORT = 12
-MOST_CHARACTERS = 60
-"""Of a value that is told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A kind of work: its name, the kind of artifact it makes, and the version of its code.
-
-    The version is raised whenever the same request would write other bytes.
-    """
-
-    name: str
-    kind: str
-    version: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """The three folders that a step writes to; all exist when it starts.
-
-    Attributes:
-        out: becomes the artifact. Empty, or as a killed build of the same key left it.
-        scratch: survives a kill, is removed when the step is done: optimizer, partial downloads.
-        notes: kept, hashed nowhere: metrics.jsonl, logs, summary.json.
-        forced: it is made anew although the store has it.
-    """
-
-    out: Path
-    scratch: Path
-    notes: Path
-    forced: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a step would take, before it begins.
-
-    Attributes:
-        rows: what it would fetch.
-        is_bound: it may be less: how many there are is not known yet.
-        bytes: what it would leave on disk.
-        is_measured: by what such steps took before; else by what is generally known.
-    """
-
-    rows: int
-    is_bound: bool
-    bytes: int
-    seconds: float
-    is_measured: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingEstimate:
-    """What it would take to train a stage, before it begins.
-
-    Attributes:
-        seconds: of its steps, evaluation and the start of processes apart; None where nothing was measured.
-        memory_bytes: the most that a process would hold; by arithmetic the least.
-        disk_bytes: of its states and its checkpoint.
-        by: what was measured, or that nothing was.
-        note: what else is worth knowing of it, in words.
-    """
-
-    seconds: float | None
-    memory_bytes: float
-    disk_bytes: int
-    by: Literal["last run", "probe", "arithmetic"]
-    note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One artifact that is wanted.
-
-    Attributes:
-        name: as people say it: `stage3/train`.
-        config: the part of the configuration that the step reads.
-        inputs: input name -> the name of the request that makes it, a user's file, or nothing.
-        aids: the same of what only spares work: it bears on nothing but last bits, and is in no key.
-        work: makes it: inputs and aids as artifacts, and where to write.
-        gone: what makes a built artifact useless all the same, in words (a registry that lost it).
-        lacks: which file of the user's is missing and how it is got, in words; the step cannot be built without.
-        estimate: what it would take, by those of its inputs that are there.
-        probe: the same from trying it for a moment, where it can be tried; gives None where too little is there.
-    """
-
-    name: str
-    step: Step
-    config: Any
-    inputs: Mapping[str, "str | Artifact | None"]
-    work: Callable[[Mapping[str, Artifact], Site], None] = field(repr=False)
-    gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
-    aids: Mapping[str, str] = field(default_factory=dict)
-    lacks: str | None = None
-    estimate: "Callable[[Inputs], Estimate | TrainingEstimate | None]" = field(repr=False, default=lambda inputs: None)
-    probe: "Callable[[Inputs], TrainingEstimate | None] | None" = field(repr=False, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +54,6 @@ class Built:
     why: str
     seconds: float
     artifact: Artifact
-
-
-Inputs = Mapping[str, Artifact | None]
 
 
 class DamagedError(Exception):
@@ -280,7 +179,7 @@ class Store:
         read = {name: artifact for name, artifact in (*inputs.items(), *aids.items()) if artifact is not None}
         request.work(read, site)
         artifact = self._seal(site.out, request.step.kind)
-        aided = {"aids": _digests(aids)} if aids else {}
+        aided = {"aids": digests(aids)} if aids else {}
         noted = {**noted, **aided, "seconds": time.monotonic() - before}
         artifact = self._note(request, inputs, known.key, artifact, noted, force)
         shutil.rmtree(work)
@@ -407,9 +306,7 @@ class Store:
         former = nearest(now, earlier, lambda record: record)
         if former is None:
             return "never built on this home"
-        old, new = flat(former), flat(now)
-        pairs = {name: [_short(name, told.get(name)) for told in (old, new)] for name in changed(old, new)}
-        return "; ".join(f"{name} {before} -> {after}" for name, (before, after) in pairs.items())
+        return difference(former, now)
 
 
 def _unseal(folder: Path) -> None:
@@ -432,59 +329,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def asked(request: Request, inputs: Inputs) -> dict[str, Any]:
-    """What a request asks for, as it is hashed: step, version, config and the digests of the inputs."""
-    step = request.step
-    return {
-        "step": step.name,
-        "version": step.version,
-        "config": plain(request.config, identity=True),
-        "inputs": _digests(inputs),
-    }
-
-
-def _digests(inputs: Inputs) -> dict[str, str | None]:
-    return {name: artifact.digest if artifact else None for name, artifact in inputs.items()}
-
-
 def _built(request: Request, known: Known, action: Literal["build", "reuse"], before: float) -> Built:
     assert known.artifact is not None
     seconds = time.monotonic() - before
     return Built(
         name=request.name, key=known.key, action=action, why=known.why, seconds=seconds, artifact=known.artifact
     )
-
-
-def nearest(now: Mapping[str, Any], earlier: Sequence[T], told: Callable[[T], Mapping[str, Any]]) -> T | None:
-    """Of earlier requests that which differs from `now` in the fewest values, the first of several; None of none.
-
-    Args:
-        told: what such a request asked for.
-    """
-    wanted = flat(now)
-    return min(earlier, key=lambda request: len(changed(flat(told(request)), wanted)), default=None)
-
-
-def flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a request, `asked` or as it was noted, by name; an input's is its digest, whatever dots its name
-    has."""
-    inputs = {f"inputs.{name}": digest for name, digest in told["inputs"].items()}
-    return leaves({name: told[name] for name in ("step", "version", "config")}) | inputs
-
-
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The names of the values that differ between two requests."""
-    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
-
-
-def shortened(value: object) -> str:
-    """A value of a request, for people."""
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
-
-
-def _short(name: str, value: str | None) -> str:
-    return shortened(value[:SHORT] if value and name.startswith("inputs.") else value)
 
 
 def _unlike(folder: Path, members: tuple[Member, ...], stamps: Mapping[str, int]) -> str | None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.build import SHORT, Inputs, Request, asked, changed, flat, nearest, shortened
 from tasks.records import Record, Records
+from tasks.request import SHORT, Inputs, Request, asked, changed, flat, nearest, shortened
 
 TO_BE_BUILT = "to be built"
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from tasks.build import Estimate, Store
+from tasks.build import Store
 from tasks.fetch import FetchOptions
+from tasks.request import Estimate
 from tasks.segments import SEGMENT, Wanted
 from tasks.tables import read_counts
 from tinygptv_core.artifact import Artifact

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.build import Site, Step
+from tasks.request import Site, Step
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Stage

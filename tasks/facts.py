@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tasks.bytewise import bytes_of, has_byte, has_spare_space, texts_between
 from tasks.tables import SIZE, compute
-from tinygptv_core.presets import Filter
+from tinygptv_core.settings import Filter
 
 if TYPE_CHECKING:
     import numpy as np

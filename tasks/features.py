@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.build import Site, Step
 from tasks.evaluate import ComputeOptions
+from tasks.request import Site, Step
 from tinygptv_core.run import DataFolders
 
 FEATURES = Step(name="features", kind="features", version=2)

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.build import Site, Step
 from tasks.guard import canonical_host
 from tasks.outcomes import KEPT, Outcome
+from tasks.request import Site, Step
 from tasks.tables import LEDGER_FILE, ROWS_FILE, LedgerRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import Fetch
+from tinygptv_core.settings import Fetch
 
 FETCH = Step(name="fetch", kind="shards", version=1)
 

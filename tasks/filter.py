@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.build import Site, Step
 from tasks.facts import Known, known_of, texts_of
 from tasks.removals import Removals
 from tasks.repeats import Repeats
+from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,
     ROWS_FILE,
@@ -29,8 +29,8 @@ from tasks.tables import (
     num_rows,
 )
 from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.presets import Filter
 from tinygptv_core.recipe import Recipe
+from tinygptv_core.settings import Filter
 
 if TYPE_CHECKING:
     import numpy as np

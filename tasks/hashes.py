@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.build import Site, Step
+from tasks.request import Site, Step
 from tasks.tables import LEDGER_FILE, clear
 from tasks.tars import Opened, Sharing, over_tars, samples_in
 

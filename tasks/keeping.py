@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.build import MANIFEST, SHORT, Store
+from tasks.build import MANIFEST, Store
 from tasks.lease import Holder, held
 from tasks.lineage import REGISTERED, Link, chain, roots_of, segments_of
 from tasks.records import Record, Records
 from tasks.registry import MODEL_TAG, Version
+from tasks.request import SHORT
 from tinygptv_core.artifact import Artifact, sha256_of_file
 
 REPORT = "report.json"

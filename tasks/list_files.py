@@ -10,8 +10,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Site, Step
 from tasks.lists import form_of
+from tasks.request import Site, Step
 from tasks.tables import clear
 from tinygptv_core.plain import ConfigError
 

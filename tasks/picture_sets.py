@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 
 from tasks.archives import SUFFIXES, Limits, Packed, pictures_in
-from tasks.build import Site, Step
 from tasks.fetch import Packer
 from tasks.outcomes import KEPT, Outcome
+from tasks.request import Site, Step
 from tasks.tables import ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import Fetch
 from tinygptv_core.recipe import PictureSet
+from tinygptv_core.settings import Fetch
 
 PICTURES = Step(name="pictures", kind="pictures", version=1)
 GATHER = Step(name="gather", kind="shards", version=1)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from tasks.build import Site, TrainingEstimate
+from tasks.request import Site, TrainingEstimate
 from tasks.tied import run_tied
 from tasks.training_estimates import by_arithmetic, disk_bytes, samples_of
 from tinygptv_core.metrics import Line

@@ -300,7 +300,7 @@ def _answers(path: Path) -> dict[tuple[str, str, str], float]:
 
 
 def _paired(old: Mapping[tuple[str, str, str], float], new: Mapping[tuple[str, str, str], float]) -> Comparison:
-    from tinygptv_core.evaluate import bootstrap
+    from tinygptv_core.intervals import bootstrap
 
     both = sorted(old.keys() & new.keys())
     found: list[Difference] = []

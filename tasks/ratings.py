@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Site, Step
+from tasks.request import Site, Step
 from tasks.tables import clear
 from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.plain import ConfigError, unknown

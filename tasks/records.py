@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.build import SHORT, Store
+from tasks.build import Store
+from tasks.request import SHORT
 
 NO_KINDS = ("keys", "work", "notes", "stamps", "leases", "damaged")
 """The folders of a store that hold no artifacts."""

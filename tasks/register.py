@@ -17,7 +17,6 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Site, Step
 from tasks.lease import myself
 from tasks.mlflow_database import make_database
 from tasks.model_card import CardFacts, card_text, description
@@ -31,6 +30,7 @@ from tasks.registry import (
     Version,
     registered,
 )
+from tasks.request import Site, Step
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import canonical_json

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from tasks.build import MANIFEST, SHORT, DamagedError, Store, write_json
+from tasks.build import MANIFEST, DamagedError, Store, write_json
 from tasks.lease import lease
 from tasks.lineage import chain, segments_of
 from tasks.records import NO_KINDS, Record, Records
+from tasks.request import SHORT
 from tinygptv_core.artifact import Artifact, Member, sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain, sha256_of
 

@@ -1,7 +1,7 @@
 """The step that draws the `nano` preset's own data: pictures, annotations, lists and what a server would answer."""
 
-from tasks.build import Site, Step
-from tinygptv_core.presets import Scenes
+from tasks.request import Site, Step
+from tinygptv_core.settings import Scenes
 
 DRAW = Step(name="draw", kind="source", version=2)
 

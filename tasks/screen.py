@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.build import Site, Step
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE
+from tasks.request import Site, Step
 from tasks.tables import DROPPED_FILE, LEDGER_FILE, Drop, FirstOf, LedgerRow, TableWriter, Tally, clear, read_table
 from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
-from tinygptv_core.presets import Scorer, Screen
+from tinygptv_core.settings import Scorer, Screen
 
 SCREEN = Step(name="screen", kind="index", version=2)
 

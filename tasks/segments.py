@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.build import Request, Site, Step, Store
+from tasks.build import Store
 from tasks.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
 from tasks.fetch import FetchOptions, Found, pack
 from tasks.guard import Rules
 from tasks.outcomes import KEPT, ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
+from tasks.request import Request, Site, Step
 from tasks.tables import (
     GROUP_ROWS,
     LEDGER_FILE,
@@ -40,7 +41,7 @@ from tasks.tables import (
 )
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, sha256_of
-from tinygptv_core.presets import Fetch
+from tinygptv_core.settings import Fetch
 
 SEGMENT = Step(name="segment", kind="shards", version=1)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Store, TrainingEstimate
+from tasks.build import Store
+from tasks.request import TrainingEstimate
 from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import parameters, trained_parameters

@@ -11,10 +11,11 @@ from typing import Literal
 
 from tasks.ask import Place, card_of, place_of
 from tasks.backbones_import import note_coverage
-from tasks.build import MANIFEST, Site, Step, Store
+from tasks.build import MANIFEST, Store
+from tasks.request import Site, Step
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import SHIPPED, Backbones
+from tinygptv_core.settings import SHIPPED, Backbones
 from tinygptv_core.stages import Stage
 from tinygptv_core.weight_folders import PICKLES
 

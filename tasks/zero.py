@@ -28,20 +28,17 @@ from tinygptv_core.engine import (
     BETAS,
     EPSILON,
     SMALLEST_SCALE,
-    Repeatable,
     StepResult,
     autocast,
     check_parameters,
-    first_not_finite,
-    gradients_error,
     is_due,
     load_scaler,
-    loss_error,
     micro_batches,
     scaler_tensor,
     seed_of,
 )
 from tinygptv_core.model import TinyGPTV, unseen
+from tinygptv_core.not_finite import Repeatable, first_not_finite, gradients_error, loss_error
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prepack import prepack
 from tinygptv_core.run import RunOptions, RunSpec

@@ -19,9 +19,9 @@ from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, Precision, 
 from tinygptv_core.generate import generate, greedy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
-from tinygptv_core.presets import SHIPPED
 from tinygptv_core.quantize import Bits, lowering
 from tinygptv_core.rank import Ranking, rank
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones, narrowing

@@ -10,8 +10,7 @@ next one is: a step that must not be taken is skipped by the GPU itself, and the
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Protocol
@@ -23,11 +22,19 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
-from torch.utils.hooks import RemovableHandle
 
 from tinygptv_core.batch import Batch, changed
 from tinygptv_core.clock import Clock
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.not_finite import (
+    LISTED_NAMES,
+    Repeatable,
+    Search,
+    first_gradient_not_finite,
+    first_not_finite,
+    gradients_error,
+    loss_error,
+)
 from tinygptv_core.prepack import prepack
 from tinygptv_core.run import RunOptions
 from tinygptv_core.stages import Stage
@@ -37,11 +44,6 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALLEST_SCALE = 1.0
-LISTED_NAMES = 3
-
-
-class NotFiniteError(FloatingPointError):
-    """A loss or a gradient is infinite or not a number. The optimizer has not been stepped with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +67,6 @@ class StepResult:
         """
         norm = None if self.gradient_norm is None else float(self.gradient_norm)
         return {"loss": float(self.loss), "gradient_norm": norm if norm is not None and isfinite(norm) else None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repeatable:
-    """What a process needs to compute its losses of a step again, to the same bits while its weights stay.
-
-    Attributes:
-        parts: the micro-batches, on the device.
-        seed: of the step's random numbers.
-        weight: what a sum of losses was multiplied by, a float16 scaler's scale included.
-    """
-
-    parts: Sequence[Batch]
-    seed: int
-    weight: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +281,7 @@ class DDPEngine:
         places = {id(parameter): place for place, parameter in enumerate(self._model.parameters())}
         return sorted(names, key=lambda name: places[id(self._parameters[name])], reverse=True)
 
-    def _search(self, search: "Search", again: Repeatable) -> str | None:
+    def _search(self, search: Search, again: Repeatable) -> str | None:
         with self._autocast():
             return search(self._model, again, packed=self._options.packed)
 
@@ -403,25 +390,6 @@ def autocast(device: torch.device, stage: Stage) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def loss_error(loss: float, where: str, layer: str | None, parts: Sequence[Batch]) -> NotFiniteError:
-    """The error for a mean loss that is not finite; `layer` is the first of this process that gave such a number."""
-    keys = ", ".join(key for part in parts for key in part.keys)
-    here = f"; here the first layer to give such a number is {layer}, with the samples {keys}" if layer else ""
-    return NotFiniteError(f"the loss is {loss} at {where}{here}. Nothing was stepped with it.")
-
-
-def gradients_error(bad: Sequence[str], total: int, where: str, layer: str | None = None) -> NotFiniteError:
-    """The error for the gradients of `bad` among `total` tensors, in the order in which they are computed.
-
-    `layer` is where this process met the first of them.
-    """
-    here = f"; here the first came to {layer}" if layer else ""
-    return NotFiniteError(
-        f"the gradients of {len(bad)} of {total} tensors are not finite at {where}{here}; on the way back first: "
-        f"{', '.join(bad[:LISTED_NAMES])}. Nothing was stepped with them."
-    )
-
-
 def check_parameters(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
     """Raises ValueError when `tensors`, an engine's state, is of others than `parameters`."""
     names = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
@@ -453,72 +421,3 @@ def micro_batches(batch: Batch, most: int | None) -> list[Batch]:
     parts = [slice(start, start + most) for start in range(0, len(batch.keys), most)]
     whole = {name: value for name, value in vars(replace(batch, layout=None)).items() if value is not None}
     return [replace(batch, layout=None, **{name: value[part] for name, value in whole.items()}) for part in parts]
-
-
-class Search(Protocol):
-    """Computes a step again and looks for the first number that is not finite."""
-
-    def __call__(self, model: nn.Module, again: Repeatable, *, packed: bool) -> str | None: ...
-
-
-def first_not_finite(model: nn.Module, again: Repeatable, *, packed: bool) -> str | None:
-    """The name of the first layer whose output is not finite in this step; None when all are finite."""
-    found: list[str] = []
-
-    def look(name: str, output: Tensor) -> None:
-        if not output.isfinite().all():
-            found.append(name)
-
-    torch.manual_seed(again.seed)
-    with torch.no_grad(), _each_output(model, look):
-        for part in again.parts:
-            model(part, packed=packed)
-    return found[0] if found else None
-
-
-def first_gradient_not_finite(model: nn.Module, again: Repeatable, *, packed: bool) -> str | None:
-    """Where the first gradient that is not finite arises in this step: at a layer's output, or a trained tensor.
-
-    None when all are finite. Gradients that the parameters have stay as they are.
-    """
-    found: list[str] = []
-    parameters = {name: item for name, item in trainable_parameters(model).items() if item.requires_grad}
-
-    def look(name: str, tensor: Tensor) -> RemovableHandle | None:
-        def at(gradient: Tensor) -> None:
-            if not gradient.isfinite().all():
-                found.append(name)
-
-        return tensor.register_hook(at) if tensor.requires_grad else None
-
-    hooks = [look(name, parameter) for name, parameter in parameters.items()]
-    torch.manual_seed(again.seed)
-    with _each_output(model, lambda name, output: look(f"the output of {name}", output)):
-        for part in again.parts:
-            loss, _ = model(part, packed=packed)
-            weighted = loss * again.weight.to(loss.dtype)
-            torch.autograd.grad(weighted, list(parameters.values()), allow_unused=True)
-    for hook in hooks:
-        if hook is not None:
-            hook.remove()
-    return found[0] if found else None
-
-
-@contextmanager
-def _each_output(model: nn.Module, look: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Meanwhile `look` is given the name and the output of every innermost layer, as they are computed."""
-
-    def heard(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            look(name, output)
-
-    layers = [(name, layer) for name, layer in model.named_modules() if not any(layer.children())]
-    hooks = [
-        layer.register_forward_hook(lambda _module, _inputs, output, name=name: heard(name, output))
-        for name, layer in layers
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

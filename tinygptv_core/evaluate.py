@@ -6,7 +6,6 @@ between the two says something about seeing.
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,21 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tinygptv_core import evals
 from tinygptv_core.answer import Asked, Progress, Trained, answer, ranked, see
 from tinygptv_core.features import PICTURES_AT_ONCE, Features
+from tinygptv_core.intervals import Interval, auroc, interval
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import Sample
-
-Z_95 = 1.959963984540054
-"""The 97.5 % quantile of the standard normal distribution."""
-
-RESAMPLES = 2_000
-RESAMPLING_SEED = 0
 
 
 class Samples(Protocol):
@@ -52,15 +45,6 @@ class Question:
     group: str
     picture: int
     choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean score, 0..1, and the limits of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,32 +172,6 @@ def _auroc_score(answers: Sequence[Answered], positive: str) -> Score:
         [line.control_probability or 0.0 for line in asked], [line.references[0] == positive for line in asked]
     )
     return Score(**asdict(own), n=len(answers), control=control if asked else None)
-
-
-def auroc(probabilities: Sequence[float], positive: Sequence[bool]) -> Interval:
-    """The share of pairs of a positive and another in which the positive has the higher probability; a tie is a half.
-
-    With the percentile bootstrap's 95 % interval over questions; 0.5 where either kind is missing, which tells nothing.
-
-    Source: Hanley and McNeil, 1982, Radiology 143, 29-36: the area under the ROC curve is this share.
-    """
-    values, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(positive, dtype=bool)
-    generator = np.random.Generator(np.random.PCG64(RESAMPLING_SEED))
-    draws = (generator.integers(0, len(values), len(values)) for _ in range(RESAMPLES if len(values) else 0))
-    areas = [_area(values[draw], labels[draw]) for draw in draws]
-    low, high = np.quantile(areas, (0.025, 0.975)) if areas else (0.0, 1.0)
-    return Interval(value=_area(values, labels), low=float(low), high=float(high))
-
-
-def _area(values: np.ndarray, labels: np.ndarray) -> float:
-    positives, others = int(labels.sum()), int((~labels).sum())
-    if not positives or not others:
-        return 0.5
-    ordered = np.sort(values[~labels])
-    below = np.searchsorted(ordered, values[labels], side="left") + np.searchsorted(
-        ordered, values[labels], side="right"
-    )
-    return float(below.sum() / 2 / positives / others)
 
 
 def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
@@ -374,37 +332,6 @@ def score(answers: Sequence[Answered]) -> Score:
     own = interval([line.score for line in answers])
     controls = [line.control_score for line in answers if line.control_score is not None]
     return Score(**asdict(own), n=len(answers), control=interval(controls) if controls else None)
-
-
-def interval(scores: Sequence[float]) -> Interval:
-    """The mean of `scores` with its 95 % interval: Wilson's when all are 0 or 1, else by bootstrap."""
-    return wilson(sum(map(int, scores)), len(scores)) if set(scores) <= {0.0, 1.0} else bootstrap(scores)
-
-
-def wilson(hits: int, n: int) -> Interval:
-    """The share of hits among `n` (at least 1) with the score interval of 95 %.
-
-    Source: E. B. Wilson, 1927, J. Am. Stat. Assoc. 22, 209-212.
-    """
-    share, square = hits / n, Z_95**2
-    middle = share + square / (2 * n)
-    reach = Z_95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    scale = 1 + square / n
-    low = (middle - reach) / scale if hits else 0.0  # exactly: the difference of two equal numbers is not
-    high = (middle + reach) / scale if hits < n else 1.0
-    return Interval(value=share, low=low, high=high)
-
-
-def bootstrap(scores: Sequence[float]) -> Interval:
-    """The mean with the percentile bootstrap's 95 % interval over questions, each drawn by itself; seeded.
-
-    Source: B. Efron, 1979, Annals of Statistics 7, 1-26; the percentile limits of his 1981 paper.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    generator = np.random.Generator(np.random.PCG64(RESAMPLING_SEED))
-    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(value=math.fsum(scores) / len(scores), low=float(low), high=float(high))
 
 
 def write_results(results: Results, folder: Path) -> None:

@@ -32,11 +32,12 @@ from tinygptv_core.checkpoint import (
 from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.draws import ORDER_VERSION
-from tinygptv_core.engine import DTYPES, DDPEngine, Engine, NotFiniteError
+from tinygptv_core.engine import DTYPES, DDPEngine, Engine
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
 from tinygptv_core.metrics import left, words
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunOptions, RunSpec, read_spec

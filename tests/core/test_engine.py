@@ -6,9 +6,10 @@ import torch
 from tests.core import tiny
 from tests.core.tiny_run import OPTIONS, STAGE, tiny_spec
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.engine import DDPEngine, NotFiniteError, micro_batches
+from tinygptv_core.engine import DDPEngine, micro_batches
 from tinygptv_core.loader import Steps
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.stages import Lora
 from tinygptv_core.train import parameters_of, starting_model
 

@@ -13,15 +13,13 @@ from tinygptv_core.evaluate import (
     Gallery,
     Question,
     Results,
-    bootstrap,
     control_of,
     derange,
     evaluate,
-    interval,
     score,
-    wilson,
     write_results,
 )
+from tinygptv_core.intervals import bootstrap, interval, wilson
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
 from tinygptv_core.shards import Sample

@@ -24,7 +24,7 @@ from tinygptv_core.export import export_folder, export_published
 from tinygptv_core.image import squashed
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import SHIPPED
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.vision import normalised
 from tinygptv_core.weight_files import read_pickle

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tinygptv_core import evals
-from tinygptv_core.evaluate import Answered, auroc, scores_of
+from tinygptv_core.evaluate import Answered, scores_of
+from tinygptv_core.intervals import auroc
 from tinygptv_core.plain import from_plain, plain
 from tinygptv_core.presets import AS_PUBLISHED, PAPER, Preset, named
 from tinygptv_core.schedule import rate

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tinygptv_core.parameters import parameters, sizes_in, trained_parameters
-from tinygptv_core.presets import SHIPPED
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stages import PAPER_STAGE1, PAPER_STAGE2
 

@@ -13,8 +13,8 @@ from tinygptv_core.checkpoint import Position
 from tinygptv_core.engine import StepResult
 from tinygptv_core.flops import needed_flops, work_of
 from tinygptv_core.parameters import sizes_in
-from tinygptv_core.presets import SHIPPED
 from tinygptv_core.run import RunSpec
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.telling import Telling
 
 SIZES = sizes_in(SHIPPED / "nano")

@@ -13,8 +13,9 @@ from tests.core.test_packing import ragged
 from tests.core.tiny_run import OPTIONS, STAGE
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.clock import PARTS
-from tinygptv_core.engine import DTYPES, DDPEngine, NotFiniteError
+from tinygptv_core.engine import DTYPES, DDPEngine
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.stages import Lora
 
 LORA = Lora(rank=2, alpha=4, dropout=0.1)

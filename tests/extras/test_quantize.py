@@ -10,10 +10,10 @@ from tinygptv_core.answer import Trained, load_fresh, load_trained
 from tinygptv_core.checkpoint import Checkpoint, form_of, save_checkpoint
 from tinygptv_core.generate import generate, greedy
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import SHIPPED
 from tinygptv_core.quantize import large_linears, lowering, quantize
 from tinygptv_core.scenes.scene import draw_scene
 from tinygptv_core.scenes.texts import text_question
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.stages import NANO_STAGE2, PHI_QUESTION
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weights import load_backbones

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from flows.plan import check_present, plan, probed, select
-from tasks.build import Estimate, Request, Step, Store, TrainingEstimate
+from tasks.build import Store
+from tasks.request import Estimate, Request, Step, TrainingEstimate
 from tinygptv_core.plain import ConfigError
 
 ADD = Step(name="add", kind="number", version=1)

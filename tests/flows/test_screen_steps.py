@@ -8,12 +8,13 @@ import pytest
 from flows.choice import prepare
 from flows.pipeline import in_order
 from flows.screen import screen_steps
-from tasks.build import Request, Step
 from tasks.removals import NO_REMOVALS
+from tasks.request import Request, Step
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, plain
-from tinygptv_core.presets import NANO, Scorer
+from tinygptv_core.presets import NANO
+from tinygptv_core.settings import Scorer
 
 PLACE = SimpleNamespace(removal_list=None, removals=NO_REMOVALS)
 

@@ -19,7 +19,8 @@ from tests.core.brought import SIZES
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, plain, sha256_of
-from tinygptv_core.presets import NANO, Backbones, Source, Sources
+from tinygptv_core.presets import NANO
+from tinygptv_core.settings import Backbones, Source, Sources
 from tinygptv_core.weight_files import open_weights
 
 PRESET = """

@@ -10,8 +10,8 @@ from flows.choice import Prepared, prepare
 from flows.cli import main
 from flows.plan import plan, resolve, select
 from flows.why import Explained, explain, for_machines, in_words
-from tasks.build import Request, Step
 from tasks.differences import in_short
+from tasks.request import Request, Step
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import file_artifact
 

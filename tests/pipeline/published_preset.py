@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from tinygptv_core.presets import NANO, UNSET, Backbones, Scenes, Sources
+from tinygptv_core.presets import NANO, UNSET
+from tinygptv_core.settings import Backbones, Scenes, Sources
 from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import Lora, Stage
 

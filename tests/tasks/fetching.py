@@ -2,12 +2,13 @@
 
 import json
 
-from tasks.build import Site, Store
+from tasks.build import Store
 from tasks.fetch import FetchOptions
+from tasks.request import Site
 from tasks.segments import Keeper, Wanted, fetch_urls
 from tasks.tables import TableRow, TableWriter
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.presets import Fetch
+from tinygptv_core.settings import Fetch
 
 SETTINGS = Fetch(
     image_size=64, resize_mode="border", timeout_seconds=2, total_seconds=4, max_bytes=50_000, samples_per_shard=5

@@ -15,20 +15,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Request, Site, Step, Store
+from tasks.build import Store
 from tasks.evaluate import EVALUATE
 from tasks.fetch import FETCH, pack
 from tasks.filter import FILTER
 from tasks.outcomes import Outcome
 from tasks.register import REGISTER
 from tasks.registry import CHECKPOINT_TAG, MODEL_TAG
+from tasks.request import Request, Site, Step
 from tasks.rows import ROWS
 from tasks.screen import SCREEN, Against, screen
 from tasks.tables import ROWS_FILE, TableRow, TableWriter, Tally
 from tasks.train import TRAIN
 from tests.tasks.shards import ALONE, encoded, picture
 from tinygptv_core.artifact import Artifact, file_artifact
-from tinygptv_core.presets import NANO, Screen
+from tinygptv_core.presets import NANO
+from tinygptv_core.settings import Screen
 from tinygptv_core.stages import Schedule, Share, Stage
 
 PICTURES = [encoded(picture(number, (48, 36))) for number in range(14)]

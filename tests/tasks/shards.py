@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.build import Site
 from tasks.fetch import Packer
 from tasks.outcomes import Outcome
+from tasks.request import Site
 from tasks.tables import TableRow
 from tasks.tars import Sharing
 

@@ -49,7 +49,8 @@ def failing(disk):
 
 def seal(folder):
     """The disk becomes full when all is made and only the manifest is to be written."""
-    from tasks.build import Request, Step, Store
+    from tasks.build import Store
+    from tasks.request import Request, Step
 
     disk = mounted(folder / "disk")
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import torch
 
 from tasks.backbones import NANO, PRETRAIN, pretrain
-from tasks.build import Site
+from tasks.request import Site
 from tests.core.test_pretrain import SETTINGS
 from tinygptv_core import presets
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.plain import plain
-from tinygptv_core.presets import SHIPPED
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.weights import load_backbones
 
 FOLDER = SHIPPED / "nano"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tasks.build import DamagedError, Request, Step, Store
+from tasks.build import DamagedError, Store
 from tasks.lease import lease
+from tasks.request import Request, Step
 
 COUNT = Step(name="count", kind="number", version=1)
 HOST = socket.gethostname()

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tasks.build import Site
 from tasks.evaluate import ComputeOptions, EvaluationSpec, evaluate_checkpoint
+from tasks.request import Site
 from tests.core.tiny_run import STAGE
 from tests.tasks.registered import new_home
 from tinygptv_core.plain import ConfigError

@@ -29,7 +29,7 @@ from tests.tasks.shards import ALONE
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
-from tinygptv_core.presets import Fetch, Screen
+from tinygptv_core.settings import Fetch, Screen
 
 RULES = Screen(min_side=32, max_aspect=3.0, unique_bytes=True)
 

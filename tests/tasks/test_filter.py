@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import filter, repeats
-from tasks.build import Site
 from tasks.facts import address_of, known_of, said_in
 from tasks.filter import filter_rows
 from tasks.removals import NO_REMOVALS
+from tasks.request import Site
 from tasks.tables import SIZE, Drop, TableRow, TableWriter, read_counts, read_table
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import Filter
 from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.settings import Filter
 
 RULES = Filter(schemes=("http", "https"), min_words=2, max_words=3, unique_urls=True)
 WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks import list_columns, lists
-from tasks.build import Site
 from tasks.captions import wanted_of
 from tasks.list_columns import BREAK, Columns, Wanted, text_columns
 from tasks.list_files import copy_lists, lists_named, state_of
 from tasks.lists import Broken, read_list, read_pieces
+from tasks.request import Site
 from tasks.rows import rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tinygptv_core.plain import ConfigError

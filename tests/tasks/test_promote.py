@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from tasks.build import USERS_FOLDER, Request, Store
+from tasks.build import USERS_FOLDER, Store
 from tasks.evaluate import EVALUATE
 from tasks.promote import compare, events, in_words, is_better, promote, promote_by_rule, rollback, verdict_words
 from tasks.records import Records
 from tasks.register import CHAMPION, mlflow_at
 from tasks.registry import CHECKPOINT_TAG, Version, find
+from tasks.request import Request
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.build import Site
 from tasks.lists import CHUNK_CHARACTERS, read_list
+from tasks.request import Site
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table
 from tinygptv_core.plain import ConfigError

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.build import Site
+from tasks.request import Site
 from tasks.scenes import draw
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.image import decode
-from tinygptv_core.presets import Scenes
+from tinygptv_core.settings import Scenes
 
 SCENES = Scenes(seed=3, pretraining_pictures=100, instruction_pictures=40, held_out_pictures=20)
 

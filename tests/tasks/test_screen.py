@@ -19,7 +19,7 @@ from tasks.tables import Drop, TableRow, read_counts, read_table
 from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, site, write_shards
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import Scorer, Screen
+from tinygptv_core.settings import Scorer, Screen
 
 RULES = Screen(min_side=32, max_aspect=3.0, unique_bytes=True)
 NOTHING = Against()

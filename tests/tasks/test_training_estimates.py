@@ -13,7 +13,7 @@ from tests.core.tiny_run import OPTIONS, tiny_spec
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import plain
-from tinygptv_core.presets import SHIPPED
+from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stages import NANO_STAGE1, PAPER_STAGE1, Share
 
