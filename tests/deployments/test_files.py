@@ -17,7 +17,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from flows import cli, deploy
+from flows import cli, deploy, grammar
 from flows.up import POOL
 from tests.test_frame import pins
 
@@ -267,7 +267,7 @@ def test_what_the_document_has_one_type_is_understood(command):
         _parsed("ray.scripts.scripts", "cli", command[1:])
         command = command[split + 1 :]
     if command[0] == "tinygptv":
-        assert cli.parser().parse_args(command[1:]).command in cli.COMMANDS
+        assert grammar.parser().parse_args(command[1:]).command in cli.COMMANDS
     else:
         _parsed("ray.scripts.scripts", "cli", command[1:])
 
@@ -302,4 +302,4 @@ def test_the_image_starts_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, env=dict(os.environ), capture_output=True
     )
-    assert done.returncode == 0 and cli.parser().prog.encode() in done.stdout
+    assert done.returncode == 0 and grammar.parser().prog.encode() in done.stdout

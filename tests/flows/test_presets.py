@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from flows.choice import prepare
-from flows.cli import _choice, main, parser
+from flows.cli import _choice, main
 from flows.data import recipe
+from flows.grammar import parser
 from flows.presets import downloads
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tinygptv_core import evals
