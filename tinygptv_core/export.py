@@ -10,9 +10,11 @@ import torch
 
 from tinygptv_core.checkpoint import Checkpoint, norms_in_words, read_checkpoint
 from tinygptv_core.image import MEAN, STANDARD_DEVIATION
+from tinygptv_core.phi import POST_NORM_EPS
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.published import POSITION_IDS, checkpoint_config, name_in_checkpoint, name_in_export
 from tinygptv_core.trainable import is_lora
+from tinygptv_core.vision import LAST_NORM_EPS
 from tinygptv_core.weight_files import Stored, in_memory, open_weights, write_tensors
 from tinygptv_core.weight_folders import UNTRAINED_NORMS
 from tinygptv_core.weights import Architecture, read_architecture, read_tokenizer, told_by
@@ -129,6 +131,9 @@ def _write_settings(folder: Path, checkpoint: Checkpoint, architecture: Architec
             "text_config": told_by(architecture.llm),
             "num_query_tokens": architecture.num_queries,
             "projection_widths": list(architecture.projection_widths),
+            # What transformers' own Blip2VisionModel and PhiForCausalLM do not know.
+            "vision_post_layernorm_eps": LAST_NORM_EPS,
+            "text_post_layernorm_eps": POST_NORM_EPS,
             "lora": plain(checkpoint.form.lora),
         },
     )
@@ -188,6 +193,11 @@ def _card(checkpoint: Checkpoint, lineage: Mapping[str, str]) -> str:
         "",
         "`tinygptv weights import model FOLDER` gives the backbones and the checkpoint again, bit for bit.",
         "Adapters are not merged; `untrained.safetensors` holds the trained norms as they were before training.",
+        "",
+        "With transformers' own classes, tower and Q-Former load as they are, but the tower's last norm",
+        f"(`post_layernorm`) has the eps {LAST_NORM_EPS:g}, not that of its layers. The language model differs from",
+        "`PhiForCausalLM`: one projection for queries, keys and values, interleaved by head (`query_key_value`), and a",
+        f"root-mean-square norm (`post_layernorm`, eps {POST_NORM_EPS:g}) on what attention gives.",
         "",
         "## Lineage",
         "",

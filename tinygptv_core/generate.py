@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ from tinygptv_core.phi import Places
 ROOM = 64
 """Positions for which the cache makes room at once."""
 
+LEAST_TEMPERATURE = 1e-6
+"""Long before it the likeliest token is all but sure, and divided by less scores are no numbers any more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -41,9 +45,10 @@ class Sampling:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+        if not (LEAST_TEMPERATURE <= self.temperature < inf and 0 < self.top_p <= 1):
             raise ValueError(
-                f"temperature is {self.temperature} and top_p is {self.top_p}; they must be above 0, top_p at most 1"
+                f"temperature is {self.temperature} and top_p is {self.top_p}; "
+                f"the one must be at least {LEAST_TEMPERATURE} and finite, the other above 0 and at most 1"
             )
 
 
@@ -73,10 +78,10 @@ class Decoding:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if not self.stop:
             raise ValueError("stop is empty; every text holds that")
-        if self.beams < 1 or self.repetition_penalty <= 0:
+        if self.beams < 1 or not 0 < self.repetition_penalty < inf:
             raise ValueError(
                 f"beams is {self.beams} and repetition_penalty is {self.repetition_penalty}; "
-                "they must be at least 1 and above 0"
+                "they must be at least 1, and above 0 and finite"
             )
         if self.beams > 1 and self.sampling is not None:
             raise ValueError(f"beams is {self.beams} and sampling is {self.sampling}; choose one of them")
@@ -110,7 +115,7 @@ def generate(
         for each row by itself, so that a row's answer does not depend on the rows beside it.
 
     Raises:
-        ValueError: the model is in training mode, or the batch is padded on the right.
+        ValueError: the model is in training mode, the batch is padded on the right, or nothing at all is asked.
     """
     _check(model, batch)
     if decoding.beams > 1:
@@ -128,6 +133,8 @@ def generate(
 def _check(model: TinyGPTV, batch: Batch) -> None:
     if model.training:
         raise ValueError("the model is in training mode, where dropout would decide the answer; call model.eval()")
+    if not batch.mask_BT.shape[1]:
+        raise ValueError("the questions are empty and have no pictures; there is nothing to answer")
     if not bool(batch.mask_BT[:, -1].all()):
         raise ValueError("the batch is padded on the right; questions to be answered are padded on the left")
 

@@ -90,7 +90,7 @@ class Stage:
         lora: the adapters; None trains without them.
         prompt_template: what stands around a question, `{}` in its place; None: nothing is asked.
         eval_template: the same for evaluating a stage that was trained without questions; of a
-            published stage, for evaluating it at all.
+            published stage, for evaluating it at all, in `PUBLISHED_QUESTION` instead of Phi's own words.
         end_symbol: what ends an answer.
         clip_norm: the largest norm of all gradients together; None does not clip, as the reference.
         held_out_samples: of each data set, kept out of training to measure the loss before and after.
@@ -143,8 +143,13 @@ class Stage:
 
 
 def asking_template(dialect: Dialect, prompt_template: str | None, eval_template: str) -> str:
-    """The training's own template, or that of evaluation where it has none, or is published and so evaluated."""
-    return eval_template if prompt_template is None or dialect == "published" else prompt_template
+    """The training's own template, or that of evaluation where it has none, or is published and so evaluated.
+
+    What was trained in the published dialect was never asked in Phi's words: they stand for the reference's then.
+    """
+    if dialect == "published":
+        return PUBLISHED_QUESTION if eval_template == PHI_QUESTION else eval_template
+    return eval_template if prompt_template is None else prompt_template
 
 
 def samples_drawn(stages: Sequence[Stage], dataset: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BlipImageProcessor, GenerationConfig
+from transformers import AutoTokenizer, Blip2VisionConfig, Blip2VisionModel, BlipImageProcessor, GenerationConfig
 
 from tests.core import brought, tiny
 from tests.core.brought import LORA, SIZES
@@ -122,6 +122,24 @@ def test_the_model_card_tells_the_lineage(tmp_path):
     card = (tmp_path / "hf" / "README.md").read_text()
     assert f"| stage2/train | `{'c' * 64}` |" in card and f"| backbones/import | `{'b' * 64}` |" in card
     assert "# TinyGPT-V after stage2" in card
+
+
+def test_what_transformers_own_classes_do_not_know_is_told(tmp_path):
+    backbones, checkpoint = made(tmp_path, lora=True)
+    export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
+    told = json.loads((tmp_path / "hf" / "config.json").read_text())
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    tower = Blip2VisionModel(Blip2VisionConfig(**told["vision_config"])).eval()
+    tower.load_state_dict(
+        {name.removeprefix("vision_model."): one for name, one in tensors.items() if "vision_model." in name}
+    )
+    tower.post_layernorm.eps = told["vision_post_layernorm_eps"]
+    images_B3HW = torch.linspace(-1, 1, 3 * 8 * 8).sin().reshape(1, 3, 8, 8)
+    ours_BND = load_backbones(backbones, torch.float32).vision(images_B3HW)
+    with torch.no_grad():
+        assert torch.equal(tower(images_B3HW).last_hidden_state, ours_BND)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "has the eps 1e-05" in card and "`post_layernorm`, eps 1e-06" in card
 
 
 @pytest.mark.parametrize("lora", [True, False])

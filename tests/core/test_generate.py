@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 import torch
@@ -195,6 +196,8 @@ def test_the_smallest_nucleus_and_the_lowest_temperature_are_greedy(model):
         ({"stop": ""}, "stop is empty"),
         ({"beams": 0}, "beams is 0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": inf}, "repetition_penalty is inf"),
+        ({"repetition_penalty": nan}, "repetition_penalty is nan"),
         ({"beams": 2, "sampling": DRAWN.sampling}, "choose one"),
     ],
 )
@@ -203,9 +206,11 @@ def test_a_way_of_decoding_that_cannot_be_is_refused(wrong, message):
         replace(GREEDY, **wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.0}, {"temperature": 1e-45}, {"temperature": nan}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
 def test_draws_that_cannot_be_are_refused(wrong):
-    with pytest.raises(ValueError, match="must be above 0, top_p at most 1"):
+    with pytest.raises(ValueError, match="temperature is .* and top_p is .*; the one must be"):
         Sampling(**({"temperature": 1.0, "top_p": 1.0, "seed": 0} | wrong))
 
 
@@ -216,3 +221,10 @@ def test_a_model_in_training_and_a_batch_padded_right_are_refused(model):
     model.eval()
     with pytest.raises(ValueError, match="padded on the left"):
         answer(model, replace(batch, mask_BT=batch.mask_BT.flip(1)))
+
+
+def test_questions_without_a_word_or_a_picture_are_refused(model):
+    nothing = torch.empty(1, 0, dtype=torch.long)
+    batch = Batch(images_B3HW=None, ids_BT=nothing, labels_BT=nothing, mask_BT=nothing.bool(), slot_B=None, keys=("a",))
+    with pytest.raises(ValueError, match="nothing to answer"):
+        answer(model, batch)

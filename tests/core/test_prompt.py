@@ -5,6 +5,7 @@ import torch
 
 from tests.core.tiny_run import STAGE, tiny_tokenizer
 from tinygptv_core.batch import IGNORED
+from tinygptv_core.presets import PAPER, changed
 from tinygptv_core.prompt import (
     PLACEHOLDER_ID,
     Encoded,
@@ -16,6 +17,7 @@ from tinygptv_core.prompt import (
     question,
 )
 from tinygptv_core.recipe import Turn
+from tinygptv_core.stages import PHI_QUESTION, PUBLISHED_QUESTION
 
 TOKENIZER = tiny_tokenizer()
 BOS = TOKENIZER.bos_token_id
@@ -200,6 +202,11 @@ def test_published_a_question_to_be_answered_has_no_beginning():
 def test_a_stage_is_asked_in_its_own_template_but_published_in_that_of_evaluation():
     asked = [stage.asks for stage in (STAGE, CAPTIONS, replace(PUBLISHED, eval_template="#{}"))]
     assert asked == [STAGE.prompt_template, CAPTIONS.eval_template, "#{}"]
+
+
+def test_what_was_trained_in_the_published_dialect_is_not_asked_in_phis_own_words():
+    stage = next(one for one in changed(PAPER, ["stage4.dialect=published"]).stages if one.name == "stage4")
+    assert stage.eval_template == PHI_QUESTION and stage.asks == PUBLISHED_QUESTION
 
 
 def test_a_chat_shows_the_picture_in_its_first_question():
