@@ -38,9 +38,17 @@ from tinygptv_core.engine import (
     seed_of,
 )
 from tinygptv_core.model import TinyGPTV, unseen
-from tinygptv_core.not_finite import Repeatable, first_not_finite, gradients_error, loss_error
+from tinygptv_core.not_finite import (
+    Repeatable,
+    first_gradient_not_finite,
+    first_not_finite,
+    gradients_error,
+    loss_error,
+    with_samples,
+)
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.prepack import prepack
+from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions, RunSpec
 from tinygptv_core.saving import AskedToStop, never
 from tinygptv_core.stages import Stage
@@ -183,7 +191,10 @@ class ZeroEngine:
         self._came.clear()
         self._clock.mark("communication")
         shared = self._share(batch)
-        loss = self._backward(shared, seed, where)
+        # DeepSpeed takes the mean over the processes, and the sum is wanted.
+        weight = self._world_size / max(shared.num_targets, 1)
+        again = Repeatable(parts=shared.parts, seed=seed, weight=self._number(weight * self._scaler.get_scale()))
+        loss = self._backward(shared, weight, again, where)
         self._clock.mark("optimizer")
         used = {name for name in self._parameters if shared.has_pictures or not _reads_pictures(name)}
         self._complete_gradients(used)
@@ -193,7 +204,7 @@ class ZeroEngine:
             norm = None
         else:
             self._kept = {}
-            norm = self._number(self._optimizer_step(used, rate, where))
+            norm = self._number(self._optimizer_step(used, rate, again, where))
         self._clock.mark(None)
         return StepResult(loss=self._number(loss), gradient_norm=norm)
 
@@ -223,13 +234,10 @@ class ZeroEngine:
         parts = [self._model.laid_out(part, packed=self._options.packed).to(self._device) for part in parts]
         return Shared(parts=parts, num_targets=num_targets, has_pictures=any(most[2:]))
 
-    def _backward(self, shared: Shared, seed: int, where: str) -> float:
+    def _backward(self, shared: Shared, weight: float, again: Repeatable, where: str) -> float:
         """The mean loss over all processes, its gradients left with DeepSpeed."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._device)
-        num_targets = max(shared.num_targets, 1)
         self._zero.loss_scale = self._scaler.get_scale()
-        # DeepSpeed takes the mean over the processes, and the sum is wanted.
-        weight = self._world_size / num_targets
         for number, part in enumerate(shared.parts, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(shared.parts))
             self._clock.mark("forward")
@@ -238,13 +246,12 @@ class ZeroEngine:
             self._engine.backward(part_sum * weight, scale_wrt_gas=False)
             loss_sum += part_sum.detach()
         self._clock.mark("communication")
-        loss = float(self._sum(loss_sum.clone())) / num_targets
+        loss = float(self._sum(loss_sum.clone())) / max(shared.num_targets, 1)
         if not isfinite(loss):
             # ZeRO 3 fetches weights from all, so all look.
-            again = Repeatable(parts=shared.parts, seed=seed, weight=self._number(weight))
             layer = first_not_finite(self._engine.module, again, packed=self._options.packed)
             layer = None if layer is None or isfinite(float(loss_sum)) else layer.removeprefix("model.")
-            raise loss_error(loss, where, layer, shared.parts)
+            raise loss_error(loss, where, first_told(with_samples(layer, again), self._world_size))
         return loss
 
     def _complete_gradients(self, used: set[str]) -> None:
@@ -270,7 +277,7 @@ class ZeroEngine:
         self._kept = {name: _whole_gradient(self._parameters[name]).clone() for name in sorted(used)}
         self._zero.zero_grad()
 
-    def _optimizer_step(self, used: set[str], rate: float, where: str) -> float:
+    def _optimizer_step(self, used: set[str], rate: float, again: Repeatable, where: str) -> float:
         """Clip and step. The norm of all gradients; infinite where float16 overflowed, and nothing was stepped."""
         used_groups = {self._group_of[id(self._parameters[name])] for name in used}
         for number, group in enumerate(self._zero.param_groups):
@@ -285,7 +292,14 @@ class ZeroEngine:
         flags = self._sum(self._not_finite.int()).tolist()
         names = list(self._parameters)
         bad = [names[place] for place in dict.fromkeys([*self._came, *range(len(names))]) if flags[place]]
-        raise gradients_error(bad, len(used), where)
+        raise gradients_error(bad, len(used), where, first_told(self._first_layer(again), self._world_size))
+
+    def _first_layer(self, again: Repeatable) -> str | None:
+        """Where this process's first gradient that is not finite came to; ZeRO 3 has no weights to look with."""
+        if self._level == 3:
+            return None
+        with autocast(self._device, self._stage):
+            return first_gradient_not_finite(self._model, again, packed=self._options.packed)
 
     def _update_scale(self, good_steps: int) -> None:
         """As torch's scaler: halved after a step that overflowed, doubled after many that did not."""

@@ -34,8 +34,10 @@ from tinygptv_core.not_finite import (
     first_not_finite,
     gradients_error,
     loss_error,
+    with_samples,
 )
 from tinygptv_core.prepack import prepack
+from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
@@ -266,14 +268,15 @@ class DDPEngine:
             self._require_finite(seen)
 
     def _require_finite(self, seen: _Numbers) -> None:
+        """Raises NotFiniteError, which names in every process what the first that found something has found."""
         loss, own_sum, may_skip, *norms = seen.told_M.tolist()
         if not isfinite(loss):
             layer = None if isfinite(own_sum) else self._search(first_not_finite, seen.again)
-            raise loss_error(loss, seen.where, layer, seen.again.parts)
+            raise loss_error(loss, seen.where, first_told(with_samples(layer, seen.again), self._world_size))
         if not norms or isfinite(norms[0]) or may_skip:
             return
         bad = [name for name, norm in zip(seen.names, norms[1:], strict=True) if not isfinite(norm)]
-        layer = self._search(first_gradient_not_finite, seen.again)
+        layer = first_told(self._search(first_gradient_not_finite, seen.again), self._world_size)
         raise gradients_error(self._on_the_way_back(bad), len(seen.names), seen.where, layer)
 
     def _on_the_way_back(self, names: Sequence[str]) -> list[str]:

@@ -107,20 +107,25 @@ def _each_output(model: nn.Module, look: Callable[[str, Tensor], object]) -> Ite
             hook.remove()
 
 
-def loss_error(loss: float, where: str, layer: str | None, parts: Sequence[Batch]) -> NotFiniteError:
-    """The error for a mean loss that is not finite; `layer` is the first of this process that gave such a number."""
-    keys = ", ".join(key for part in parts for key in part.keys)
-    here = f"; here the first layer to give such a number is {layer}, with the samples {keys}" if layer else ""
-    return NotFiniteError(f"the loss is {loss} at {where}{here}. Nothing was stepped with it.")
+def with_samples(layer: str | None, again: Repeatable) -> str | None:
+    """A layer that was found, and the samples that this process had in the step; None where none was."""
+    keys = ", ".join(key for part in again.parts for key in part.keys)
+    return None if layer is None else f"{layer}, with the samples {keys}"
+
+
+def loss_error(loss: float, where: str, found: str | None) -> NotFiniteError:
+    """The error for a mean loss that is not finite; `found` is the first layer that gave such a number, in words."""
+    first = f"; the first layer to give such a number is {found}" if found else ""
+    return NotFiniteError(f"the loss is {loss} at {where}{first}. Nothing was stepped with it.")
 
 
 def gradients_error(bad: Sequence[str], total: int, where: str, layer: str | None = None) -> NotFiniteError:
     """The error for the gradients of `bad` among `total` tensors, in the order in which they are computed.
 
-    `layer` is where this process met the first of them.
+    `layer` is where the first of them was met.
     """
-    here = f"; here the first came to {layer}" if layer else ""
+    first = f"; the first came to {layer}" if layer else ""
     return NotFiniteError(
-        f"the gradients of {len(bad)} of {total} tensors are not finite at {where}{here}; on the way back first: "
+        f"the gradients of {len(bad)} of {total} tensors are not finite at {where}{first}; on the way back first: "
         f"{', '.join(bad[:LISTED_NAMES])}. Nothing was stepped with them."
     )

@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor
 
 from tinygptv_core.batch import Batch
@@ -21,6 +20,7 @@ from tinygptv_core.engine import Engine, StepResult
 from tinygptv_core.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
 from tinygptv_core.memory import peak_memory_bytes
 from tinygptv_core.metrics import Line, Metrics
+from tinygptv_core.processes import gathered
 from tinygptv_core.run import RunSpec
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.watch import Watch
@@ -169,12 +169,3 @@ def _means(told: Sequence[StepLoss]) -> dict[str, float]:
     for one in told:
         found[one.dataset].append(one.loss)
     return {name: fmean(found[name]) for name in sorted(found)}
-
-
-def gathered(value: T, world_size: int) -> list[T]:
-    """Every process's value, in order of rank."""
-    if world_size == 1:
-        return [value]
-    values: list[Any] = [None] * world_size
-    distributed.all_gather_object(values, value)
-    return values

@@ -39,6 +39,7 @@ from tinygptv_core.metrics import left, words
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.plain import ConfigError, sha256_of
+from tinygptv_core.processes import gathered
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunOptions, RunSpec, read_spec
 from tinygptv_core.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
@@ -46,7 +47,7 @@ from tinygptv_core.schedule import rate
 from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage
-from tinygptv_core.telling import Telling, gathered
+from tinygptv_core.telling import Telling
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones
 

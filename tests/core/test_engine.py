@@ -148,7 +148,7 @@ def test_where_the_first_infinite_gradient_arose_is_named_not_where_it_came_last
     engine = DDPEngine(model, STAGE, options, rank=0, world_size=1)
     model.get_submodule("llm.model.layers.1.mlp.fc2").register_forward_hook(tiny.infinite)
     message = (
-        r"here the first came to the output of llm\.model\.layers\.1\.mlp\.fc2; on the way back first: "
+        r"the first came to the output of llm\.model\.layers\.1\.mlp\.fc2; on the way back first: "
         r"llm\.model\.layers\.1\.[\w.]+, .*Nothing was stepped"
     )
     with pytest.raises(NotFiniteError, match=message):

@@ -180,6 +180,7 @@ def test_a_loss_that_is_no_number_stops_every_process_and_names_the_layer(runs):
     told = [(runs.folder / "wild" / f"error-{rank}.txt").read_text() for rank in range(WORLD_SIZE)]
     assert all("the loss is nan at step 2 of tiny, on " in text for text in told)
     assert all("the first layer to give such a number is projections.llama_proj2" in text for text in told)
+    assert told[0] == told[1]
     assert len(metrics_of(runs.specs["wild"])) == 1
     assert not runs.specs["wild"].out.exists()
 
@@ -191,6 +192,8 @@ def test_a_gradient_that_is_no_number_stops_before_the_optimizer_and_is_named(ru
         text = (runs.folder / engine / f"infinite-{rank}.txt").read_text()
         assert "the gradients of 5 of 13 tensors are not finite at step 1 of tiny, on shapes" in text
         assert "on the way back first: llm.model.layers.0.input_layernorm.weight, projections.llama_proj2." in text
+        named = "the first came to the output of llm.model.layers.0.input_layernorm;"
+        assert (named in text) == (engine == "zero2")
 
 
 def test_nothing_left_loopback_nor_was_written_to_the_users_home(runs):
