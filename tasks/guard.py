@@ -336,12 +336,23 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def canonical_host(host: str) -> str:
-    """One spelling of a host: lower case, no dot at the end, an address as Python writes it."""
-    name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    """One spelling of a host: as it is looked up (IDNA), in lower case, no dot at the end, IPv6 as Python writes it."""
+    name = host if host.isascii() else _looked_up(host)
+    name = name.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    if ":" not in name:
+        return name
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
         return name
+
+
+def _looked_up(host: str) -> str:
+    """What `socket` asks a resolver for; a host that has no such form cannot be connected to, and stays as it is."""
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host
 
 
 def is_public(address: str) -> bool:
