@@ -283,12 +283,14 @@ CASES: dict[str, Case] = {
         files={
             "coco_caption/coco_karpathy_train.json": [
                 {"image": "train2014/COCO_train2014_000000000139.jpg", "caption": "A Man, riding (a) horse."},
+                {"image": "val2014/COCO_val2014_000000000042.jpg", "caption": "A dog."},
                 {"image": "../../etc/passwd", "caption": "a file"},
                 {"image": 139, "caption": "a man"},
             ]
         },
         kept=[
             ("COCO_train2014_000000000139.jpg", [["assistant", "a man, riding a horse"]]),
+            ("COCO_val2014_000000000042.jpg", [["assistant", "a dog"]]),
             ("passwd", [["assistant", "a file"]]),
         ],
         dropped={"broken_record": 1},
