@@ -1,4 +1,7 @@
-"""COCO's captions, the training split of Karpathy and Fei-Fei. Off in the released run."""
+"""COCO's captions, the training split of Karpathy and Fei-Fei. Off in the released run.
+
+That split trains on the pictures of `val2014`, too, but for those on which it validates and tests.
+"""
 
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.recipe import Download, Recipe
@@ -21,6 +24,6 @@ RECIPE = Recipe(
             note="in the form that LAVIS gave it",
         ),
     ),
-    picture_sets=(pictures.COCO_TRAIN2014,),
+    picture_sets=(pictures.COCO_TRAIN2014, pictures.COCO_VAL2014),
     picture_name=forms.picture_file,
 )

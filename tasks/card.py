@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyarrow.compute import Expression
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 """Raised when a card of the same artifacts comes to say something else."""
 STEPS = ("rows", "filter", "fetch", "screen")
 
@@ -81,6 +81,8 @@ class DropExample(TypedDict):
 class Card(TypedDict):
     """NAME.json. What a data set does not have (hosts, pictures) is empty or None.
 
+    `of_hosts` is how many rows all `num_hosts` hosts have together: all that have a host in their URL, but not those
+    that were not wanted, whose URLs the ledger does not have. `hosts` are those with the most rows.
     `words` are those that the model is to say in a sample; `width` and `height` are of pictures as fetched, in pixels.
     """
 
@@ -90,6 +92,7 @@ class Card(TypedDict):
     steps: dict[str, Counts]
     drops: dict[str, list[DropExample]]
     num_hosts: int
+    of_hosts: int
     hosts: list[Host]
     words: Distribution | None
     width: Distribution | None
@@ -159,6 +162,7 @@ def card_of(source: CardSources) -> Card:
         "steps": {step: _counts(read_counts(folders[step])) for step in STEPS},
         "drops": _drops(folders),
         "num_hosts": len(hosts),
+        "of_hosts": sum(map(_num_rows, hosts)),
         "hosts": hosts[:SHOWN_HOSTS],
         "words": _distribution(_words(folders["filter"] / ROWS_FILE, kept["key"])),
         "width": _distribution(kept["width"].drop_null().to_numpy()),
@@ -209,7 +213,7 @@ def _drops(folders: Mapping[str, Path]) -> dict[str, list[DropExample]]:
 
 
 def _hosts(folders: Mapping[str, Path]) -> list[Host]:
-    """What became of the rows of every host, that with the most rows first."""
+    """What became of the rows of every host but those that were not wanted, that with the most rows first."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,7 +229,11 @@ def _hosts(folders: Mapping[str, Path]) -> list[Host]:
             host["dropped"][row["fate"]] = row["n_sum"]
     for host in found.values():
         host["dropped"] = dict(sorted(host["dropped"].items(), key=lambda item: (-item[1], item[0])))
-    return sorted(found.values(), key=lambda host: (-host["kept"] - sum(host["dropped"].values()), host["host"]))
+    return sorted(found.values(), key=lambda host: (-_num_rows(host), host["host"]))
+
+
+def _num_rows(host: Host) -> int:
+    return host["kept"] + sum(host["dropped"].values())
 
 
 def _by_host(rows: "pa.Table") -> "pa.Table":

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tasks.card import Card, Distribution
 from tasks.page import environment, picture_url
+from tasks.segments import NOT_WANTED
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
@@ -36,6 +37,7 @@ def render_card(card: Card, folders: DataFolders) -> str:
         .render(
             card=card,
             hosts=card["hosts"][:SHOWN_HOSTS],
+            not_wanted=card["counts"]["dropped"].get(NOT_WANTED, 0),
             spreads={name: spread for name, spread in spreads.items() if spread},
             examples=examples_in(folders),
         )

@@ -34,15 +34,12 @@ from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, shared,
 from tasks.guard import Rules, install
 from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
 from tasks.pictures import PictureError, decoded, on_white
+from tasks.reservations import USER_AGENT
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import from_plain
 
 SHARD_DIGITS = 5
 JPEG_QUALITY = 95
-# A site's word in X-Robots-Tag that its pictures are not for training: what img2dataset honours by default, and
-# `none`, which is short for noindex and nofollow. A site may say it to all, or to us by our name alone.
-NOT_FOR_TRAINING = ["noai", "noimageai", "noindex", "noimageindex", "none"]
-USER_AGENT = "tinygptv"
 TELL_SECONDS = 0.5
 
 
@@ -165,7 +162,7 @@ def shards_of(spec: DownloadSpec, urls: Path, folder: Path) -> Iterator[Task]:
         encode_format="jpg",
         retries=0,
         user_agent_token=USER_AGENT,
-        disallowed_header_directives=NOT_FOR_TRAINING,
+        disallowed_header_directives=None,  # the guard judges them
     )
     for shard in reader:
         yield downloader, shard

@@ -106,12 +106,8 @@ class Packer:
 Found = Iterator[tuple[TableRow, Outcome, tuple[str, bytes] | None]]
 
 
-def pack(found: Found, samples_per_shard: int, folder: Path, rows: int) -> None:
-    """Write `found`, what became of so many `rows`, as shards into `folder`.
-
-    Raises:
-        ConfigError: nothing is left.
-    """
+def pack(found: Found, samples_per_shard: int, folder: Path) -> Tally:
+    """Write `found`, what became of some rows, as shards into `folder`; how many were kept, and why others were not."""
     tally = Tally()
     with Packer(folder, samples_per_shard) as packer:
         for row, outcome, picture in found:
@@ -120,7 +116,7 @@ def pack(found: Found, samples_per_shard: int, folder: Path, rows: int) -> None:
                 tally.kept += 1
             else:
                 tally.dropped[outcome.fate] += 1
-    tally.write(folder, rows)
+    return tally
 
 
 def fetch_files(settings: Fetch, table: Path, source: Path, options: FetchOptions, site: Site) -> None:
@@ -133,7 +129,8 @@ def fetch_files(settings: Fetch, table: Path, source: Path, options: FetchOption
         raise ConfigError("image_size must be null for a data set of files: their pictures are kept as they are")
     clear(site.out)
     rows = table / ROWS_FILE
-    pack(_from_files(settings, rows, source, options), settings.samples_per_shard, site.out, num_rows(rows))
+    tally = pack(_from_files(settings, rows, source, options), settings.samples_per_shard, site.out)
+    tally.write(site.out, num_rows(rows))
 
 
 def _from_files(settings: Fetch, rows: Path, source: Path, options: FetchOptions) -> Found:

@@ -5,7 +5,7 @@ Rows are judged many at a time, by what is known of each (`facts.py`).
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cache
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.facts import Known, known_of, texts_of
+from tasks.guard import canonical_host
 from tasks.removals import Removals
 from tasks.repeats import Repeats
 from tasks.request import Site, Step
@@ -211,8 +212,9 @@ def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known
 
     pc = compute()
 
-    def is_listed(hosts: Collection[str]) -> "np.ndarray":
-        return np.array([is_below(host, hosts) for host in known.hosts])[known.host]
+    def is_listed(hosts: Iterable[str]) -> "np.ndarray":
+        listed = frozenset(map(canonical_host, hosts))
+        return np.array([is_below(host, listed) for host in known.hosts])[known.host]
 
     if settings.hosts:
         faults.add(~is_listed(settings.hosts) & (known.host > 0), known.host_of, "not_allowed_host")
@@ -226,8 +228,8 @@ def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known
 
 
 def is_below(host: str, hosts: Collection[str]) -> bool:
-    """Whether `host` is one of `hosts`, or below one of them."""
-    parts = host.rstrip(".").split(".")
+    """Whether `host`, however it is spelled, is one of `hosts` (as `canonical_host` has them), or below one of them."""
+    parts = canonical_host(host).split(".")
     return any(".".join(parts[start:]) in hosts for start in range(len(parts)))
 
 

@@ -23,11 +23,11 @@ from time import monotonic
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from tasks.reservations import reservation
+
 SCHEMES = {"http": 80, "https": 443}
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
-NOT_FOR_MINING = "TDM-Reservation"
-"""The header in which a site keeps text and data mining to itself (W3C's TDM Reservation Protocol)."""
 READ_BYTES = 1 << 16
 # What headers may take on top of the picture's own bytes.
 HEADER_BYTES = 1 << 17
@@ -317,16 +317,16 @@ def _split(url: str) -> SplitResult:
 
 
 def _successful(response: http.client.HTTPResponse, pace: _Pace) -> http.client.HTTPResponse:
-    """`response`, if it brings a body that is not too large by its own word."""
+    """`response`, if it brings a body that is not too large by its own word and that its site does not reserve."""
     if not 200 <= response.status < 300:
         response.close()
         raise FetchError(f"http_{response.status}", response.reason or str(response.status))
     if (response.length or 0) > pace.max_bytes:
         response.close()
         raise pace.too_large()
-    if response.headers.get(NOT_FOR_MINING, "").strip() == "1":
+    if said := reservation(response.headers):
         response.close()
-        raise FetchError("disallowed_by_site", f"{NOT_FOR_MINING}: 1")
+        raise FetchError("disallowed_by_site", said)
     return response
 
 
@@ -336,12 +336,23 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def canonical_host(host: str) -> str:
-    """One spelling of a host: lower case, no dot at the end, an address as Python writes it."""
-    name = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    """One spelling of a host: as it is looked up (IDNA), in lower case, no dot at the end, IPv6 as Python writes it."""
+    name = host if host.isascii() else _looked_up(host)
+    name = name.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    if ":" not in name:
+        return name
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
         return name
+
+
+def _looked_up(host: str) -> str:
+    """What `socket` asks a resolver for; a host that has no such form cannot be connected to, and stays as it is."""
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host
 
 
 def is_public(address: str) -> bool:

@@ -20,7 +20,6 @@ LOST = "lost"
 RETRIED = re.compile(r"http_(5\d\d|408|429)|timeout|incomplete_body|resolver_failed|lost")
 """The reasons that may have gone by a little later; a 404 has not."""
 
-_NO_AI_MESSAGE = "X-Robots-Tag"
 _REASON_AND_DETAIL = re.compile(r"([a-z][a-z0-9_]*): (.*)", re.DOTALL)
 
 
@@ -120,8 +119,6 @@ def reason_of(status: str, message: str) -> tuple[str, str]:
     """The reason and detail in a message: ours read `reason: detail`, others are img2dataset's or its resizer's."""
     if match := _REASON_AND_DETAIL.fullmatch(message):
         return match[1], match[2]
-    if _NO_AI_MESSAGE in message:
-        return "disallowed_by_site", message
     return ("undecodable" if status == "failed_to_resize" else "download_failed"), message
 
 

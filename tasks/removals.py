@@ -3,36 +3,39 @@
 A removal list is text, one item a line, perhaps packed (gz, bz2, xz, zst). Empty lines and those that begin with # say
 nothing. An item is told by its form:
 
-    https://a.example/1.jpg     a URL: http or https, then ://
+    https://a.example/1.jpg     a URL: http or https, then :// (it may hold spaces)
     sha256:9f86d0...            64 hexadecimal digits; they may stand alone
     phash:d1c4b2a0f0e81c3a      16 hexadecimal digits: 64 bits; they may stand alone
-    a.example                   a host, and every host below it
+    a.example                   a host, in any script, and every host below it; or localhost, or an IPv6 address
 
 `kind,value` says the kind before a comma, as a CSV has it: `url`, `host`, `sha256` or `phash`; a first line of just
-these two words is taken for the table's head. URLs and hosts are applied in the filter, hashes in the screen.
+these two words is taken for the table's head. What follows `url,` is the URL, with its commas. URLs and hosts are
+applied in the filter, hashes in the screen.
 """
 
 import csv
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.guard import canonical_host
 from tasks.lists import opened
 from tinygptv_core.plain import ConfigError, unknown
 
 _FORMS = {
-    "url": re.compile(r"https?://\S+", re.IGNORECASE),
+    "url": re.compile(r"https?://\S[^\t]*", re.IGNORECASE),
     "sha256": re.compile(r"[0-9a-f]{64}", re.IGNORECASE),
     "phash": re.compile(r"[0-9a-f]{16}", re.IGNORECASE),
-    "host": re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+\.?", re.IGNORECASE),
+    "host": re.compile(r"localhost|[a-z0-9_-]+(\.[a-z0-9_-]+)+"),  # as `canonical_host` has it
 }
 _HEAD = ["kind", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removals:
-    """What a removal list names: URLs as they are written, hosts in lower case, hashes in lower-case hex."""
+    """What a removal list names: URLs as they are written, hosts as `canonical_host` has them, hashes in hex."""
 
     urls: frozenset[str]
     hosts: frozenset[str]
@@ -54,7 +57,7 @@ def read_removals(path: Path) -> Removals:
     found: dict[str, set[str]] = {kind: set() for kind in _FORMS}
     for number, line in _lines(path):
         kind, value = _item(line, f"{path}, line {number}")
-        found[kind].add(value if kind == "url" else value.lower().rstrip("."))
+        found[kind].add(value)
     named = {kind: frozenset(values) for kind, values in found.items()}
     return Removals(urls=named["url"], hosts=named["host"], sha256=named["sha256"], phash=named["phash"])
 
@@ -68,17 +71,39 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _item(line: str, where: str) -> tuple[str, str]:
-    """The kind and the value that a line names."""
-    before, colon, after = line.partition(":")
-    if colon and before.lower() in ("sha256", "phash"):
-        kind, value = before.lower(), after.strip()
-    elif not _FORMS["url"].match(line) and "," in line:
-        kind, value = (cell.strip() for cell in next(csv.reader([line]))[:2])
-    else:
-        kind, value = next((kind for kind, form in _FORMS.items() if form.fullmatch(line)), ""), line
-    if kind in _FORMS and _FORMS[kind].fullmatch(value):
+    """The kind and the value that a line names, the value in its one spelling."""
+    kind, written = _parts(line)
+    if kind in _FORMS and (value := _value(kind, written)) is not None:
         return kind, value
     if kind and kind not in _FORMS:
         raise ConfigError(f"{where}: " + unknown("kind of removal ", kind, list(_FORMS)))
     what = kind or "URL, host, SHA-256 or perceptual hash (16 hexadecimal digits)"
-    raise ConfigError(f"{where} is {value[:80]!r}, which is no {what}. One item a line, or kind,value")
+    raise ConfigError(f"{where} is {written[:80]!r}, which is no {what}. One item a line, or kind,value")
+
+
+def _parts(line: str) -> tuple[str, str]:
+    """The kind of what a line names, by its own word or by its form (empty if it has none); and the rest of it."""
+    before, colon, after = line.partition(":")
+    if colon and before.lower() in ("sha256", "phash"):
+        return before.lower(), after.strip()
+    if _FORMS["url"].match(line) or "," not in line:
+        return next((kind for kind in _FORMS if _value(kind, line) is not None), ""), line
+    kind, value = (cell.strip() for cell in line.split(",", 1))
+    if kind == "url" and not value.startswith('"'):
+        return kind, value
+    kind, value = (cell.strip() for cell in next(csv.reader([line]))[:2])
+    return kind, value
+
+
+def _value(kind: str, written: str) -> str | None:
+    """The one spelling of a value of this kind; None if it is none."""
+    value = written if kind == "url" else canonical_host(written) if kind == "host" else written.lower()
+    return value if _FORMS[kind].fullmatch(value) or (kind == "host" and _is_address(value)) else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -140,8 +140,9 @@ def _row_of(recipe: Recipe, position: int, sample: Row) -> TableRow | Drop:
         picture = picture_of(recipe, sample)
         url, file = (picture, None) if recipe.how == "url" else (None, picture)
         turns = _turns(recipe, sample)
-        (picture or "").encode()  # half a surrogate pair is no text, and nothing after this step could write it
         split, group = (str(sample[column]) if column else None for column in (recipe.split, recipe.group))
+        for text in (picture, split, group):
+            (text or "").encode()  # half a surrogate pair is no text, and nothing after this step could write it
         width, height = (side_of(sample.get(column)) for column in recipe.size) if recipe.size else (None, None)
     except UNREADABLE as error:
         return _drop(position, url, error)

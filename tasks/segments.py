@@ -99,7 +99,7 @@ def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Sit
     """The rows of `table` as shards, with the pictures that their URLs give, until as many are there as are wanted.
 
     Raises:
-        ConfigError: nothing is left of a segment.
+        ConfigError: nothing is left.
         RuntimeError: img2dataset ended with an error, its log is in the notes; or hardly any picture could be had.
     """
     clear(site.out)
@@ -110,16 +110,20 @@ def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Sit
         numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE, count))
         fetched += fetch.segments(numbers, count)
         number = numbers.stop
-    _join(fetched, total, site)
+    try:
+        _join(fetched, total, site)
+    except ConfigError as error:
+        clear(site.scratch)  # so that the next try asks again, rather than going on from this one
+        raise ConfigError(f"{error}.{_advice(str(error))}") from None
 
 
 def _missing(wanted: Wanted, fetched: Sequence[Artifact], count: int, total: int) -> int:
-    """How many more segments it takes by what those so far gave, or by one picture a row."""
+    """How many more segments it takes by what those so far gave, or by one picture a row while they gave none."""
     if wanted.pictures is None:
         return count
     counts = [read_counts(artifact.path) for artifact in fetched]
     kept, rows = sum(item["kept"] for item in counts), sum(item["rows"] for item in counts)
-    per_row = kept / rows if rows else 1.0
+    per_row = kept / rows if kept else 1.0
     return max(0, ceil((wanted.pictures - kept) / (per_row * total / count)))
 
 
@@ -133,10 +137,13 @@ class _Fetch:
     def segments(self, numbers: range, count: int) -> list[Artifact]:
         """The segments of these numbers, of `count`: those that the store does not have are fetched together."""
         tables = [file_artifact(path, "table") for path in self._cut(numbers, count) if num_rows(path)]
-        missing = [rows for rows in tables if self._forced(rows) or not self._known(rows)]
+        forced = [self._forced(rows) for rows in tables]
+        missing = [rows for rows, force in zip(tables, forced, strict=True) if force or self._known(rows) is None]
         seconds = self._download(missing) if missing else 0.0
         per_row = seconds / max(1, sum(num_rows(rows.path) for rows in missing))
-        return [self._build(rows, per_row * num_rows(rows.path)) for rows in tables]
+        return [
+            self._build(rows, force, per_row * num_rows(rows.path)) for rows, force in zip(tables, forced, strict=True)
+        ]
 
     def _cut(self, numbers: range, count: int) -> list[Path]:
         if count == 1:
@@ -150,31 +157,31 @@ class _Fetch:
         name = f"{self.wanted.name}/{SEGMENT.name}"
         return Request(name=name, step=SEGMENT, config=self.wanted.config, inputs={"rows": rows}, work=work)
 
-    def _known(self, rows: Artifact) -> bool:
-        """Whether the store has it, whole: its tars become those of the shards, and it is no input that is checked."""
-        return self.keeper.store.look_closely(self._request(rows), {"rows": rows}).artifact is not None
+    def _known(self, rows: Artifact) -> Artifact | None:
+        """It, if the store has it whole: its tars become those of the shards, and it is no input that is checked."""
+        return self.keeper.store.look_closely(self._request(rows), {"rows": rows}).artifact
 
     def _renewed(self, rows: Artifact) -> Path:
-        """Exists once a forced fetch has made this segment anew."""
+        """Exists once this fetch has made the segment, or found it."""
         return self.site.scratch / f"renewed-{rows.digest[:12]}"
 
     def _forced(self, rows: Artifact) -> bool:
-        return self.site.forced and not self._renewed(rows).exists()
+        """Whether it is asked for anew though the store has it: all may have failed for being offline that day."""
+        if self._renewed(rows).exists():
+            return False
+        known = self._known(rows)
+        return self.site.forced or (known is not None and not read_counts(known.path)["kept"])
 
-    def _build(self, rows: Artifact, seconds: float) -> Artifact:
+    def _build(self, rows: Artifact, force: bool, seconds: float) -> Artifact:
         noted = {"table": self.table.digest, "fetch_seconds": seconds}
-        try:
-            built = self.keeper.store.build(
-                self._request(rows),
-                {"rows": rows},
-                {},
-                noted={**self.keeper.noted, **noted},
-                force=self._forced(rows),
-                waiting=lambda text: self.options.progress(self.done_rows, self.done_rows, text),
-            )
-        except ConfigError as error:
-            clear(self.site.scratch)  # so that the next try asks again, rather than going on from this one
-            raise ConfigError(f"{error}.{_advice(str(error))}") from None
+        built = self.keeper.store.build(
+            self._request(rows),
+            {"rows": rows},
+            {},
+            noted={**self.keeper.noted, **noted},
+            force=force,
+            waiting=lambda text: self.options.progress(self.done_rows, self.done_rows, text),
+        )
         self._renewed(rows).touch()
         shutil.rmtree(self._job(rows).folder, ignore_errors=True)
         self.done_rows += num_rows(rows.path)
@@ -224,7 +231,8 @@ class _Fetch:
 
     def _pack(self, rows: Path, job: Job, site: Site) -> None:
         clear(site.out)
-        pack(self._found(rows, job), self.wanted.settings.samples_per_shard, site.out, num_rows(rows))
+        tally = pack(self._found(rows, job), self.wanted.settings.samples_per_shard, site.out)
+        tally.write_any(site.out, num_rows(rows))
 
     def _found(self, rows: Path, job: Job) -> Found:
         """Each row with what img2dataset got for its URL."""

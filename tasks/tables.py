@@ -215,15 +215,23 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def write(self, folder: Path, rows: int) -> None:
-        """`counts.json` of a step that was given `rows` rows.
+        """`counts.json` of a step that was given `rows` rows and is to leave some.
 
         Raises:
             ConfigError: nothing is left.
             AssertionError: a row is neither kept nor dropped, or counted twice.
         """
-        assert rows == self.kept + self.dropped.total(), f"{rows} rows in, but {self.kept} kept, {self.dropped} dropped"
         if not self.kept:
             raise ConfigError(f"of {rows} rows none is left. Why they were dropped: {self.reasons()}")
+        self.write_any(folder, rows)
+
+    def write_any(self, folder: Path, rows: int) -> None:
+        """`counts.json` of a step that was given `rows` rows and may have dropped them all.
+
+        Raises:
+            AssertionError: a row is neither kept nor dropped, or counted twice.
+        """
+        assert rows == self.kept + self.dropped.total(), f"{rows} rows in, but {self.kept} kept, {self.dropped} dropped"
         counts = {"rows": rows, "kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
         (folder / COUNTS_FILE).write_text(json.dumps(counts, indent=1) + "\n")
 

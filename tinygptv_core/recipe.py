@@ -4,7 +4,6 @@ A recipe states facts about a data set and holds no settings: limits, sizes and 
 preset, so that they can be changed without touching the data set.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,8 @@ Row = Mapping[str, object]
 """One record of a list or an annotation file, as its JSON has it."""
 
 MAX_CAPTION_WORDS = 50
+MAX_NUMBER = 1e12
+"""No side of a picture or a box is so long, and arithmetic on what is below is far from overflowing."""
 
 
 @dataclass(frozen=True)
@@ -427,6 +428,6 @@ def answer_shares(answers: Sequence[str]) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
+        raise TypeError(f"{value!r:.40} is not a number below {MAX_NUMBER:.0e}")
     return value

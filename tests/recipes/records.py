@@ -177,23 +177,27 @@ CASES: dict[str, Case] = {
                         {**REGION, "width": 0},
                         {**REGION, "phrase": "!#"},
                         {**REGION, "x": "20"},
+                        {**REGION, "x": 10**400},
+                        {**REGION, "height": -(10**400)},
                         "a region",
                     ],
                 },
                 {"id": 6, "regions": []},
+                {"id": 7, "regions": [REGION]},
                 {"id": 404, "regions": [REGION]},
                 {"regions": [REGION]},
             ],
             "visual_genome/image_data.json": [
                 {"image_id": 5, "url": "https://x/VG_100K_2/5.jpg", "width": 200, "height": 100},
                 {"image_id": 6, "url": "https://x/VG_100K/6.jpg", "width": 200, "height": 100},
+                {"image_id": 7, "url": "https://x/VG_100K/7.jpg", "width": 10**400, "height": 100},
             ],
         },
         kept=[
             ("5.jpg", [["user", "red door"], ["assistant", "{<10><50><74><100>}"]]),
             ("5.jpg", [["user", "red door"], ["assistant", "{<0><60><25><100>}"]]),
         ],
-        dropped={"large_region": 1, "box_outside": 2, "broken_record": 4, "no_samples": 1, "no_partner": 1},
+        dropped={"large_region": 1, "box_outside": 2, "broken_record": 7, "no_samples": 1, "no_partner": 1},
     ),
     "flickr_grounded_caption": Case(
         files={
@@ -279,12 +283,14 @@ CASES: dict[str, Case] = {
         files={
             "coco_caption/coco_karpathy_train.json": [
                 {"image": "train2014/COCO_train2014_000000000139.jpg", "caption": "A Man, riding (a) horse."},
+                {"image": "val2014/COCO_val2014_000000000042.jpg", "caption": "A dog."},
                 {"image": "../../etc/passwd", "caption": "a file"},
                 {"image": 139, "caption": "a man"},
             ]
         },
         kept=[
             ("COCO_train2014_000000000139.jpg", [["assistant", "a man, riding a horse"]]),
+            ("COCO_val2014_000000000042.jpg", [["assistant", "a dog"]]),
             ("passwd", [["assistant", "a file"]]),
         ],
         dropped={"broken_record": 1},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import data_recipes
 from tests.recipes.records import CASES
+from tinygptv_core.presets import PAPER
 from tinygptv_core.recipe import PictureSet, Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
@@ -35,7 +36,12 @@ def got(found: Recipe) -> str:
     if not found.files:
         return "by an option"
     how = "URL" if all(file.direct for file in found.files) else "by hand"
-    return f"{how}, `{found.source}`"
+    is_zipped = any(is_zip(file.url) and not is_zip(file.path) for file in found.files)
+    return f"{'URL of a zip' if how == 'URL' and is_zipped else how}, `{found.source}`"
+
+
+def is_zip(name: str) -> bool:
+    return name.endswith(".zip")
 
 
 def dataset_row(name: str) -> str:
@@ -67,6 +73,15 @@ def test_the_page_has_every_set_of_pictures():
     lines = PAGE.read_text().splitlines()
     sets = {pictures.name: pictures for name in NAMES for pictures in recipe(name).picture_sets}
     assert [row for pictures in sets.values() if (row := picture_row(pictures)) not in lines] == []
+
+
+def test_what_the_pages_say_of_evaluations_is_so():
+    """docs/map.md, "What is screened": the pictures of stages 3 and 4 are not held against those asked about."""
+    late = {name for stage in PAPER.stages[2:] for name in stage.mix}
+    assert {PAPER.data[name].screen.evaluation_bits for name in late} == {None}
+    assert all(PAPER.data[name].screen.evaluation_bits for stage in PAPER.stages[:2] for name in stage.mix)
+    assert recipe("refcoco").picture_sets == recipe("refcoco_test").picture_sets
+    assert {*recipe("ok_vqa_test").picture_sets} < {*recipe("coco_caption").picture_sets}
 
 
 def test_every_form_on_the_page_is_one_that_is_tested():

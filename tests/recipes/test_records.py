@@ -4,6 +4,7 @@ import importlib
 import json
 import pickle
 import pkgutil
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,7 +104,15 @@ def test_a_question_is_asked_in_so_many_ways(name: str, task: str, count: int):
 def test_the_pictures_of_coco_are_one_set_for_thirteen_data_sets_of_the_released_run():
     about = [name for name in BROUGHT if any(s.name == "coco_train2014" for s in recipe(name).picture_sets)]
     assert len([name for name in about if name != "coco_caption" and not name.endswith("_test")]) == 13
-    assert len({id(pictures) for name in about for pictures in recipe(name).picture_sets}) == 1
+    sets = [pictures for name in about for pictures in recipe(name).picture_sets]
+    assert len({id(pictures) for pictures in sets if pictures.name == "coco_train2014"}) == 1
+
+
+def test_every_picture_of_coco_is_looked_for_in_the_set_that_its_name_says():
+    for name, case in CASES.items():
+        sets = {pictures.name for pictures in recipe(name).picture_sets}
+        years = {match[1] for picture, _ in case.kept if (match := re.match("COCO_(train|val)2014_", picture or ""))}
+        assert {f"coco_{year}2014" for year in years} <= sets
 
 
 def test_a_file_that_is_much_too_short_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):

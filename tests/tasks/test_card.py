@@ -136,6 +136,22 @@ def test_hosts_are_told_without_port_name_and_password(sources):
     ]
 
 
+def test_the_page_says_how_many_rows_are_in_no_hosts_line_and_why(sources, tmp_path):
+    """Of ten rows one has no URL; two more were not wanted, so they are in no ledger."""
+    for step, changes in (
+        ("filter", {"rows": 9, "kept": 8}),
+        ("rows", {"rows": 10, "kept": 9}),
+        ("fetch", {"rows": 8}),
+    ):
+        counts = json.loads((sources.folders[step] / "counts.json").read_text()) | changes
+        counts["dropped"] |= {"not_wanted": 2} if step == "fetch" else {}
+        (sources.folders[step] / "counts.json").write_text(json.dumps(counts))
+    card, page = written(sources, tmp_path)
+    assert card["of_hosts"] == sum(host["kept"] + sum(host["dropped"].values()) for host in card["hosts"]) == 7
+    said = "7 of 10 rows. The 2 that were not wanted count for none. 1 has no URL with a host.</p>"
+    assert said in page
+
+
 def test_words_and_sizes_are_those_of_what_stays(sources):
     """What is said in rows 0, 2, 3 and 6 has 1, 2, 3 and 9 words; the questions are not counted."""
     card = card_of(sources)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks import filter, repeats
 from tasks.facts import address_of, known_of, said_in
 from tasks.filter import filter_rows
-from tasks.removals import NO_REMOVALS
+from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Site
 from tasks.tables import SIZE, Drop, TableRow, TableWriter, read_counts, read_table
 from tinygptv_core.plain import ConfigError
@@ -140,6 +140,34 @@ def test_a_removal_list_takes_urls_and_hosts(tmp_path):
     rows = [(url, "a dog") for url in ("http://a/0", "http://a/1", "http://i.b.example/2", "http://c/b.example")]
     kept, dropped = run(tmp_path, changed_rules(), WEB, rows, removals)
     assert (kept, dropped) == (["0", "3"], [("1", "removed_url"), ("2", "removed_host")])
+
+
+@pytest.mark.parametrize(
+    ("listed", "host", "is_removed"),
+    [
+        ("xn--bcher-kva.example", "b\u00fccher.example", True),
+        ("b\u00fccher.example", "i.XN--BCHER-KVA.example", True),
+        ("a.example", "\uff41\uff0eexample", True),
+        ("localhost", "localhost:80", True),
+        ("::1", "[0:0::1]:80", True),
+        ("a.example", "b\u00fccher.example", False),
+    ],
+)
+def test_a_removed_host_is_one_however_it_is_spelled(tmp_path, listed, host, is_removed):
+    (tmp_path / "removals.txt").write_text(listed)
+    rows = [(f"http://{host}/1.jpg", "a dog"), ("http://other.example/1.jpg", "a dog")]
+    _, dropped = run(tmp_path, changed_rules(), WEB, rows, read_removals(tmp_path / "removals.txt"))
+    assert dropped == [("0", "removed_host")] * is_removed
+
+
+def test_hosts_of_the_rules_are_spelled_in_any_way(tmp_path):
+    rows = [
+        ("http://xn--bcher-kva.example/0", "a dog"),
+        ("http://b\u00fccher.example/1", "a dog"),
+        ("http://a/2", "a dog"),
+    ]
+    rules = changed_rules(hosts=("B\u00fccher.example",))
+    assert run(tmp_path, rules, WEB, rows) == (["0", "1"], [("2", "not_allowed_host")])
 
 
 def test_a_size_that_the_list_says_is_looked_at(tmp_path):

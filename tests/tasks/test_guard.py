@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -82,6 +83,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def free(self):
         self.answer(200, b"x", TDM_Reservation=0)
+
+    def robots(self):
+        self.send_response(200)
+        for line in unquote(self.path.partition("?")[2]).split("|"):
+            self.send_header("x-robots-tag", line)
+        self.send_header("Content-Length", "1")
+        self.end_headers()
+        self.wfile.write(b"x")
 
     def nothing(self):
         self.close_connection = True
@@ -332,3 +341,29 @@ def test_a_resolver_that_gave_no_answer_may_give_one_later(monkeypatch):
 def test_a_site_that_keeps_mining_to_itself_is_left_alone(web):
     assert refusal(f"{web[0]}/reserved") == "disallowed_by_site: TDM-Reservation: 1"
     assert fetched(f"{web[0]}/free") == b"x"
+
+
+@pytest.mark.parametrize(
+    ("lines", "word"),
+    [
+        ("NoAI, nofollow", "noai"),
+        ("noai, max-snippet:-1", "noai"),
+        ("max-image-preview:large, noai", "noai"),
+        ("noindex, unavailable_after: 25 Jun 2030 15:00:00 PST", "noindex"),
+        ("unavailable_after: Tuesday, 25-Jun-30 15:00:00 PST, noimageai", "noimageai"),
+        ("TinyGPTV : noai", "noai"),
+        ("*: noimageindex", "noimageindex"),
+        ("googlebot: nofollow, tinygptv: max-snippet: 5, none", "none"),
+        ("googlebot: noai|noindex", "noindex"),
+        ("googlebot: noai, noindex, otherbot: none", None),
+        ("tinygptv: nofollow, googlebot: noai", None),
+        ("googlebot: max-snippet:-1, noai", None),
+        ("index, max-video-preview:-1|all", None),
+    ],
+)
+def test_a_robots_header_is_read_word_by_word_and_for_whom_it_is(web, lines, word):
+    url = f"{web[0]}/robots?{quote(lines)}"
+    if word is None:
+        assert fetched(url) == b"x"
+    else:
+        assert refusal(url) == f"disallowed_by_site: X-Robots-Tag: {word}"

@@ -137,6 +137,7 @@ def test_a_picture_is_found_with_those_of_the_same_bytes(home):
         (" http://a.example/1.jpg", True),  # urlsplit takes the space off
         ("http:/\t/a.example/1.jpg", True),
         ("http://b.a.example", True),
+        ("http://\uff41.example/1.jpg", True),
         ("http://ba.example/1.jpg", False),
         ("http://other.example/a.example", False),
         ("http://[a.example/1.jpg", False),

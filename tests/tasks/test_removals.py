@@ -28,12 +28,33 @@ def test_a_csv_says_the_kind(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("line", "kind", "value"),
+    [
+        ("url,http://a/b,c.jpg", "urls", "http://a/b,c.jpg"),
+        ('url,"http://a/b,c.jpg"', "urls", "http://a/b,c.jpg"),
+        ("http://a/\u00e4 b,c.jpg ", "urls", "http://a/\u00e4 b,c.jpg"),
+        ("url, http://a/b c.jpg", "urls", "http://a/b c.jpg"),
+        ("B\u00dcCHER.example", "hosts", "xn--bcher-kva.example"),
+        ("host,\uff41\u3002example.", "hosts", "a.example"),
+        ("localhost", "hosts", "localhost"),
+        ("[::1]", "hosts", "::1"),
+        ("host,2001:DB8:0::1", "hosts", "2001:db8::1"),
+    ],
+)
+def test_what_is_named_is_taken_whole_and_a_host_as_it_is_looked_up(tmp_path, line, kind, value):
+    (tmp_path / "a.txt").write_text(f"{line}\n")
+    assert getattr(read_removals(tmp_path / "a.txt"), kind) == {value}
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ("picture", "line 2 is 'picture', which is no URL, host, SHA-256 or perceptual hash"),
         ("sha256:12", "line 2 is '12', which is no sha256"),
         ("hots,a.example", "there is no kind of removal hots. Did you mean host?"),
         ("host,", "line 2 is '', which is no host"),
+        ("\u00fc" * 70 + ".example", "which is no URL, host, SHA-256"),  # longer than a label may be
+        ("a.example:80", "line 2 is 'a.example:80', which is no URL, host, SHA-256"),
     ],
 )
 def test_what_is_nothing_of_the_kind_is_refused_with_its_line(tmp_path, line, said):

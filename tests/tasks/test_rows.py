@@ -104,12 +104,14 @@ def test_files_splits_and_groups_are_the_records_own(tmp_path):
         group="type",
     )
     record = {"image": "1.jpg", "question": "How many?", "answer": "2", "split": "test", "type": 4}
-    (tmp_path / "a.json").write_text(json.dumps([record]))
+    no_texts = [{**record, "split": "half a pair \ud800"}, {**record, "type": "\ud800"}]
+    (tmp_path / "a.json").write_text(json.dumps([record, *no_texts]))
     place = site(tmp_path)
     rows(recipe, "a", tmp_path / "a.json", place)
     turns = '[["user", "How many?"], ["assistant", "2"]]'
     wanted = TableRow(key="000000000", url=None, file="1.jpg", turns=turns, split="test", group="4")
     assert list(read_table(place.out / "rows.parquet", TableRow)) == [wanted]
+    assert read_counts(place.out) == {"rows": 3, "kept": 1, "dropped": {"broken_record": 2}}
 
 
 def test_the_same_list_gives_the_same_bytes_over_what_a_killed_build_left(tmp_path):

@@ -18,6 +18,7 @@ from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.ordering import places
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import NANO
 from tinygptv_core.recipe import Recipe, caption_turns
 from tinygptv_core.stages import samples_drawn, samples_wanted
@@ -106,6 +107,32 @@ def test_what_is_wanted_is_fetched_with_substitutes_for_dead_links_and_no_more(w
         "kept": len(keys(out)),
         "dropped": {"http_404": 4, "not_wanted": left},
     }
+
+
+def test_a_segment_whose_links_are_all_dead_has_the_next_stand_in_and_is_asked_again_by_another_fetch(
+    web, table, tmp_path
+):
+    first, second, *others = in_order()
+    web[0].dead = frozenset(map(str, [*first, *second[1:]]))
+    place = site(tmp_path / "few")
+    fetch(table, LIMITS, place, wanted=2, store=tmp_path / "store", processes=1)
+    assert keys(place.out) == [second[0], *(key for segment in others for key in segment)]
+    assert read_counts(place.out)["dropped"]["http_404"] == len(first) + len(second) - 1
+    web[0].dead = frozenset()
+    web[0].asked.clear()
+    place = site(tmp_path / "again")
+    fetch(table, LIMITS, place, wanted=2, store=tmp_path / "store", processes=1)
+    assert keys(place.out) == first and set(web[0].asked) == set(map(str, first))
+
+
+def test_where_every_link_is_dead_the_fetch_is_refused_and_the_next_asks_again(web, table, tmp_path):
+    web[0].dead = frozenset(map(str, range(ROWS)))
+    place = site(tmp_path / "site")
+    with pytest.raises(ConfigError, match=f"of {ROWS} rows none is left. Why they were dropped: http_404 {ROWS}"):
+        fetch(table, LIMITS, place, wanted=5, processes=1)
+    web[0].dead = frozenset()
+    fetch(table, LIMITS, place, wanted=5, processes=1)
+    assert keys(place.out) == in_order()[0]
 
 
 def test_which_rows_are_fetched_does_not_depend_on_how_many_processes_fetch(web, tmp_path):
