@@ -6,7 +6,7 @@ from pathlib import Path
 
 import data_recipes
 from tests.recipes.records import CASES
-from tinygptv_core.presets import PAPER
+from tinygptv_core.presets import PAPER, SMALL
 from tinygptv_core.recipe import PictureSet, Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
@@ -82,6 +82,7 @@ def test_what_the_pages_say_of_evaluations_is_so():
     assert all(PAPER.data[name].screen.evaluation_bits for stage in PAPER.stages[:2] for name in stage.mix)
     assert recipe("refcoco").picture_sets == recipe("refcoco_test").picture_sets
     assert {*recipe("ok_vqa_test").picture_sets} < {*recipe("coco_caption").picture_sets}
+    assert SMALL.data["coco_caption"].screen.evaluation_bits
 
 
 def test_every_form_on_the_page_is_one_that_is_tested():
