@@ -26,15 +26,17 @@ class Metrics:
 
     def __init__(self, path: Path, *, after_step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A line without its end is one that a kill cut off; one without its beginning, that the loss of power did.
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        write_whole(path, "".join(line for line in lines if _is_whole(line) and json.loads(line)["step"] <= after_step))
+        lines = _lines(path.read_bytes()) if path.exists() else []
+        write_whole(path, "".join(_written(line) for line in lines if line["step"] <= after_step))
         self._path = path
 
     def write(self, line: Line) -> None:
-        """Append one line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append one line. Raises OSError, which names the file."""
+        try:
+            with self._path.open("a") as file:
+                file.write(_written(line))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 class Tail:
@@ -57,8 +59,7 @@ class Tail:
                 self._inode, self._offset = inode, file.tell() - len(data) + end
         except FileNotFoundError:
             return []
-        whole = [line for line in data[:end].decode().splitlines(keepends=True) if _is_whole(line)]
-        lines = [line for line in map(json.loads, whole) if line["step"] > self._step]
+        lines = [line for line in _lines(data[:end]) if line["step"] > self._step]
         self._step = lines[-1]["step"] if lines else self._step
         return lines
 
@@ -88,5 +89,19 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _is_whole(line: str) -> bool:
-    return line.startswith("{") and line.endswith("\n")
+def _written(line: Line) -> str:
+    return json.dumps(line) + "\n"
+
+
+def _lines(data: bytes) -> list[Line]:
+    """The lines that are whole: a kill cuts one's end off, the loss of power its beginning or what is between."""
+    told = map(_told, data.split(b"\n")[:-1])
+    return [line for line in told if line is not None]
+
+
+def _told(text: bytes) -> Line | None:
+    try:
+        line = json.loads(text)
+    except ValueError:  # nor is it UTF-8, perhaps
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None

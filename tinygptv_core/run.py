@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tinygptv_core.plain import from_plain, plain, require
+from tinygptv_core.plain import ConfigError, from_plain, plain, require
 from tinygptv_core.stages import Stage
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
@@ -114,6 +114,10 @@ def read_spec(path: Path) -> RunSpec:
     """The spec that `write_spec` wrote.
 
     Raises:
-        ConfigError: a name is missing or unknown, or a value is of another type.
+        ConfigError: it is no JSON, a name is missing or unknown, or a value is of another type.
     """
-    return from_plain(RunSpec, json.loads(path.read_text()), "RUN.json")
+    try:
+        told = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from error
+    return from_plain(RunSpec, told, "RUN.json")

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Protocol
 import torch
 import torch.distributed as distributed
 
+from tinygptv_core.alone import alone
 from tinygptv_core.architectures import sizes_of
 from tinygptv_core.checkpoint import (
     Position,
@@ -77,6 +79,8 @@ LESS_MEMORY = (
 )
 NO_SUCH_KERNEL = "does not have a deterministic implementation"
 """In torch's words."""
+READER_DIED = "DataLoader worker"
+"""In torch's words, where a process that reads ahead was killed."""
 STOPPED = 128 + signal.SIGTERM
 """The exit status of a run that was asked to stop, as of one that the signal ended."""
 
@@ -115,12 +119,19 @@ def train(
     Raises:
         StoppedError: the run was asked to stop, and is saved.
         ConfigError: a file that `spec` names is missing or damaged, a data set is empty, or `spec.work`
-            holds another run.
+            holds another run, or is held by one.
         NotFiniteError: the loss or a gradient is not finite; the states saved before it stay.
     """
     torch.set_num_threads(spec.options.threads)
     be_deterministic()
     forget_peak_memory(spec.options.device)
+    with alone(spec.work) if rank == 0 else nullcontext():
+        _train(spec, rank, world_size, report, asked_to_stop, new_engine)
+
+
+def _train(
+    spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop, new_engine: NewEngine
+) -> None:
     missing = sorted(spec.stage.mix.keys() - (spec.data.keys() & spec.prompts.keys()))
     if missing:
         raise ConfigError(f"{spec.stage.name} draws from {', '.join(missing)}, for which data or prompts has nothing")
@@ -263,6 +274,9 @@ def _status(error: Exception) -> int | None:
         case OSError() | NotFiniteError():
             LOGGER.error("%s", error)
             return 1
+        case RuntimeError() if READER_DIED in str(error):
+            LOGGER.error("%s. If memory ran out, %s", str(error).partition("\n")[0], LESS_MEMORY)
+            return 1
         case RuntimeError() if NO_SUCH_KERNEL in str(error):
             LOGGER.error("this device has no way to compute a step to the same bits each time: %s", error)
             return 1
@@ -277,7 +291,8 @@ def main(arguments: Sequence[str], training: Train = train) -> int:
     """Run `RUN.json` in this process, or as one of torchrun's.
 
     Returns:
-        0; 1 when a file could not be read or written, a number is not finite or memory ran out; 2 for the user's
+        0; 1 when a file could not be read or written, a number is not finite, memory ran out or a process that reads
+        ahead was killed; 2 for the user's
         mistake; or 143 when SIGTERM or SIGINT asked it to stop, which it does after the step at hand. torchrun waits
         for that half a minute.
     """

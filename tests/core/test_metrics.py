@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from tinygptv_core.metrics import Metrics, Tail, left, numbers, words
 
 
@@ -37,6 +39,25 @@ def test_a_line_that_is_still_being_written_waits(tmp_path):
     assert tail.read() == []
     path.write_text(whole + "\n")
     assert [item["step"] for item in tail.read()] == [1]
+
+
+def test_lines_that_a_broken_disk_left_are_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = [json.dumps(line(step)).encode() for step in (1, 2, 4)]
+    path.write_bytes(
+        b"\n".join([whole[0], b'{"step": 2, "lo\0\0', whole[1], b'{"step": 3}\xff\xfe', b"[3]", whole[2]]) + b"\n"
+    )
+    assert [item["step"] for item in Tail(path).read()] == [1, 2, 4]
+    Metrics(path, after_step=2)
+    assert path.read_bytes() == b"\n".join(whole[:2]) + b"\n"
+
+
+def test_a_line_that_cannot_be_written_names_the_file(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory: .*metrics\.jsonl"):
+        metrics.write(line(1))
 
 
 def test_words_say_how_it_goes():

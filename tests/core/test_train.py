@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from benchmarks.measure import saved_bytes
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
+from tinygptv_core.alone import alone
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Steps
 from tinygptv_core.metrics import Tail
@@ -258,6 +259,30 @@ def test_a_mistake_on_the_command_line_is_one_message(whole, tmp_path, caplog):
     write_spec(spec, tmp_path / "RUN.json")
     assert main([str(tmp_path / "RUN.json")]) == 2
     assert "holds no checkpoint" in caplog.text
+
+
+def test_a_file_that_is_no_json_is_one_message(tmp_path, caplog):
+    (tmp_path / "RUN.json").write_text("{")
+    assert main([str(tmp_path / "RUN.json")]) == 2
+    assert f"{tmp_path / 'RUN.json'} is no JSON" in caplog.text
+
+
+def test_a_reading_process_that_was_killed_is_one_message(whole, tmp_path, caplog):
+    write_spec(elsewhere(whole, tmp_path), tmp_path / "RUN.json")
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    assert main([str(tmp_path / "RUN.json")], raising(killed)) == 1
+    assert "DataLoader worker (pid 7) is killed" in caplog.text and '"loader_workers": 0' in caplog.text
+
+
+def test_a_run_that_another_process_trains_is_refused(whole, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("tinygptv_core.alone.PATIENCE_SECONDS", 0.3)
+    spec = elsewhere(whole, tmp_path)
+    with alone(spec.work):
+        write_spec(spec, tmp_path / "RUN.json")
+        assert main([str(tmp_path / "RUN.json")]) == 2
+    assert f"another process trains in {spec.work}" in caplog.text
+    assert not spec.notes.exists()
+    train(spec, 0, 1, quiet)
 
 
 def test_a_loss_that_is_no_number_ends_the_command_in_a_message(whole, tmp_path, caplog):

@@ -16,6 +16,7 @@ from benchmarks.engines import joined
 from tasks.zero import ZeroEngine, train
 from tests.core import tiny
 from tests.core.test_train import quiet
+from tinygptv_core.engine import DDPEngine
 from tinygptv_core.loader import Steps
 from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.run import read_spec
@@ -44,10 +45,11 @@ def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
     """
     spec = read_spec(path)
     model, tokenizer = starting_model(spec)
-    engine = ZeroEngine(model, spec.stage, spec.options, rank=rank, world_size=WORLD_SIZE)
+    make = DDPEngine if spec.options.engine == "ddp" else ZeroEngine
+    engine = make(model, spec.stage, spec.options, rank=rank, world_size=WORLD_SIZE)
     if rank == 0:
         model.get_submodule("llm.model.layers.0.input_layernorm").register_forward_hook(tiny.infinite)
-    before = engine.state()
+    before = {name: tensor.clone() for name, tensor in engine.state().items()}
     try:
         engine.step(Steps(spec, tokenizer, rank=rank, world_size=WORLD_SIZE)[0], step=0, rate=1e-2, dataset="shapes")
     except NotFiniteError as error:
@@ -55,7 +57,8 @@ def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
         (path.parent / f"infinite-{rank}.txt").write_text(str(error))
-    engine.close()
+    if isinstance(engine, ZeroEngine):
+        engine.close()
 
 
 def main(folder: Path, rank: int, world_size: int) -> None:
@@ -63,7 +66,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     with joined(folder, rank, world_size):
         for path, begun in json.loads((folder / "runs.json").read_text()):
             run(Path(path), begun, rank)
-        for engine in ("zero2", "zero3"):
+        for engine in ("ddp", "zero2", "zero3"):
             step_with_an_infinite_gradient(folder / engine / "RUN.json", rank)
 
 
