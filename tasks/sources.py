@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.backbones_import import remembered_digest
 from tasks.build import USERS_FOLDER, write_json
-from tasks.picture_sets import picture_files
+from tasks.picture_sets import picture_files, spelled
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.recipe import Download, PictureSet
@@ -101,8 +101,8 @@ def _folder_digest(folder: Path, stamps: Path) -> str:
 
 def _listed(folder: Path, path: Path) -> list[str | int]:
     status = path.stat()
-    return [path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns]
+    return [spelled(path.relative_to(folder).as_posix()), status.st_size, status.st_mtime_ns]
 
 
 def _content(folder: Path, files: Sequence[Path]) -> str:
-    return sha256_of([[path.relative_to(folder).as_posix(), sha256_of_file(path)] for path in files])
+    return sha256_of([[spelled(path.relative_to(folder).as_posix()), sha256_of_file(path)] for path in files])
