@@ -6,6 +6,7 @@ is about it hold its texts alone, and say where each picture lies in the set.
 
 import io
 import json
+import logging
 import tarfile
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,6 +34,8 @@ TAR_BYTES = 1 << 30
 MAX_BYTES = 64_000_000
 """A file of more bytes is no picture that an annotator has seen."""
 TOLD_EVERY = 500
+UNLIKE = 0.1
+"""By what share the number of a set's pictures, or a file's size, may differ from what is expected and not be told."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -61,6 +64,15 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
                 tally.dropped[row.fate] += 1
     if not tally.kept:
         raise ConfigError(f"{source} has no picture for {pictures.name}: {tally.reasons()}")
+    expected = pictures.pictures or position
+    if abs(position - expected) > UNLIKE * expected:
+        logging.getLogger(__name__).warning(
+            "%s: %d pictures, where about %d are expected; is %s whole?",
+            pictures.name,
+            position,
+            expected,
+            source,
+        )
     tally.write(site.out, position)
 
 

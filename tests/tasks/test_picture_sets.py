@@ -22,7 +22,7 @@ from tasks.picture_sets import PICTURES_FILE, gather, picture_files, write_pictu
 from tasks.removals import NO_REMOVALS
 from tasks.rows import rows
 from tasks.screen import Against, screen
-from tasks.sources import brought_file, brought_pictures
+from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tasks.tables import LEDGER_FILE, LedgerRow, PictureRow, TableRow, TableWriter, read_counts, read_table
 from tests.tasks.shards import ALONE, encoded
 from tests.tasks.shards import picture as photograph
@@ -319,3 +319,24 @@ def test_a_file_is_checked_where_its_sha256_is_known(tmp_path: Path):
     os.utime(tmp_path / "a.json", ns=(1, 1))
     with pytest.raises(ConfigError, match=f"is not the file that was published.*not {empty_list}"):
         brought_file(tmp_path, file, tmp_path / "s")
+
+
+@pytest.mark.parametrize(("size", "told"), [(1_299_000, 1), (1_301_000, 0), (2_699_000, 0), (2_701_000, 1)])
+def test_a_file_of_another_size_than_was_published_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, told: int
+):
+    """About 2 MB: a tenth of it more or less, and half a megabyte for the rounding."""
+    (tmp_path / "a.zip").write_bytes(bytes(size))
+    warn_of_size(Download(path="a.zip", url="https://a.example/a.zip", direct=True, megabytes=2), tmp_path / "a.zip")
+    said = f"{tmp_path}/a.zip has {size} bytes, where about 2 MB are expected; is it whole?"
+    assert caplog.messages == [said] * told
+
+
+@pytest.mark.parametrize(("expected", "told"), [(None, 0), (5, 0), (6, 1), (4, 1)])
+def test_a_set_of_far_more_or_fewer_pictures_than_expected_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, expected: int | None, told: int
+):
+    source = unpacked(tmp_path / "coco")
+    write_pictures(replace(COCO_TRAIN2014, pictures=expected), source, site(tmp_path / "set"), progress)
+    said = f"coco_train2014: 5 pictures, where about {expected} are expected; is {source} whole?"
+    assert caplog.messages == [said] * told
