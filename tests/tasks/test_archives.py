@@ -139,7 +139,7 @@ def plain_tar() -> bytearray:
     return bytearray(data.getvalue())
 
 
-def stored(folder: Path, data: bytes) -> Path:
+def stored(folder: Path, data: bytes | bytearray) -> Path:
     (folder / "set.tar").write_bytes(data)
     return folder / "set.tar"
 
