@@ -24,7 +24,7 @@ from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
 from tasks.segments import Keeper, Wanted, fetch_urls, rounded
 from tasks.serve import serving
-from tasks.sources import brought_file, brought_pictures
+from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, unknown
@@ -75,6 +75,8 @@ def pictures_step(pictures: PictureSet, place: Place) -> Request:
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         source = inputs["source"]
+        if pictures.archive is not None and source.path.is_file():
+            warn_of_size(pictures.archive, source.path)
         write_pictures(pictures, source.path, site, place.progress(name))
         if brought_pictures(data, pictures, place.stamps).digest != source.digest:
             raise ConfigError(f"{source.path} was changed while it was read. Run the same command again")
@@ -155,6 +157,8 @@ def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
         joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if not _is_source(key)}
+        for file in () if own else form.files:
+            warn_of_size(file, inputs["source"].path if file.path == form.source else joined[file.path])
         lists = _lists_in([inputs[key].path for key in sorted(inputs) if _is_source(key)], form)
         rows_of_lists(form, name, lists, site, joined)
 

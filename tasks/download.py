@@ -33,7 +33,7 @@ from img2dataset.writer import WebDatasetSampleWriter
 from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, shared, unwritten
 from tasks.guard import Rules, install
 from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
-from tasks.pictures import PictureError, decoded, on_white
+from tasks.pictures import PictureError, decoded
 from tasks.reservations import USER_AGENT
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import from_plain
@@ -65,7 +65,7 @@ class StrictResizer(Resizer):
         if picture.is_plain:
             return super().__call__(img_stream, blurring_bbox_list)
         plain = io.BytesIO()
-        on_white(picture.image).save(plain, "BMP")
+        picture.image.save(plain, "BMP")
         return super().__call__(plain, blurring_bbox_list)
 
 

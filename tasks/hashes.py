@@ -87,11 +87,13 @@ def hash_of(data: bytes, shape: tuple[int, int] | None) -> int | None:
     import numpy as np
     from imagehash import phash
 
-    from tasks.pictures import DECODER_ERRORS, PictureError, on_white, opened
+    from tasks.pictures import PictureError, opened
+    from tinygptv_core.image import DECODER_ERRORS, on_white
 
     try:
         image = opened(data)
         image.draft("L", (DRAFT_PIXELS, DRAFT_PIXELS))
+        image.load()
         inside = without_border(image, shape) if shape else image
         grey = on_white(inside).convert("L")
     except (PictureError, *DECODER_ERRORS):  # whether it is a picture is not decided here

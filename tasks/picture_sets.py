@@ -6,9 +6,10 @@ is about it hold its texts alone, and say where each picture lies in the set.
 
 import io
 import json
+import logging
 import tarfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,8 @@ TAR_BYTES = 1 << 30
 MAX_BYTES = 64_000_000
 """A file of more bytes is no picture that an annotator has seen."""
 TOLD_EVERY = 500
+UNLIKE = 0.1
+"""By what share the number of a set's pictures, or a file's size, may differ from what is expected and not be told."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -52,7 +55,7 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
         for position, packed in enumerate(_packed(pictures, source), start=1):
             if position % TOLD_EVERY == 0:
                 progress(position, pictures.pictures or position, "reading pictures")
-            row = _added(packed, tars) if packed.name not in seen else _left_out(packed.name, "repeated_name", "")
+            row = _added(packed, tars, seen)
             seen.add(packed.name)
             table.write(row)
             if row.fate == KEPT:
@@ -61,6 +64,15 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
                 tally.dropped[row.fate] += 1
     if not tally.kept:
         raise ConfigError(f"{source} has no picture for {pictures.name}: {tally.reasons()}")
+    expected = pictures.pictures or position
+    if abs(position - expected) > UNLIKE * expected:
+        logging.getLogger(__name__).warning(
+            "%s: %d pictures, where about %d are expected; is %s whole?",
+            pictures.name,
+            position,
+            expected,
+            source,
+        )
     tally.write(site.out, position)
 
 
@@ -74,15 +86,40 @@ def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The picture files below `folder`, in the order of their paths."""
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    """The picture files below `folder`, and below folders that links there lead to, in the order of their paths."""
+    return sorted(_pictures_below(folder, frozenset()), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _added(packed: Packed, tars: "_Tars") -> PictureRow:
-    """The row of one file, whose bytes are in the tars if it is a picture."""
+def _pictures_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """As `picture_files`, in any order; a link back to one of the folders `above` is not followed."""
+    status = folder.stat()
+    this = status.st_dev, status.st_ino
+    if this in above:
+        return
+    try:
+        inside = list(folder.iterdir())
+    except PermissionError:  # such as lost+found, at the top of a disk
+        return
+    for path in inside:
+        if path.is_dir():
+            yield from _pictures_below(path, above | {this})
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+def spelled(name: str) -> str:
+    """A file's name as texts and tables can hold it: bytes that are no UTF-8 stand as `\\xe9`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _added(packed: Packed, tars: "_Tars", seen: Collection[str]) -> PictureRow:
+    """The row of one file, whose bytes are in the tars if it is a picture, and the first of its name."""
     from tasks.pictures import PictureError, decoded
 
+    if spelled(packed.name) != packed.name:
+        return _left_out(spelled(packed.name), "name_not_utf8", "rename it, as the records call it")
+    if packed.name in seen:
+        return _left_out(packed.name, "repeated_name", "")
     if packed.data is None:
         return _left_out(packed.name, "too_large", f"over {MAX_BYTES} bytes")
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from tinygptv_core.image import DECODER_ERRORS, FORMATS
+from tinygptv_core.image import DECODER_ERRORS, FORMATS, on_white
 
 # Pillow's name of a format -> the extension in a shard.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
@@ -27,7 +27,7 @@ class PictureError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A decoded picture (of an animation the first frame) and the extension that its bytes deserve.
+    """A decoded picture (of an animation the first frame) in RGB, and the extension that its bytes deserve.
 
     Attributes:
         is_plain: a JPEG in colour, which every decoder reads alike.
@@ -39,7 +39,7 @@ class Picture:
 
 
 def decoded(data: bytes, max_bytes: int, *, to_scale: bool = True) -> Picture:
-    """`data` as a picture, every byte of it read.
+    """`data` as a picture, every byte of it read, and its colours those that the loader will see.
 
     Args:
         to_scale: without it a JPEG may come out at an eighth of its size, in less than half the time: enough for
@@ -63,10 +63,11 @@ def decoded(data: bytes, max_bytes: int, *, to_scale: bool = True) -> Picture:
     try:
         with warnings.catch_warnings(action="ignore"):
             image.load()
+            colours = image if is_plain else on_white(image)
     except DECODER_ERRORS as error:
         reason = "truncated" if _is_cut(data) or "truncated" in str(error).lower() else "undecodable"
-        raise PictureError(reason, str(error)) from error
-    return Picture(image=image, extension=EXTENSIONS[name], is_plain=is_plain)
+        raise PictureError(reason, str(error) or type(error).__name__) from error
+    return Picture(image=colours, extension=EXTENSIONS[name], is_plain=is_plain)
 
 
 def opened(data: bytes) -> Image.Image:
@@ -101,14 +102,3 @@ def _is_cut(data: bytes) -> bool:
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     end = next((end for begin, end in MARKS if data.startswith(begin)), b"")
     return not data.rstrip(b"\0\r\n ").endswith(end) and not (len(end) > 2 and end in data)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """`image` in RGB, with white where it is transparent."""
-    if image.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255; the upper eight are the picture
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
-    if image.mode not in ("LA", "PA", "RGBA", "La", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")

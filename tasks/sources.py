@@ -4,16 +4,19 @@ What they hold bears on what is made of them, where they lie does not. Nothing i
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.backbones_import import remembered_digest
 from tasks.build import USERS_FOLDER, write_json
-from tasks.picture_sets import picture_files
+from tasks.picture_sets import UNLIKE, picture_files, spelled
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.recipe import Download, PictureSet
 
+ROUNDED_BYTES = 500_000
+"""Half of the unit in which sizes are expected."""
 NO_FOLDER = "  name that folder with --data DIR, or set TINYGPTV_DATA"
 
 
@@ -55,6 +58,15 @@ def brought_pictures(data: Path | None, pictures: PictureSet, stamps: Path) -> A
         what = f"neither {_place(folder, pictures.folder)}/ nor {_place(archive, pictures.archive.path)}"
         raise ConfigError(f"there is {what}: the archive may stay packed.\n{_how(pictures.archive)}{_where(data)}")
     raise ConfigError(f"there is no folder {_place(folder, pictures.folder)} of pictures.{_where(data)}")
+
+
+def warn_of_size(file: Download, path: Path) -> None:
+    """Warn where `path`, which a user brought for `file`, weighs far more or less than what was published."""
+    size = path.stat().st_size
+    if file.megabytes is not None and abs(size - file.megabytes * 1e6) > UNLIKE * file.megabytes * 1e6 + ROUNDED_BYTES:
+        logging.getLogger(__name__).warning(
+            "%s has %d bytes, where about %s are expected; is it whole?", path, size, _weight(file.megabytes)
+        )
 
 
 def _below(data: Path | None, path: str) -> Path | None:
@@ -101,8 +113,8 @@ def _folder_digest(folder: Path, stamps: Path) -> str:
 
 def _listed(folder: Path, path: Path) -> list[str | int]:
     status = path.stat()
-    return [path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns]
+    return [spelled(path.relative_to(folder).as_posix()), status.st_size, status.st_mtime_ns]
 
 
 def _content(folder: Path, files: Sequence[Path]) -> str:
-    return sha256_of([[path.relative_to(folder).as_posix(), sha256_of_file(path)] for path in files])
+    return sha256_of([[spelled(path.relative_to(folder).as_posix()), sha256_of_file(path)] for path in files])

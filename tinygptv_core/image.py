@@ -81,10 +81,24 @@ def decode(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             opened.load()
-            return _rgb(opened)
+            return on_white(opened)
     except DECODER_ERRORS as error:
         why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{len(data)} bytes that are no picture which can be read: {why}") from error
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """A loaded picture in RGB, with white where it is transparent.
+
+    Raises:
+        One of DECODER_ERRORS: it holds what cannot be converted, such as a palette that is none.
+    """
+    if picture.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would cut at 255
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")
 
 
 def _jpeg(data: bytes, bytes_HW3: np.ndarray) -> np.ndarray | None:
@@ -103,12 +117,3 @@ def _jpeg(data: bytes, bytes_HW3: np.ndarray) -> np.ndarray | None:
     except ValueError:
         return None
     return bytes_HW3 if fits else decoded
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if picture.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would cut at 255
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    return picture.convert("RGB")

@@ -43,6 +43,8 @@ def test_a_palette_with_a_transparent_colour_lies_on_white():
 def test_sixteen_bits_a_pixel_are_scaled_not_cut():
     deep = Image.fromarray(np.array([[0x8000]], dtype=np.uint16))
     assert levels(encoded(deep), 1) == [[[128, 128, 128]]]
+    assert levels(encoded(deep, transparency=0), 1) == [[[128, 128, 128]]]
+    assert levels(encoded(Image.frombytes("I;16B", (1, 1), b"\x80\0"), "TIFF"), 1) == [[[128, 128, 128]]]
 
 
 def test_grey_becomes_three_equal_channels():

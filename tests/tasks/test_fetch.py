@@ -21,12 +21,12 @@ import pytest
 from PIL import Image
 
 from tasks.fetch import fetch_files
-from tasks.pictures import PictureError, decoded, on_white
+from tasks.pictures import PictureError, decoded
 from tasks.screen import Against, screen
 from tasks.tables import Drop, LedgerRow, data_counts, read_counts, read_table
 from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.shards import ALONE
-from tests.tasks.web import Handler, picture, serving
+from tests.tasks.web import Handler, palette_png, picture, serving
 from tinygptv_core.artifact import digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.settings import Fetch, Screen
@@ -64,6 +64,8 @@ ROWS = [  # path, fate in the ledger, reason of the screen
     ("deep.png", "ok", None),
     ("large.png", "too_large", None),
     ("animated.gif", "ok", None),
+    ("palette.png", "undecodable", None),
+    ("deep.tif", "ok", None),
 ]
 PICTURES = {
     "plain.jpg": picture("JPEG"),
@@ -82,6 +84,8 @@ PICTURES = {
     "deep.png": picture("PNG", 9, mode="I;16"),
     "large.png": picture("PNG", 10, (150, 150)),
     "animated.gif": picture("GIF", 11),
+    "palette.png": palette_png(clear=300),
+    "deep.tif": picture("TIFF", 13, mode="I;16B"),
 }
 
 
@@ -160,8 +164,8 @@ def test_counts_add_up_from_the_table_to_the_index(fetched):
     table, shards, index, _, _ = fetched
     assert read_counts(shards)["rows"] == len(ROWS)
     assert data_counts(table, table, shards, index) == {
-        "rows": 20,
-        "kept": 7,
+        "rows": 22,
+        "kept": 8,
         "dropped": {
             "disallowed_by_site": 2,
             "duplicate": 1,
@@ -173,7 +177,7 @@ def test_counts_add_up_from_the_table_to_the_index(fetched):
             "too_large": 1,
             "too_small": 1,
             "truncated": 2,
-            "undecodable": 1,
+            "undecodable": 2,
         },
     }
 
@@ -181,7 +185,7 @@ def test_counts_add_up_from_the_table_to_the_index(fetched):
 def test_the_index_names_the_bytes_of_the_samples_that_stay(fetched):
     _, shards, index, _, _ = fetched
     names = json.loads((index / "shards.json").read_text())
-    assert names == ["00000.tar", "00001.tar"]
+    assert names == ["00000.tar", "00001.tar", "00002.tar"]
     inside, kept = members(shards), []
     for sample in np.load(index / "samples.npy"):
         data = (shards / names[sample["shard"]]).read_bytes()
@@ -210,7 +214,7 @@ def test_progress_is_told_to_the_end(fetched):
     told = fetched[4]
     assert {text.partition(",")[0] for _, _, text in told} == {"fetching", "packing"}
     assert any(text.endswith("% had") for _, _, text in told)
-    assert told[-1][:2] == (20, 20) and all(0 <= done <= total == 20 for done, total, _ in told)
+    assert told[-1][:2] == (22, 22) and all(0 <= done <= total == 22 for done, total, _ in told)
 
 
 SCRIPT = """
@@ -341,10 +345,3 @@ def test_a_bomb_is_refused_before_it_is_decoded():
     header = picture("BMP")[:18] + (30_000).to_bytes(4, "little") + (30_000).to_bytes(4, "little")
     with pytest.raises(PictureError, match="^too_many_pixels: "):
         decoded(header + picture("BMP")[26:], 1_000_000)
-
-
-def test_sixteen_bits_become_eight_and_transparency_white():
-    deep = Image.fromarray(np.array([[0, 128 * 256, 65535]], dtype=np.uint16))
-    assert np.asarray(on_white(deep))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
-    faint = Image.new("LA", (1, 1), (0, 51))
-    assert on_white(faint).getpixel((0, 0)) == (204, 204, 204)

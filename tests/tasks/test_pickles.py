@@ -73,7 +73,15 @@ def looped() -> list[Any]:
         (pickle.dumps(nested(17)), "is nested more than 16 deep"),
         (pickle.dumps(looped()), "is nested more than 16 deep"),
         (pickle.dumps(shared(10)), "means far more than it holds"),
-        (b"\x80\x02]r" + struct.pack("<I", 1 << 31) + b".", "wants more memory than it can use"),
+        (b"\x80\x02})" + b"2\x86" * 60 + b"Ns.", "names a value by a list"),
+        (b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.", "names a value by a list"),
+        (b"\x80\x02}(}Nd.", "names a value by a list or an object"),
+        (pickle.dumps(1 << 64), "has a whole number of 65 bits"),
+        (b"\x80\x02\x8b" + struct.pack("<I", 1 << 20) + b"\x7f" * (1 << 20) + b".", "has a whole number of"),
+        (b"\x80\x02}Na.", "adds to what is no list"),
+        (b"\x80\x02]NNs.", "names values of what is no object"),
+        (b"\x80\x02}(Nu.", "is no whole pickle"),
+        (b"\x80\x02N\x86.", "is no whole pickle"),
         (pickle.dumps({1, 2}), "has the instruction"),
         (b"Ppersistent\n.", "has the instruction PERSID"),
         (pickle.dumps(REFS)[:-9], "is no whole pickle"),
@@ -86,6 +94,17 @@ def looped() -> list[Any]:
 def test_what_no_publisher_would_write_is_refused(tmp_path: Path, data: bytes, error: str):
     with pytest.raises(ConfigError, match=error):
         read_pickle(written(tmp_path, data))
+
+
+def test_a_place_for_later_use_takes_no_memory_for_those_below_it(tmp_path: Path):
+    assert read_pickle(written(tmp_path, b"\x80\x02]r" + struct.pack("<I", 1 << 31) + b".")) == []
+
+
+def test_every_instruction_for_plain_values_is_done_as_python_does_it(tmp_path: Path):
+    """A mark that is taken back, a group that is, a value that is doubled, lists and objects made at once."""
+    data = b"\x80\x04((0(NN1]\x94N0(S'a'\nI01\nda(K\x072lah\x00\x89\x88t."
+    wanted = [[{"a": True}, [7, 7]], [{"a": True}, [7, 7]], False, True]
+    assert read_pickle(written(tmp_path, data)) == list(pickle.loads(data)) == wanted
 
 
 def test_sixteen_lists_within_each_other_are_plain(tmp_path: Path):

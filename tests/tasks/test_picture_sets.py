@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from data_recipes import coco_vqa, refcoco, unnatural_instruction
 from data_recipes.parts.pictures import COCO_TRAIN2014, OCR_VQA
 from tasks.filter import filter_rows
 from tasks.hashes import hash_of, hash_pictures
-from tasks.picture_sets import PICTURES_FILE, gather, write_pictures
+from tasks.picture_sets import PICTURES_FILE, gather, picture_files, write_pictures
 from tasks.removals import NO_REMOVALS
 from tasks.rows import rows
 from tasks.screen import Against, screen
-from tasks.sources import brought_file, brought_pictures
+from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tasks.tables import LEDGER_FILE, LedgerRow, PictureRow, TableRow, TableWriter, read_counts, read_table
 from tests.tasks.shards import ALONE, encoded
 from tests.tasks.shards import picture as photograph
@@ -218,7 +219,48 @@ def test_a_set_that_is_not_given_is_named(pictures: Path, tmp_path: Path):
         ShardSet(folders)
 
 
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_a_name_that_is_no_utf8_is_left_out_and_counted(tmp_path: Path, form: str):
+    source, place = tmp_path / "train2014", site(tmp_path / "set")
+    source.mkdir()
+    for name in (b"caf\xe9.jpg", "caf\u00e9.jpg".encode()):
+        (source / os.fsdecode(name)).write_bytes(FILES[coco(1)])
+    if form == "tar":
+        with tarfile.open(tmp_path / "train2014.tar", "w") as archive:
+            archive.add(source, "train2014")
+        source = tmp_path / "train2014.tar"
+    write_pictures(COCO_TRAIN2014, source, place, progress)
+    rows = read_table(place.out / PICTURES_FILE, PictureRow)
+    assert {row.name: row.fate for row in rows} == {"caf\\xe9.jpg": "name_not_utf8", "caf\u00e9.jpg": "ok"}
+    assert read_counts(place.out)["dropped"] == {"name_not_utf8": 1}
+
+
+def test_links_to_folders_are_followed_and_none_for_ever(tmp_path: Path):
+    """`a` leads to `b`, which leads back, and to itself; what lies there is there under each of its paths once."""
+    for name in ("set/z.jpg", "a/one.jpg", "b/two.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(FILES[coco(1)])
+    for link, target in {
+        "set/a": "a",
+        "a/b": "b",
+        "b/a": "a",
+        "b/itself": "b",
+        "set/all": "set",
+        "set/no": "no",
+    }.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [path.relative_to(tmp_path / "set").as_posix() for path in picture_files(tmp_path / "set")]
+    assert found == ["a/b/two.jpg", "a/one.jpg", "z.jpg"]
+
+
 # What a user brings
+
+
+def test_a_folder_with_a_name_that_is_no_utf8_has_a_digest(tmp_path: Path):
+    (unpacked(tmp_path / "coco" / "train2014") / os.fsdecode(b"caf\xe9.jpg")).write_bytes(FILES[coco(1)])
+    with_it = brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "stamps").digest
+    (tmp_path / "coco" / "train2014" / os.fsdecode(b"caf\xe9.jpg")).unlink()
+    assert brought_pictures(tmp_path, COCO_TRAIN2014, tmp_path / "stamps").digest != with_it
 
 
 def test_the_place_of_a_set_bears_on_nothing_and_its_content_does(tmp_path: Path):
@@ -277,3 +319,24 @@ def test_a_file_is_checked_where_its_sha256_is_known(tmp_path: Path):
     os.utime(tmp_path / "a.json", ns=(1, 1))
     with pytest.raises(ConfigError, match=f"is not the file that was published.*not {empty_list}"):
         brought_file(tmp_path, file, tmp_path / "s")
+
+
+@pytest.mark.parametrize(("size", "told"), [(1_299_000, 1), (1_301_000, 0), (2_699_000, 0), (2_701_000, 1)])
+def test_a_file_of_another_size_than_was_published_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, told: int
+):
+    """About 2 MB: a tenth of it more or less, and half a megabyte for the rounding."""
+    (tmp_path / "a.zip").write_bytes(bytes(size))
+    warn_of_size(Download(path="a.zip", url="https://a.example/a.zip", direct=True, megabytes=2), tmp_path / "a.zip")
+    said = f"{tmp_path}/a.zip has {size} bytes, where about 2 MB are expected; is it whole?"
+    assert caplog.messages == [said] * told
+
+
+@pytest.mark.parametrize(("expected", "told"), [(None, 0), (5, 0), (6, 1), (4, 1)])
+def test_a_set_of_far_more_or_fewer_pictures_than_expected_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, expected: int | None, told: int
+):
+    source = unpacked(tmp_path / "coco")
+    write_pictures(replace(COCO_TRAIN2014, pictures=expected), source, site(tmp_path / "set"), progress)
+    said = f"coco_train2014: 5 pictures, where about {expected} are expected; is {source} whole?"
+    assert caplog.messages == [said] * told

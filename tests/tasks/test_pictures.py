@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.pictures import PictureError, decoded
+from tests.tasks.web import palette_png, picture
 from tinygptv_core.image import decode, squashed
 
 REASONS = {"too_large", "too_many_pixels", "truncated", "undecodable"}
@@ -21,7 +22,7 @@ quickly = settings(
 def whole_pictures() -> list[bytes]:
     noise_HW3 = np.random.default_rng(0).integers(0, 256, (19, 26, 3), dtype=np.uint8)
     colour, found = Image.fromarray(noise_HW3), []
-    for picture, kind, options in (
+    for image, kind, options in (
         (colour, "JPEG", {"quality": 80}),
         (colour, "JPEG", {"quality": 80, "progressive": True, "subsampling": 0, "comment": b"x" * 9}),
         (colour, "JPEG", {"restart_marker_blocks": 1, "dpi": (72, 72), "icc_profile": b"y" * 9}),
@@ -36,7 +37,7 @@ def whole_pictures() -> list[bytes]:
         (colour, "TIFF", {"compression": "tiff_lzw"}),
     ):
         data = io.BytesIO()
-        picture.save(data, kind, **options)
+        image.save(data, kind, **options)
         found.append(data.getvalue())
     return found
 
@@ -106,3 +107,17 @@ def test_what_fetch_takes_the_loader_takes(data):
         return
     with warnings.catch_warnings(action="ignore"):
         assert decode(data).mode == "RGB"
+
+
+@pytest.mark.parametrize("data", [palette_png(colours=0), palette_png(clear=300)])
+def test_a_picture_whose_palette_gives_no_colours_is_undecodable(data):
+    """Their pixels can be read, and what colour they are cannot be said."""
+    with pytest.raises(PictureError, match="^undecodable: ."):
+        decoded(data, max_bytes=10_000)
+    with pytest.raises(ValueError, match="no picture which can be read"):
+        decode(data)
+
+
+@pytest.mark.parametrize("data", [picture("TIFF", mode="I;16B"), picture("PNG", mode="LA"), palette_png(clear=1)])
+def test_fetch_and_loader_see_the_same_colours(data):
+    assert np.array_equal(decoded(data, max_bytes=10_000).image, decode(data))

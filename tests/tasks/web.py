@@ -1,7 +1,9 @@
 """A server on loopback for tests of fetching, and tables of its URLs."""
 
 import io
+import struct
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,3 +62,18 @@ def picture(kind, seed=0, size=(60, 40), mode="RGB"):
     file = io.BytesIO()
     Image.fromarray(noise, "RGBA").convert(mode).save(file, kind)
     return file.getvalue()
+
+
+def palette_png(colours: int = 4, clear: int = 0) -> bytes:
+    """A PNG of one pixel with a palette of so many colours, of which the first `clear` are transparent.
+
+    No encoder writes one without colours, or with more transparent ones than there are.
+    """
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 3, 0, 0, 0)), (b"PLTE", bytes(3 * colours))]
+    chunks += [(b"tRNS", bytes(clear)), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+        if data or name == b"IEND"
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
