@@ -75,7 +75,7 @@ def looped() -> list[Any]:
         (pickle.dumps(shared(10)), "means far more than it holds"),
         (b"\x80\x02})" + b"2\x86" * 60 + b"Ns.", "names a value by a list"),
         (b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.", "names a value by a list"),
-        (b"\x80\x02}(}Nd.", "names a value by a list or an object"),
+        (b"\x80\x02}(}N\x64.", "names a value by a list or an object"),
         (pickle.dumps(1 << 64), "has a whole number of 65 bits"),
         (b"\x80\x02\x8b" + struct.pack("<I", 1 << 20) + b"\x7f" * (1 << 20) + b".", "has a whole number of"),
         (b"\x80\x02}Na.", "adds to what is no list"),
