@@ -10,9 +10,7 @@ whole numbers beyond 64 bits, which become fractions.
 Who needs but a few columns of text has these (`read_pieces`, `list_columns.py`).
 """
 
-import bz2
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -23,11 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 import orjson
 
 from tasks.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
+from tasks.packings import OPENERS
 from tinygptv_core.plain import ConfigError
 
 CHUNK_CHARACTERS = 1 << 21
@@ -100,20 +99,6 @@ def form_of(path: Path) -> str:
             f"{path} has no known format; a list's name ends in {', '.join(READERS)} (text also {packed})"
         )
     return suffixes[-1]
-
-
-def _zstandard(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.input_stream(str(path), compression="zstd")
-
-
-OPENERS: Mapping[str, Callable[[Path], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _zstandard,
-}
 
 
 @contextmanager

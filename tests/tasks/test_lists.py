@@ -80,6 +80,22 @@ def test_a_packed_list_is_read_and_one_that_is_cut_is_refused(tmp_path, packing,
         list(read_list(path))
 
 
+@pytest.mark.parametrize("packing", ["bz2", "xz"])
+def test_a_list_in_several_streams_is_read_whole_or_refused(tmp_path, packing):
+    path, pack = tmp_path / f"a.jsonl.{packing}", PACKERS[packing]
+    texts = ["".join(json.dumps(record) + "\n" for record in RECORDS[begin : begin + 50]).encode() for begin in (0, 50)]
+    first, second = map(pack, texts)
+    for between in (b"", bytes(4), bytes(1 << 18)):
+        path.write_bytes(first + between + second + between)
+        assert list(read_list(path)) == RECORDS
+    damaged = second[:30] + bytes([second[30] ^ 255]) + second[31:]
+    for rest in (damaged, damaged + first, second[:3], second[:-1], b"garbage", bytes(4) + b"garbage"):
+        path.write_bytes(first + rest)
+        begin = len(first) + len(rest) - len(rest.lstrip(b"\0"))
+        with pytest.raises(ConfigError, match=f"is cut off or damaged .* the stream that begins at byte {begin}"):
+            list(read_list(path))
+
+
 @pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}, {"indent": 1}])
 def test_records_are_the_same_wherever_the_pieces_end(tmp_path, monkeypatch, layout):
     """Records with what stands between two of them also inside, in a text and as a list of objects."""
