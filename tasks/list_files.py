@@ -27,10 +27,13 @@ def lists_named(typed: str) -> tuple[str, ...]:
             name. A pattern that fits nothing is taken for a path.
 
     Raises:
-        ConfigError: an address cannot be asked for what it holds.
+        ConfigError: it names none, or an address cannot be asked for what it holds.
     """
-    parts = [typed] if Path(typed).expanduser().exists() else [part.strip() for part in typed.split(",")]
-    return tuple(name for part in parts if part for name in (_far(part) if is_far(part) else _near(part)))
+    is_one = typed and Path(typed).expanduser().exists()
+    parts = [typed] if is_one else [part.strip() for part in typed.split(",") if part.strip()]
+    if not parts:
+        raise ConfigError(f"{typed!r} names no list; give a path or an address, or several with commas between")
+    return tuple(name for part in parts for name in (_far(part) if is_far(part) else _near(part)))
 
 
 def is_far(name: str) -> bool:
@@ -59,6 +62,8 @@ def _far(part: str) -> list[str]:
         found = sorted(files.glob(path)) if has_magic(part) else [path]
     except Exception as error:  # each of fsspec's ways has its own errors
         raise ConfigError(f"{part} cannot be read: {type(error).__name__}: {error}") from error
+    if not found:
+        raise ConfigError(f"{part} names no list: there is no file that fits it")
     return [files.unstrip_protocol(name) for name in found]
 
 

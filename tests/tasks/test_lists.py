@@ -431,6 +431,15 @@ def test_lists_are_named_by_path_commas_pattern_folder_and_address(tmp_path):
     assert lists_named(f"{tmp_path}/none-*.json") == (f"{tmp_path}/none-*.json",)
 
 
+@pytest.mark.parametrize(
+    "typed", ["", " ", ",", " , ", "memory://far/none-*.jsonl", "a.json, memory://far/none-*.jsonl"]
+)
+def test_what_names_no_list_is_refused(typed):
+    """Else the project's own drawn list would take its place."""
+    with pytest.raises(ConfigError, match="names no list"):
+        lists_named(typed)
+
+
 def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
     files = fsspec.filesystem("memory")
     for number in (0, 1):
