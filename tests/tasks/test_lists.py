@@ -7,7 +7,9 @@ import io
 import json
 import lzma
 import re
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pyarrow as pa
@@ -455,6 +457,46 @@ def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
     assert [record for path in copied for record in read_list(path)] == RECORDS[:2]
     files.pipe("/far/0.jsonl", b"{}")
     assert state_of(names[0]) != before
+
+
+class Lists(BaseHTTPRequestHandler):
+    """One list at every path, with the headers that are set."""
+
+    headers_told: dict[str, str] = {}  # noqa: RUF012
+    body = b""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(self.body)), **self.headers_told}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web_list():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lists) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a.jsonl"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("version", ["ETag", "Last-Modified", None])
+def test_a_list_on_the_web_that_changes_is_another_though_its_size_is_the_same(monkeypatch, web_list, version):
+    """A server that tells of no version is asked for the list itself."""
+    states = []
+    for body in (b'{"url": "a"}', b'{"url": "b"}', b'{"url": "b"}'):
+        monkeypatch.setattr(Lists, "body", body)
+        monkeypatch.setattr(Lists, "headers_told", {version: f"version {body!r}"} if version else {})
+        states.append(state_of(web_list))
+    assert states[0] != states[1] == states[2]
+    assert states[0].keys() == {"address", "size", version or "sha256"}
 
 
 def test_an_address_that_cannot_be_read_is_refused():
