@@ -21,13 +21,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import orjson
 
 from tasks.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
 from tasks.packings import OPENERS
 from tinygptv_core.plain import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CHUNK_CHARACTERS = 1 << 21
 MAX_RECORD_CHARACTERS = 1 << 26
@@ -42,7 +45,7 @@ _NUMBER_FOLLOW = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A line that is no record, and why."""
+    """What is no record, or no value of one, and why."""
 
     detail: str
 
@@ -327,10 +330,28 @@ def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[obje
         with pq.ParquetFile(path) as file:
             names = names_in(file.schema_arrow, wanted) if wanted else None
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield batch_columns(batch) if names else batch.to_pylist()
+                yield batch_columns(batch) if names else _rows(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise ConfigError(f"{path} ({size} bytes) cannot be read as parquet; it may be cut off: {error}") from None
+
+
+def _rows(batch: "pa.RecordBatch") -> list[dict[str, object]]:
+    """The rows of `batch`, where a value that Python has none for, such as a time after the year 9999, is `Broken`."""
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError):
+        columns = [[_value(cell) for cell in column] for column in batch.columns]
+        return [dict(zip(batch.schema.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _value(cell: "pa.Scalar") -> object:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError) as error:
+        return Broken(detail=f"a {cell.type} that cannot be read: {error}")
 
 
 JSON_LINES = (".jsonl", ".ndjson")

@@ -24,7 +24,7 @@ from tasks.list_columns import BREAK, Columns, Wanted, text_columns
 from tasks.list_files import copy_lists, lists_named, state_of
 from tasks.lists import Broken, read_list, read_pieces
 from tasks.request import Site
-from tasks.rows import rows_of, rows_of_lists, table_of
+from tasks.rows import check_list, rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -229,6 +229,33 @@ def test_parquet_whose_text_is_none_is_refused(tmp_path):
     for read in (in_pieces, lambda path: list(read_list(path))):
         with pytest.raises(ConfigError, match="cannot be read as parquet"):
             read(tmp_path / "a.parquet")
+
+
+FAR = {"us": 2**62, "ns": 1}  # in the year 148,000, and a billionth of a second, which Python's times have not
+
+
+@pytest.mark.parametrize("unit", FAR)
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()])
+def test_a_time_in_parquet_that_python_cannot_hold_harms_no_other_column(tmp_path, unit, text):
+    times = pa.array([FAR[unit], None], pa.timestamp(unit))
+    urls, captions = (pa.array([record[name] for record in RECORDS[:2]], text) for name in ("url", "caption"))
+    path, recipe = tmp_path / "a.parquet", replace(WEB, size=SIZE)
+    pq.write_table(pa.table({"url": urls, "caption": captions, "seen": times, "width": times}), path)
+    assert check_list(path, recipe) == 2
+    place = site(tmp_path)
+    rows_of_lists(recipe, "list", [path], place)
+    assert [row.url for row in read_table(place.out / "rows.parquet", TableRow)] == [r["url"] for r in RECORDS[:2]]
+
+
+def test_a_caption_in_parquet_that_python_cannot_hold_is_a_drop(tmp_path):
+    table = pa.table({"url": ["a", "b"], "caption": pa.array([2**62, None], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "b.parquet")
+    place = site(tmp_path)
+    rows_of_lists(WEB, "list", [tmp_path / "a.parquet", tmp_path / "b.parquet"], place)
+    assert read_counts(place.out) == {"rows": 102, "kept": 100, "dropped": {"broken_record": 2}}
+    with pytest.raises(ConfigError, match="none of its 2 records can be used"):
+        check_list(tmp_path / "a.parquet", WEB)
 
 
 def test_what_orjson_refuses_is_read_all_the_same(tmp_path):
