@@ -27,6 +27,7 @@ import orjson
 
 from tasks.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
 from tasks.packings import OPENERS
+from tasks.resync import broken_end
 from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
@@ -207,67 +208,91 @@ def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
 
 def _items(window: _Window, path: Path, wanted: Wanted | None) -> Iterator[Sequence[object]]:
     """The same, up to the array's `]`, where the window then stands."""
-    decoder, position = json.JSONDecoder(), 0
-    while True:
-        items = window.several(wanted) or [_item(window, decoder, f"{path}: record {position}")]
+    decoder, position, goes_on = json.JSONDecoder(), 0, True
+    while goes_on:
+        items = window.several(wanted)
+        if items:
+            goes_on = _goes_on(window, path, position + len(items))
+        else:
+            items, goes_on = _singly(window, decoder, path, position)
         yield items
         position += len(items)
-        mark = window.peek()
-        if mark == "]":
-            return
-        if not mark:
-            where = f"after record {position - 1}, before the closing ']'"
-            raise ConfigError(_cut_off(path, window.byte(window.at), where))
-        if mark != ",":
-            at = f"byte {window.byte(window.at)}, after record {position - 1}"
-            raise ConfigError(f"{path}: {at}, is {mark!r}, not a comma")
-        window.at += 1
 
 
-def _item(window: _Window, decoder: json.JSONDecoder, where: str) -> object:
-    """The next item, reading on until it is whole."""
+def _singly(window: _Window, decoder: json.JSONDecoder, path: Path, position: int) -> tuple[list[object], bool]:
+    """The items up to the end of this piece of the text, each read by itself, and whether others follow."""
+    items, goes_on = list[object](), True
+    while goes_on and (window.is_tried or not items):
+        items.append(_item(window, decoder, path, position + len(items)))
+        goes_on = _goes_on(window, path, position + len(items))
+    return items, goes_on
+
+
+def _goes_on(window: _Window, path: Path, position: int) -> bool:
+    """Whether there is an item after the first `position`, where the window then stands."""
+    mark = window.peek()
+    if not mark:
+        where = f"after record {position - 1}, before the closing ']'"
+        raise ConfigError(_cut_off(path, window.byte(window.at), where))
+    window.at += mark == ","
+    return mark == ","
+
+
+def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int) -> object:
+    """The next item, up to the comma or the end after it, reading on until it is whole; `Broken` if it is no JSON."""
     window.peek()
     while True:
         try:
             item, end = decoder.raw_decode(window.text, window.at)
-        except RecursionError:
-            raise ConfigError(f"{where}, at byte {window.byte(window.at)}, is nested too deeply") from None
         except json.JSONDecodeError as error:
-            _may_go_on(window, error, where)
-        except ValueError as error:  # Python refuses whole numbers of thousands of digits
-            raise ConfigError(f"{where}, at byte {window.byte(window.at)}, cannot be read: {error}") from None
+            if not _is_unfinished(window.text[error.pos :].strip(), error.msg):
+                why = f"is not JSON at byte {window.byte(error.pos)}: {error.msg}"
+                return _passed_over(window, path, position, why)
+        except (ValueError, RecursionError) as error:  # Python refuses whole numbers of thousands of digits
+            return _passed_over(window, path, position, f"cannot be read: {error}")
         else:
             # A number near the end may go on in the next piece: "1", "1e" and "1e+" are one number so far.
             follow = _NUMBER_FOLLOW if isinstance(item, int | float) else 0
-            if end + follow < len(window.text) or window.ended:
-                window.at = end
+            after = _SPACE.match(window.text, end).end()  # type: ignore[union-attr]  # it also matches nothing
+            mark = window.text[after : after + 1]
+            if window.ended or (mark and end + follow < len(window.text)):
+                if mark not in ",]":
+                    why = f"is followed by {mark!r}, not by a comma, at byte {window.byte(after)}"
+                    return _passed_over(window, path, position, why)
+                window.at = after
                 return item
-        window.more()
+        _read_on(window, f"{path}: record {position} is cut off")
 
 
-def _may_go_on(window: _Window, error: json.JSONDecodeError, where: str) -> None:
-    """Return if what is not read yet could mend `error`.
+def _passed_over(window: _Window, path: Path, position: int, why: str) -> Broken:
+    """What is said of the next item, after which the window then stands."""
+    begin = window.byte(window.at)
+    while (end := broken_end(window.text, window.at, window.ended)) is None:
+        _read_on(window, f"{path}: record {position} {why}, and where it ends cannot be told")
+    window.at = end
+    return Broken(detail=f"record {position}, at byte {begin}, {why}")
+
+
+def _read_on(window: _Window, otherwise: str) -> None:
+    """Take in more of an item that is not whole.
 
     Raises:
-        ConfigError: it could not, or there is nothing more.
+        ConfigError: there is nothing more, or it is too long.
     """
-    unfinished = _is_unfinished(window.text[error.pos :].strip(), error.msg)
-    if unfinished and window.ended:
-        byte, start = window.byte(len(window.text)), window.byte(window.at)
-        raise ConfigError(f"{where} is cut off: it starts at byte {start}, and the file ends at byte {byte}")
-    if not unfinished:
-        raise ConfigError(f"{where} is not JSON at byte {window.byte(error.pos)}: {error.msg}")
+    if window.ended:
+        begin, end = window.byte(window.at), window.byte(len(window.text))
+        raise ConfigError(f"{otherwise}: it starts at byte {begin}, and the file ends at byte {end}")
     if len(window.text) - window.at > MAX_RECORD_CHARACTERS:
-        raise ConfigError(
-            f"{where}, at byte {window.byte(window.at)}, is longer than {MAX_RECORD_CHARACTERS} characters"
-        )
+        begin = window.byte(window.at)
+        raise ConfigError(f"{otherwise}: from byte {begin} on it is longer than {MAX_RECORD_CHARACTERS} characters")
+    window.more()
 
 
 def _is_unfinished(rest: str, message: str) -> bool:
     """Whether the text just stops, rather than going on wrongly. `rest` is what the decoder did not take."""
     if not rest or message.startswith("Unterminated"):
         return True
-    in_escape = message.startswith("Invalid \\") and len(rest) < _ESCAPE_CHARACTERS
+    in_escape = message.startswith("Invalid \\") and len(rest) < _ESCAPE_CHARACTERS and '"' not in rest
     return in_escape or any(end.startswith(rest) for end in _VALUE_ENDS)
 
 
