@@ -38,6 +38,7 @@ MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
+_ARRAY = re.compile(r"\s*\[\s*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
 _ESCAPE_CHARACTERS = 12
@@ -261,30 +262,30 @@ def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int)
                     return _passed_over(window, path, position, why)
                 window.at = after
                 return item
-        _read_on(window, f"{path}: record {position} is cut off")
+        _read_on(window, f"{path}: record {position}", "is cut off")
 
 
 def _passed_over(window: _Window, path: Path, position: int, why: str) -> Broken:
     """What is said of the next item, after which the window then stands."""
     begin = window.byte(window.at)
     while (end := broken_end(window.text, window.at, window.ended)) is None:
-        _read_on(window, f"{path}: record {position} {why}, and where it ends cannot be told")
+        _read_on(window, f"{path}: record {position}", f"{why}, and where it ends cannot be told")
     window.at = end
     return Broken(detail=f"record {position}, at byte {begin}, {why}")
 
 
-def _read_on(window: _Window, otherwise: str) -> None:
-    """Take in more of an item that is not whole.
+def _read_on(window: _Window, which: str, why: str) -> None:
+    """Take in more of an item that is not whole, of which `why` is said if there is nothing more.
 
     Raises:
         ConfigError: there is nothing more, or it is too long.
     """
     if window.ended:
         begin, end = window.byte(window.at), window.byte(len(window.text))
-        raise ConfigError(f"{otherwise}: it starts at byte {begin}, and the file ends at byte {end}")
+        raise ConfigError(f"{which} {why}: it starts at byte {begin}, and the file ends at byte {end}")
     if len(window.text) - window.at > MAX_RECORD_CHARACTERS:
         begin = window.byte(window.at)
-        raise ConfigError(f"{otherwise}: from byte {begin} on it is longer than {MAX_RECORD_CHARACTERS} characters")
+        raise ConfigError(f"{which}, at byte {begin}, is longer than {MAX_RECORD_CHARACTERS} characters")
     window.more()
 
 
@@ -300,13 +301,39 @@ def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
     """The records of the lines, some at a time."""
     number, done_bytes = 0, 0
     with opened(path, newline="\n") as file:
-        while lines := file.readlines(CHUNK_CHARACTERS):
-            text = "".join(lines)
+        for text in _whole_lines(path, file):
+            count = text.count("\n") + (not text.endswith("\n"))
             piece = text_columns(text.removesuffix("\n"), BREAK, wanted) if wanted else None
-            if piece is None or len(piece) != len(lines):  # an object may be set on several
+            if piece is None or len(piece) != count:  # an object may be set on several
+                lines = io.StringIO(text, newline="\n").readlines()
                 piece = list(_each_line(path, lines, number, done_bytes))
             yield piece
-            number, done_bytes = number + len(lines), done_bytes + _size_bytes(text)
+            number, done_bytes = number + count, done_bytes + _size_bytes(text)
+
+
+def _whole_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The text, some lines at a time.
+
+    Raises:
+        ConfigError: it is an array, or a line is too long.
+    """
+    waiting, done_bytes = "", 0
+    while piece := file.read(CHUNK_CHARACTERS):
+        waiting += piece
+        if not done_bytes and _ARRAY.match(waiting):
+            raise ConfigError(f"{path} is a JSON array, not one record per line; its name must end in .json")
+        end = waiting.rfind("\n", len(waiting) - len(piece)) + 1
+        if end:
+            yield waiting[:end]
+            done_bytes, waiting = done_bytes + _size_bytes(waiting[:end]), waiting[end:]
+        if len(waiting) > MAX_RECORD_CHARACTERS:
+            raise ConfigError(_too_long(path, f"that begins at byte {done_bytes}"))
+    if waiting:
+        yield waiting
+
+
+def _too_long(path: Path, which: str) -> str:
+    return f"{path}: the line {which} is longer than {MAX_RECORD_CHARACTERS} characters; is it a list?"
 
 
 def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -> Iterator[object]:
@@ -326,7 +353,7 @@ def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     with opened(path, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        reader = csv.reader(_lines(path, file), delimiter=delimiter, quoting=quoting, strict=True)
         names: list[str] = []
         while True:
             try:
@@ -345,6 +372,20 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[o
                 yield dict(zip(names, fields, strict=True))
             elif fields:
                 yield Broken(detail=f"line {reader.line_num} has other columns than the first")
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Each line of the text.
+
+    Raises:
+        ConfigError: one is too long.
+    """
+    number = 0
+    while line := file.readline(MAX_RECORD_CHARACTERS + 1):
+        number += 1
+        if len(line) > MAX_RECORD_CHARACTERS:
+            raise ConfigError(_too_long(path, str(number)))
+        yield line
 
 
 def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:

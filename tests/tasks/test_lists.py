@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import lzma
+import re
 import threading
+import tracemalloc
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,7 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tasks import list_columns, lists
@@ -302,6 +304,37 @@ def test_a_caption_in_parquet_that_python_cannot_hold_is_a_drop(tmp_path):
         check_list(tmp_path / "a.parquet", WEB)
 
 
+LONG = {
+    "a.jsonl": ('{"url": "a"}\n{"url": "', "the line that begins at byte 13"),
+    "a.csv": ("url,caption\na,b\nc,", "the line 3"),
+    "a.tsv": ("", "the line 1"),
+    "a.json": ('[{"url": "a"}, {"url": "', "record 1, at byte 15,"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_list_without_an_end_of_its_lines_is_refused_before_it_is_read_whole(tmp_path, monkeypatch, name):
+    """What no list is must not fill memory: of 16 million letters, which gzip makes of a few bytes, 100 are enough."""
+    monkeypatch.setattr(lists, "MAX_RECORD_CHARACTERS", 100)
+    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 50)
+    begin, said = LONG[name]
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(begin.encode() + b"x" * (1 << 24)))
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=f"{said} is longer than 100 characters"):
+        list(read_list(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
+
+
+@pytest.mark.parametrize("text", ['[{"url": "a"}, {"url": "b"}]', '\n[\n{"url": "a"},\n{"url": "b"}\n]\n'])
+def test_an_array_that_is_called_lines_is_refused_with_the_name_that_it_needs(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(ConfigError, match="is a JSON array, .* its name must end in .json$"):
+        list(read_list(tmp_path / "a.jsonl"))
+
+
 def test_what_orjson_refuses_is_read_all_the_same(tmp_path):
     text = '[{"a": 1}, {"a": NaN}, {"b": "\\ud800"}, {"c": 2}, {"c": 3}]'
     (tmp_path / "a.json").write_text(text)
@@ -403,6 +436,7 @@ def test_records_written_alike_are_read_as_each_alone_or_refused(
 @given(lines=st.lists(VALUES.map(lambda value: written(value, None)) | st.binary(max_size=12), max_size=8))
 def test_any_lines_are_records_or_broken_one_by_one(tmp_path, lines):
     data = b"".join(line.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for line in lines)
+    assume(not re.match(rb"\s*\[\s*\{", data))  # an array, and refused
     (tmp_path / "a.jsonl").write_bytes(data)
     try:
         texts = data.decode("utf-8-sig").split("\n")
