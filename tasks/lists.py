@@ -1,7 +1,7 @@
 """Read a list of records, a few at a time: a JSON array, JSON lines, CSV, TSV or parquet.
 
 Text may be compressed (gz, bz2, xz, zst). What makes the whole file unusable (it is cut off, is no list) is the
-user's to mend and raises ConfigError; a single line that cannot be read is given back as `Broken`.
+user's to mend and raises ConfigError; a single record that cannot be read is given back as `Broken`.
 
 Records are cut out of JSON by orjson, many at a time, and by Python's decoder wherever orjson refuses: it says at
 which byte a list ends, and reads what orjson calls no JSON (NaN, half a surrogate pair). They differ in one thing:
@@ -327,13 +327,13 @@ def _whole_lines(path: Path, file: TextIO) -> Iterator[str]:
             yield waiting[:end]
             done_bytes, waiting = done_bytes + _size_bytes(waiting[:end]), waiting[end:]
         if len(waiting) > MAX_RECORD_CHARACTERS:
-            raise ConfigError(_too_long(path, f"that begins at byte {done_bytes}"))
+            raise ConfigError(_too_long(path, f"the line that begins at byte {done_bytes}"))
     if waiting:
         yield waiting
 
 
 def _too_long(path: Path, which: str) -> str:
-    return f"{path}: the line {which} is longer than {MAX_RECORD_CHARACTERS} characters; is it a list?"
+    return f"{path}: {which} is longer than {MAX_RECORD_CHARACTERS} characters; is it a list?"
 
 
 def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -> Iterator[object]:
@@ -384,7 +384,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
     while line := file.readline(MAX_RECORD_CHARACTERS + 1):
         number += 1
         if len(line) > MAX_RECORD_CHARACTERS:
-            raise ConfigError(_too_long(path, str(number)))
+            raise ConfigError(_too_long(path, f"line {number}"))
         yield line
 
 

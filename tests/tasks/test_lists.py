@@ -306,8 +306,8 @@ def test_a_caption_in_parquet_that_python_cannot_hold_is_a_drop(tmp_path):
 
 LONG = {
     "a.jsonl": ('{"url": "a"}\n{"url": "', "the line that begins at byte 13"),
-    "a.csv": ("url,caption\na,b\nc,", "the line 3"),
-    "a.tsv": ("", "the line 1"),
+    "a.csv": ("url,caption\na,b\nc,", "line 3"),
+    "a.tsv": ("", "line 1"),
     "a.json": ('[{"url": "a"}, {"url": "', "record 1, at byte 15,"),
 }
 
