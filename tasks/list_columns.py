@@ -168,12 +168,25 @@ def parsed(line: str | bytes) -> object:
 
 
 def names_in(schema: "pa.Schema", wanted: Wanted) -> list[str] | None:
-    """The names of the wanted columns, if the texts are there as texts."""
+    """The names of the wanted columns that are there, if the texts are there as texts.
+
+    A column of times, lists ... holds no number that is wanted, and perhaps a value that Python has none for.
+    """
     import pyarrow as pa
 
     once = [name for name in schema.names if schema.names.count(name) == 1]
     are_texts = all(name in once and schema.field(name).type == pa.string() for name in wanted.texts)
-    return [*wanted.texts, *(name for name in wanted.numbers if name in once)] if are_texts else None
+    numbers = [name for name in wanted.numbers if name in once and _may_be_numbers(schema.field(name).type)]
+    return [*wanted.texts, *numbers] if are_texts else None
+
+
+def _may_be_numbers(form: "pa.DataType") -> bool:
+    """Whether values of that type are numbers, or texts that may spell them."""
+    import pyarrow as pa
+
+    form = form.value_type if isinstance(form, pa.DictionaryType) else form
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string)
+    return any(is_kind(form) for is_kind in kinds)
 
 
 def batch_columns(batch: "pa.RecordBatch") -> Columns:

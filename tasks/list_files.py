@@ -4,6 +4,7 @@ Addresses of other machines are read by fsspec (http, s3, gs, hf ...). They are 
 unlike the pictures' addresses that a list holds.
 """
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from glob import glob, has_magic
@@ -17,6 +18,11 @@ from tinygptv_core.plain import ConfigError
 
 COPY = Step(name="copy", kind="source", version=1)
 LOCAL = "file://"
+READ_BYTES = 1 << 20
+# How fsspec's ways call what changes with a file, though its size does not.
+VERSIONS = frozenset(
+    ("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "modify", "created", "sha", "blob_id")
+)
 
 
 def lists_named(typed: str) -> tuple[str, ...]:
@@ -27,10 +33,13 @@ def lists_named(typed: str) -> tuple[str, ...]:
             name. A pattern that fits nothing is taken for a path.
 
     Raises:
-        ConfigError: an address cannot be asked for what it holds.
+        ConfigError: it names none, or an address cannot be asked for what it holds.
     """
-    parts = [typed] if Path(typed).expanduser().exists() else [part.strip() for part in typed.split(",")]
-    return tuple(name for part in parts if part for name in (_far(part) if is_far(part) else _near(part)))
+    is_one = typed and Path(typed).expanduser().exists()
+    parts = [typed] if is_one else [part.strip() for part in typed.split(",") if part.strip()]
+    if not parts:
+        raise ConfigError(f"{typed!r} names no list; give a path or an address, or several with commas between")
+    return tuple(name for part in parts for name in (_far(part) if is_far(part) else _near(part)))
 
 
 def is_far(name: str) -> bool:
@@ -59,6 +68,8 @@ def _far(part: str) -> list[str]:
         found = sorted(files.glob(path)) if has_magic(part) else [path]
     except Exception as error:  # each of fsspec's ways has its own errors
         raise ConfigError(f"{part} cannot be read: {type(error).__name__}: {error}") from error
+    if not found:
+        raise ConfigError(f"{part} names no list: there is no file that fits it")
     return [files.unstrip_protocol(name) for name in found]
 
 
@@ -71,20 +82,33 @@ def _opened(address: str) -> tuple[Any, str]:
         raise ConfigError(f"{address} cannot be read: {error}") from error
 
 
-def state_of(address: str) -> dict[str, Any]:
-    """What is known of the list at `address` without reading it; something of it changes when the list does.
+def state_of(address: str) -> dict[str, str]:
+    """What is known of the list at `address`; something of it changes when the list does.
+
+    That is its size, and what is told of its version. Where nothing is told of that, as by a web server that gives
+    neither `ETag` nor `Last-Modified`, the list is read for its SHA-256.
 
     Raises:
-        ConfigError: there is none, or its name has no format of ours.
+        ConfigError: there is none, it cannot be read, or its name has no format of ours.
     """
     form_of(Path(_file_name(address)))
     files, path = _opened(address)
     try:
         about = files.info(path)
+        told = {name: str(about[name]) for name in ("size", *VERSIONS) if about.get(name) is not None}
+        if not told.keys() & VERSIONS:
+            told["sha256"] = _sha256(files, path)
     except Exception as error:  # each of fsspec's ways has its own errors
         raise ConfigError(f"{address} cannot be read: {type(error).__name__}: {error}") from error
-    told = {name: about.get(name) for name in ("size", "ETag", "etag", "mtime", "created", "LastModified", "sha")}
-    return {"address": address, **{name: str(value) for name, value in told.items() if value is not None}}
+    return {"address": address, **told}
+
+
+def _sha256(files: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with files.open(path, "rb") as file:
+        while piece := file.read(READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _file_name(address: str) -> str:
@@ -97,4 +121,4 @@ def copy_lists(addresses: Sequence[str], site: Site) -> None:
     for number, address in enumerate(addresses):
         files, path = _opened(address)
         with files.open(path, "rb") as there, (site.out / f"{number:05d}-{_file_name(address)}").open("wb") as here:
-            shutil.copyfileobj(there, here, 1 << 20)
+            shutil.copyfileobj(there, here, READ_BYTES)

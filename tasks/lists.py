@@ -1,7 +1,7 @@
 """Read a list of records, a few at a time: a JSON array, JSON lines, CSV, TSV or parquet.
 
 Text may be compressed (gz, bz2, xz, zst). What makes the whole file unusable (it is cut off, is no list) is the
-user's to mend and raises ConfigError; a single line that cannot be read is given back as `Broken`.
+user's to mend and raises ConfigError; a single record that cannot be read is given back as `Broken`.
 
 Records are cut out of JSON by orjson, many at a time, and by Python's decoder wherever orjson refuses: it says at
 which byte a list ends, and reads what orjson calls no JSON (NaN, half a surrogate pair). They differ in one thing:
@@ -10,9 +10,7 @@ whole numbers beyond 64 bits, which become fractions.
 Who needs but a few columns of text has these (`read_pieces`, `list_columns.py`).
 """
 
-import bz2
 import csv
-import gzip
 import io
 import json
 import lzma
@@ -23,18 +21,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import orjson
 
 from tasks.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
+from tasks.packings import OPENERS
+from tasks.resync import broken_end
 from tinygptv_core.plain import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CHUNK_CHARACTERS = 1 << 21
 MAX_RECORD_CHARACTERS = 1 << 26
 BATCH_ROWS = 10_000
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{")
+_ARRAY = re.compile(r"\s*\[\s*\{")
 # What an unfinished value may leave at the end of a text, as far as the decoder objects to it.
 _VALUE_ENDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity", ".", "e+", "e-", "E+", "E-")
 _ESCAPE_CHARACTERS = 12
@@ -43,7 +47,7 @@ _NUMBER_FOLLOW = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A line that is no record, and why."""
+    """What is no record, or no value of one, and why."""
 
     detail: str
 
@@ -100,20 +104,6 @@ def form_of(path: Path) -> str:
             f"{path} has no known format; a list's name ends in {', '.join(READERS)} (text also {packed})"
         )
     return suffixes[-1]
-
-
-def _zstandard(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.input_stream(str(path), compression="zstd")
-
-
-OPENERS: Mapping[str, Callable[[Path], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _zstandard,
-}
 
 
 @contextmanager
@@ -219,67 +209,91 @@ def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
 
 def _items(window: _Window, path: Path, wanted: Wanted | None) -> Iterator[Sequence[object]]:
     """The same, up to the array's `]`, where the window then stands."""
-    decoder, position = json.JSONDecoder(), 0
-    while True:
-        items = window.several(wanted) or [_item(window, decoder, f"{path}: record {position}")]
+    decoder, position, goes_on = json.JSONDecoder(), 0, True
+    while goes_on:
+        items = window.several(wanted)
+        if items:
+            goes_on = _goes_on(window, path, position + len(items))
+        else:
+            items, goes_on = _singly(window, decoder, path, position)
         yield items
         position += len(items)
-        mark = window.peek()
-        if mark == "]":
-            return
-        if not mark:
-            where = f"after record {position - 1}, before the closing ']'"
-            raise ConfigError(_cut_off(path, window.byte(window.at), where))
-        if mark != ",":
-            at = f"byte {window.byte(window.at)}, after record {position - 1}"
-            raise ConfigError(f"{path}: {at}, is {mark!r}, not a comma")
-        window.at += 1
 
 
-def _item(window: _Window, decoder: json.JSONDecoder, where: str) -> object:
-    """The next item, reading on until it is whole."""
+def _singly(window: _Window, decoder: json.JSONDecoder, path: Path, position: int) -> tuple[list[object], bool]:
+    """The items up to the end of this piece of the text, each read by itself, and whether others follow."""
+    items, goes_on = list[object](), True
+    while goes_on and (window.is_tried or not items):
+        items.append(_item(window, decoder, path, position + len(items)))
+        goes_on = _goes_on(window, path, position + len(items))
+    return items, goes_on
+
+
+def _goes_on(window: _Window, path: Path, position: int) -> bool:
+    """Whether there is an item after the first `position`, where the window then stands."""
+    mark = window.peek()
+    if not mark:
+        where = f"after record {position - 1}, before the closing ']'"
+        raise ConfigError(_cut_off(path, window.byte(window.at), where))
+    window.at += mark == ","
+    return mark == ","
+
+
+def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int) -> object:
+    """The next item, up to the comma or the end after it, reading on until it is whole; `Broken` if it is no JSON."""
     window.peek()
     while True:
         try:
             item, end = decoder.raw_decode(window.text, window.at)
-        except RecursionError:
-            raise ConfigError(f"{where}, at byte {window.byte(window.at)}, is nested too deeply") from None
         except json.JSONDecodeError as error:
-            _may_go_on(window, error, where)
-        except ValueError as error:  # Python refuses whole numbers of thousands of digits
-            raise ConfigError(f"{where}, at byte {window.byte(window.at)}, cannot be read: {error}") from None
+            if not _is_unfinished(window.text[error.pos :].strip(), error.msg):
+                why = f"is not JSON at byte {window.byte(error.pos)}: {error.msg}"
+                return _passed_over(window, path, position, why)
+        except (ValueError, RecursionError) as error:  # Python refuses whole numbers of thousands of digits
+            return _passed_over(window, path, position, f"cannot be read: {error}")
         else:
             # A number near the end may go on in the next piece: "1", "1e" and "1e+" are one number so far.
             follow = _NUMBER_FOLLOW if isinstance(item, int | float) else 0
-            if end + follow < len(window.text) or window.ended:
-                window.at = end
+            after = _SPACE.match(window.text, end).end()  # type: ignore[union-attr]  # it also matches nothing
+            mark = window.text[after : after + 1]
+            if window.ended or (mark and end + follow < len(window.text)):
+                if mark not in ",]":
+                    why = f"is followed by {mark!r}, not by a comma, at byte {window.byte(after)}"
+                    return _passed_over(window, path, position, why)
+                window.at = after
                 return item
-        window.more()
+        _read_on(window, f"{path}: record {position}", "is cut off")
 
 
-def _may_go_on(window: _Window, error: json.JSONDecodeError, where: str) -> None:
-    """Return if what is not read yet could mend `error`.
+def _passed_over(window: _Window, path: Path, position: int, why: str) -> Broken:
+    """What is said of the next item, after which the window then stands."""
+    begin = window.byte(window.at)
+    while (end := broken_end(window.text, window.at, window.ended)) is None:
+        _read_on(window, f"{path}: record {position}", f"{why}, and where it ends cannot be told")
+    window.at = end
+    return Broken(detail=f"record {position}, at byte {begin}, {why}")
+
+
+def _read_on(window: _Window, which: str, why: str) -> None:
+    """Take in more of an item that is not whole, of which `why` is said if there is nothing more.
 
     Raises:
-        ConfigError: it could not, or there is nothing more.
+        ConfigError: there is nothing more, or it is too long.
     """
-    unfinished = _is_unfinished(window.text[error.pos :].strip(), error.msg)
-    if unfinished and window.ended:
-        byte, start = window.byte(len(window.text)), window.byte(window.at)
-        raise ConfigError(f"{where} is cut off: it starts at byte {start}, and the file ends at byte {byte}")
-    if not unfinished:
-        raise ConfigError(f"{where} is not JSON at byte {window.byte(error.pos)}: {error.msg}")
+    if window.ended:
+        begin, end = window.byte(window.at), window.byte(len(window.text))
+        raise ConfigError(f"{which} {why}: it starts at byte {begin}, and the file ends at byte {end}")
     if len(window.text) - window.at > MAX_RECORD_CHARACTERS:
-        raise ConfigError(
-            f"{where}, at byte {window.byte(window.at)}, is longer than {MAX_RECORD_CHARACTERS} characters"
-        )
+        begin = window.byte(window.at)
+        raise ConfigError(f"{which}, at byte {begin}, is longer than {MAX_RECORD_CHARACTERS} characters")
+    window.more()
 
 
 def _is_unfinished(rest: str, message: str) -> bool:
     """Whether the text just stops, rather than going on wrongly. `rest` is what the decoder did not take."""
     if not rest or message.startswith("Unterminated"):
         return True
-    in_escape = message.startswith("Invalid \\") and len(rest) < _ESCAPE_CHARACTERS
+    in_escape = message.startswith("Invalid \\") and len(rest) < _ESCAPE_CHARACTERS and '"' not in rest
     return in_escape or any(end.startswith(rest) for end in _VALUE_ENDS)
 
 
@@ -287,13 +301,39 @@ def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[o
     """The records of the lines, some at a time."""
     number, done_bytes = 0, 0
     with opened(path, newline="\n") as file:
-        while lines := file.readlines(CHUNK_CHARACTERS):
-            text = "".join(lines)
+        for text in _whole_lines(path, file):
+            count = text.count("\n") + (not text.endswith("\n"))
             piece = text_columns(text.removesuffix("\n"), BREAK, wanted) if wanted else None
-            if piece is None or len(piece) != len(lines):  # an object may be set on several
+            if piece is None or len(piece) != count:  # an object may be set on several
+                lines = io.StringIO(text, newline="\n").readlines()
                 piece = list(_each_line(path, lines, number, done_bytes))
             yield piece
-            number, done_bytes = number + len(lines), done_bytes + _size_bytes(text)
+            number, done_bytes = number + count, done_bytes + _size_bytes(text)
+
+
+def _whole_lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The text, some lines at a time.
+
+    Raises:
+        ConfigError: it is an array, or a line is too long.
+    """
+    waiting, done_bytes = "", 0
+    while piece := file.read(CHUNK_CHARACTERS):
+        waiting += piece
+        if not done_bytes and _ARRAY.match(waiting):
+            raise ConfigError(f"{path} is a JSON array, not one record per line; its name must end in .json")
+        end = waiting.rfind("\n", len(waiting) - len(piece)) + 1
+        if end:
+            yield waiting[:end]
+            done_bytes, waiting = done_bytes + _size_bytes(waiting[:end]), waiting[end:]
+        if len(waiting) > MAX_RECORD_CHARACTERS:
+            raise ConfigError(_too_long(path, f"the line that begins at byte {done_bytes}"))
+    if waiting:
+        yield waiting
+
+
+def _too_long(path: Path, which: str) -> str:
+    return f"{path}: {which} is longer than {MAX_RECORD_CHARACTERS} characters; is it a list?"
 
 
 def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -> Iterator[object]:
@@ -313,7 +353,7 @@ def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     with opened(path, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        reader = csv.reader(_lines(path, file), delimiter=delimiter, quoting=quoting, strict=True)
         names: list[str] = []
         while True:
             try:
@@ -334,6 +374,20 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[o
                 yield Broken(detail=f"line {reader.line_num} has other columns than the first")
 
 
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Each line of the text.
+
+    Raises:
+        ConfigError: one is too long.
+    """
+    number = 0
+    while line := file.readline(MAX_RECORD_CHARACTERS + 1):
+        number += 1
+        if len(line) > MAX_RECORD_CHARACTERS:
+            raise ConfigError(_too_long(path, f"line {number}"))
+        yield line
+
+
 def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -342,10 +396,28 @@ def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[obje
         with pq.ParquetFile(path) as file:
             names = names_in(file.schema_arrow, wanted) if wanted else None
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield batch_columns(batch) if names else batch.to_pylist()
+                yield batch_columns(batch) if names else _rows(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise ConfigError(f"{path} ({size} bytes) cannot be read as parquet; it may be cut off: {error}") from None
+
+
+def _rows(batch: "pa.RecordBatch") -> list[dict[str, object]]:
+    """The rows of `batch`, where a value that Python has none for, such as a time after the year 9999, is `Broken`."""
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError):
+        columns = [[_value(cell) for cell in column] for column in batch.columns]
+        return [dict(zip(batch.schema.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _value(cell: "pa.Scalar") -> object:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError) as error:
+        return Broken(detail=f"a {cell.type} that cannot be read: {error}")
 
 
 JSON_LINES = (".jsonl", ".ndjson")

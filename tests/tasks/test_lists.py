@@ -7,13 +7,16 @@ import io
 import json
 import lzma
 import re
+import threading
+import tracemalloc
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tasks import list_columns, lists
@@ -22,7 +25,7 @@ from tasks.list_columns import BREAK, Columns, Wanted, text_columns
 from tasks.list_files import copy_lists, lists_named, state_of
 from tasks.lists import Broken, read_list, read_pieces
 from tasks.request import Site
-from tasks.rows import rows_of, rows_of_lists, table_of
+from tasks.rows import check_list, rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, caption_turns
@@ -78,6 +81,22 @@ def test_a_packed_list_is_read_and_one_that_is_cut_is_refused(tmp_path, packing,
     path.write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(ConfigError, match="is cut off"):
         list(read_list(path))
+
+
+@pytest.mark.parametrize("packing", ["bz2", "xz"])
+def test_a_list_in_several_streams_is_read_whole_or_refused(tmp_path, packing):
+    path, pack = tmp_path / f"a.jsonl.{packing}", PACKERS[packing]
+    texts = ["".join(json.dumps(record) + "\n" for record in RECORDS[begin : begin + 50]).encode() for begin in (0, 50)]
+    first, second = map(pack, texts)
+    for between in (b"", bytes(4), bytes(1 << 18)):
+        path.write_bytes(first + between + second + between)
+        assert list(read_list(path)) == RECORDS
+    damaged = second[:30] + bytes([second[30] ^ 255]) + second[31:]
+    for rest in (damaged, damaged + first, second[:3], second[:-1], b"garbage", bytes(4) + b"garbage"):
+        path.write_bytes(first + rest)
+        begin = len(first) + len(rest) - len(rest.lstrip(b"\0"))
+        with pytest.raises(ConfigError, match=f"is cut off or damaged .* the stream that begins at byte {begin}"):
+            list(read_list(path))
 
 
 @pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}, {"indent": 1}])
@@ -184,14 +203,59 @@ def test_what_columns_cannot_hold_is_read_as_it_was(tmp_path, odd):
 
 
 def check_same(path, odd):
+    expected = list(read_list(path))
+    assert str(in_pieces(path)) == str(expected)
     try:
-        expected = list(read_list(path))
-    except ConfigError as error:
-        with pytest.raises(ConfigError, match=re.escape(str(error))):
-            in_pieces(path)
-    else:
-        assert str(in_pieces(path)) == str(expected)
         assert str(expected[1]) == str(json.loads(odd))
+    except (ValueError, RecursionError):
+        assert isinstance(expected[1], Broken)
+    assert expected[3:] == RECORDS[1:3][: len(expected) - 3]
+
+
+NO_QUOTE = '"url": "a", "caption": "b'
+MISTAKES = (
+    '"url": "a", "caption": oops',
+    '"url": "a", "caption": "b\tc"',
+    '"url": "a", "caption": "\\x"',
+    '"url": "a" "caption": "b"',
+    '"url": "a", "width": %s' % ("9" * 5_000),
+    '"url": "a", "tags": [{"b": oops}, {"b": 1}, {"b": 2}]',
+    '"url": "a", "caption": "6" nails, {big}"',
+    '"url": "a", "caption": "6\\" nails""',
+    NO_QUOTE,
+    '"url": "C:\\", "caption": "b"',
+    '"url": "a", "more": {"b": 1',
+    '"url": "a", "tags": ["b"',
+    '"url": "a", "tags": "b"]',
+    '"url": "a"}',
+)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("between", [", ", ",", "\n,\n"])
+def test_a_broken_record_of_an_array_is_one_drop_and_the_others_are_read(tmp_path, monkeypatch, mistake, between):
+    """Wherever it stands, and wherever the pieces end; the drop says where the record begins, and what is wrong."""
+    path, good = tmp_path / "a.json", [json.dumps(record) for record in RECORDS[:4]]
+    for place in range(4 if mistake == NO_QUOTE else 5):  # at the end the text would just stop within that quote
+        text = f"[{between.join([*good[:place], f'{{{mistake}}}', *good[place:]])}]"
+        path.write_text(text)
+        for size in (7, 60, 10_000):
+            monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
+            found = list(read_list(path))
+            assert in_pieces(path) == found
+            assert found[:place] + found[place + 1 :] == RECORDS[:4]
+            begin = text.index(f"{{{mistake}}}")
+            assert found[place].detail.startswith(f"record {place}, at byte {begin}, ")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_list_with_a_broken_record_that_is_cut_is_refused_with_its_byte(tmp_path, mistake):
+    good = json.dumps(RECORDS[0])
+    whole = f"[{good}, {{{mistake}}}, {good}, {good}]"
+    for size in range(len(whole) - 2 * len(good) - 3, len(whole)):
+        (tmp_path / "a.json").write_text(whole[:size])
+        with pytest.raises(ConfigError, match=f"ends at byte {size}"):
+            list(read_list(tmp_path / "a.json"))
 
 
 def test_a_line_that_holds_two_records_is_broken_though_another_is_blank(tmp_path):
@@ -211,6 +275,64 @@ def test_parquet_whose_text_is_none_is_refused(tmp_path):
     for read in (in_pieces, lambda path: list(read_list(path))):
         with pytest.raises(ConfigError, match="cannot be read as parquet"):
             read(tmp_path / "a.parquet")
+
+
+FAR = {"us": 2**62, "ns": 1}  # in the year 148,000, and a billionth of a second, which Python's times have not
+
+
+@pytest.mark.parametrize("unit", FAR)
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string()])
+def test_a_time_in_parquet_that_python_cannot_hold_harms_no_other_column(tmp_path, unit, text):
+    times = pa.array([FAR[unit], None], pa.timestamp(unit))
+    urls, captions = (pa.array([record[name] for record in RECORDS[:2]], text) for name in ("url", "caption"))
+    path, recipe = tmp_path / "a.parquet", replace(WEB, size=SIZE)
+    pq.write_table(pa.table({"url": urls, "caption": captions, "seen": times, "width": times}), path)
+    assert check_list(path, recipe) == 2
+    place = site(tmp_path)
+    rows_of_lists(recipe, "list", [path], place)
+    assert [row.url for row in read_table(place.out / "rows.parquet", TableRow)] == [r["url"] for r in RECORDS[:2]]
+
+
+def test_a_caption_in_parquet_that_python_cannot_hold_is_a_drop(tmp_path):
+    table = pa.table({"url": ["a", "b"], "caption": pa.array([2**62, None], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "b.parquet")
+    place = site(tmp_path)
+    rows_of_lists(WEB, "list", [tmp_path / "a.parquet", tmp_path / "b.parquet"], place)
+    assert read_counts(place.out) == {"rows": 102, "kept": 100, "dropped": {"broken_record": 2}}
+    with pytest.raises(ConfigError, match="none of its 2 records can be used"):
+        check_list(tmp_path / "a.parquet", WEB)
+
+
+LONG = {
+    "a.jsonl": ('{"url": "a"}\n{"url": "', "the line that begins at byte 13"),
+    "a.csv": ("url,caption\na,b\nc,", "line 3"),
+    "a.tsv": ("", "line 1"),
+    "a.json": ('[{"url": "a"}, {"url": "', "record 1, at byte 15,"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_list_without_an_end_of_its_lines_is_refused_before_it_is_read_whole(tmp_path, monkeypatch, name):
+    """What no list is must not fill memory: of 16 million letters, which gzip makes of a few bytes, 100 are enough."""
+    monkeypatch.setattr(lists, "MAX_RECORD_CHARACTERS", 100)
+    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 50)
+    begin, said = LONG[name]
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(begin.encode() + b"x" * (1 << 24)))
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=f"{said} is longer than 100 characters"):
+        list(read_list(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
+
+
+@pytest.mark.parametrize("text", ['[{"url": "a"}, {"url": "b"}]', '\n[\n{"url": "a"},\n{"url": "b"}\n]\n'])
+def test_an_array_that_is_called_lines_is_refused_with_the_name_that_it_needs(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(ConfigError, match="is a JSON array, .* its name must end in .json$"):
+        list(read_list(tmp_path / "a.jsonl"))
 
 
 def test_what_orjson_refuses_is_read_all_the_same(tmp_path):
@@ -256,18 +378,24 @@ def wanted(data):
     other=st.sampled_from([b"", b"}", b"]", b",", b'"', b"{", b"\\", b"\xff", b"\x00", b" ", b"1", b"[[["]),
     size=st.integers(1, 60),
 )
-def test_any_array_is_read_as_python_reads_it_or_refused(tmp_path, monkeypatch, records, indent, cut, other, size):
+def test_any_array_is_read_as_python_reads_it_or_has_a_broken_record_or_is_refused(
+    tmp_path, monkeypatch, records, indent, cut, other, size
+):
     monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
     data = written(records, indent)
     data = data[:cut] + other + data[cut:]
     (tmp_path / "a.json").write_bytes(data)
     expected = wanted(data)
+    try:
+        found = list(read_list(tmp_path / "a.json"))
+    except ConfigError:
+        assert expected is None
+        return
+    assert str(in_pieces(tmp_path / "a.json")) == str(found)
     if expected is None:
-        with pytest.raises(ConfigError):
-            list(read_list(tmp_path / "a.json"))
+        assert any(isinstance(record, Broken) for record in found)
     else:
-        assert str(list(read_list(tmp_path / "a.json"))) == str(expected)
-        assert str(in_pieces(tmp_path / "a.json")) == str(expected)
+        assert str(found) == str(expected)
 
 
 PUT_IN = ["", "", "", "\\", '"', "\\u00e9", "\\ud800", "\n", "\x7f", '"}, {"', '", "', "}", ",", " ", "1"]
@@ -299,13 +427,16 @@ def test_records_written_alike_are_read_as_each_alone_or_refused(
             in_pieces(path)
     else:
         assert in_pieces(path) == expected
-        assert form == "jsonl" or expected == wanted(data)
+        has_broken = any(isinstance(record, Broken) for record in expected)
+        assert form == "jsonl" or has_broken == (wanted(data) is None)
+        assert form == "jsonl" or has_broken or expected == wanted(data)
 
 
 @FUZZ
 @given(lines=st.lists(VALUES.map(lambda value: written(value, None)) | st.binary(max_size=12), max_size=8))
 def test_any_lines_are_records_or_broken_one_by_one(tmp_path, lines):
     data = b"".join(line.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for line in lines)
+    assume(not re.match(rb"\s*\[\s*\{", data))  # an array, and refused
     (tmp_path / "a.jsonl").write_bytes(data)
     try:
         texts = data.decode("utf-8-sig").split("\n")
@@ -415,6 +546,15 @@ def test_lists_are_named_by_path_commas_pattern_folder_and_address(tmp_path):
     assert lists_named(f"{tmp_path}/none-*.json") == (f"{tmp_path}/none-*.json",)
 
 
+@pytest.mark.parametrize(
+    "typed", ["", " ", ",", " , ", "memory://far/none-*.jsonl", "a.json, memory://far/none-*.jsonl"]
+)
+def test_what_names_no_list_is_refused(typed):
+    """Else the project's own drawn list would take its place."""
+    with pytest.raises(ConfigError, match="names no list"):
+        lists_named(typed)
+
+
 def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
     files = fsspec.filesystem("memory")
     for number in (0, 1):
@@ -430,6 +570,46 @@ def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
     assert [record for path in copied for record in read_list(path)] == RECORDS[:2]
     files.pipe("/far/0.jsonl", b"{}")
     assert state_of(names[0]) != before
+
+
+class Lists(BaseHTTPRequestHandler):
+    """One list at every path, with the headers that are set."""
+
+    headers_told: dict[str, str] = {}  # noqa: RUF012
+    body = b""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(self.body)), **self.headers_told}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def web_list():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lists) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a.jsonl"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("version", ["ETag", "Last-Modified", None])
+def test_a_list_on_the_web_that_changes_is_another_though_its_size_is_the_same(monkeypatch, web_list, version):
+    """A server that tells of no version is asked for the list itself."""
+    states = []
+    for body in (b'{"url": "a"}', b'{"url": "b"}', b'{"url": "b"}'):
+        monkeypatch.setattr(Lists, "body", body)
+        monkeypatch.setattr(Lists, "headers_told", {version: f"version {body!r}"} if version else {})
+        states.append(state_of(web_list))
+    assert states[0] != states[1] == states[2]
+    assert states[0].keys() == {"address", "size", version or "sha256"}
 
 
 def test_an_address_that_cannot_be_read_is_refused():

@@ -1,0 +1,52 @@
+"""Where an item of a JSON array ends that is no JSON, so that those after it can be read."""
+
+import re
+
+_STRING_OR_MARK = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{},]', re.DOTALL)
+_SEAM = re.compile(r'\}[ \t\n\r]*,[ \t\n\r]*\{[ \t\n\r]*"\Z')
+_LAST = re.compile(r"\}[ \t\n\r]*\][ \t\n\r]*\Z")
+_OBJECT = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*["}]')
+_CLOSING = re.compile(r"\][ \t\n\r]*\Z")
+_OPENING = {"}": "{", "]": "["}
+
+
+def broken_end(text: str, begin: int, is_all: bool) -> int | None:
+    """Where the item that begins at `begin` ends: before a comma or the array's `]`; None if that is not in `text`.
+
+    That is where its brackets are closed. Two kinds of mistakes hide this, and are known by what cannot be otherwise: a
+    quote too many or too few turns strings inside out, so that what stands between two records ends a string; a
+    bracket too few leaves an object where a name should be.
+
+    Args:
+        is_all: nothing comes after `text`.
+    """
+    unclosed: list[str] = []
+    for token in _STRING_OR_MARK.finditer(text, begin):
+        mark, at = token.group(), token.start()
+        if mark == '"':  # its string does not end in `text`
+            last = _LAST.search(text, at) if is_all else None
+            return last and last.start() + 1
+        if seam := _SEAM.search(mark):
+            return at + seam.start() + 1
+        if _is_between(text, at, unclosed) or (is_all and _is_last(text, at, unclosed)):
+            return at
+        _note(unclosed, mark)
+    return None
+
+
+def _is_between(text: str, at: int, unclosed: list[str]) -> bool:
+    is_in_object = unclosed[-1:] == ["{"]
+    return text[at] == "," and (not unclosed or (is_in_object and _OBJECT.match(text, at + 1) is not None))
+
+
+def _is_last(text: str, at: int, unclosed: list[str]) -> bool:
+    return _CLOSING.match(text, at) is not None and "[" not in unclosed
+
+
+def _note(unclosed: list[str], mark: str) -> None:
+    """Take in a bracket; one that closes also closes what is open within."""
+    if mark in _OPENING.values():
+        unclosed.append(mark)
+    elif _OPENING.get(mark) in unclosed:
+        while unclosed.pop() != _OPENING[mark]:
+            pass
