@@ -6,6 +6,8 @@ A pickle can run code when it is read; here it can name tensors and plain values
 import json
 import pickle
 import re
+import struct
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,21 +20,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tinygptv_core.pickled_names import ZIP, look
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.weight_folders import SAFETENSORS, tensor_files
 
 WRAPPERS = ("model", "state_dict", "module")
 """Under which names a pickle may hold its tensors, if not at the top."""
 
-PICKLE = b"\x80"
-ZIP = b"PK\x03\x04"
 POINTER = b"version https://git-lfs"
+SHOWN_NAMES = 3
 MAPPED_BYTES = 32 << 20
 """How much of a mapped file is read before it is mapped anew."""
 
 BROKEN = (
     *(RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
 """What reading a pickle raises, depending on where its bytes stop making sense."""
 
@@ -193,21 +195,34 @@ def _can_be_mapped(path: Path) -> bool:
 
 
 def _refuse(path: Path, said: str) -> NoReturn:
-    wants = re.search(r"GLOBAL (\S+)", said)
-    # torch's own files are pickles of protocol 2; what a later one may do is not read, so not known to be harmless.
-    unlike = "Unsupported operand" in said and _start(path)[:1] == PICKLE
-    if wants or unlike:
-        what = f"wants {wants[1]}" if wants else "is none of torch's"
+    seen = look(path)
+    wants = seen.wants or tuple(re.findall(r"GLOBAL (\S+)", said))
+    # What a later protocol may do is not read by torch, so not known to be harmless where it was not seen to be.
+    unlike = "Unsupported operand" in said
+    if wants or (unlike and seen.endless):
+        what = f"wants {', '.join(wants[:SHOWN_NAMES])}" if wants else "is none of torch's"
         raise ConfigError(
             f"{path} was not read: it is a pickle that {what}, and could run any code. A file of weights "
             "holds tensors and plain values alone.\n"
             "  do not open it otherwise; if you made it yourself, save its state_dict as safetensors"
         ) from None
     _refuse_safetensors(path)
-    first = said.splitlines()[0] if said else "it ends too soon"
+    if unlike and seen.whole:
+        raise ConfigError(
+            f"{path} was not read: it was saved in another pickle protocol than torch.save's own, and only that one "
+            "can be read without running what it says.\n"
+            "  if you made it, save it again without pickle_protocol, or as safetensors"
+        ) from None
     raise ConfigError(
-        f"{path} is cut off, or no file that torch saved ({first[:160]}).\n  fetch it again, and compare its size"
+        f"{path} is cut off, or no file that torch saved ({_reason(said)}).\n  fetch it again, and compare its size"
     ) from None
+
+
+def _reason(said: str) -> str:
+    """The first sentence of what torch says, without its advice to read the file unsafely."""
+    told = said.partition("WeightsUnpickler error:")[2] or said
+    first = re.split(r"\.\s|\n", told.strip())[0]
+    return textwrap.shorten(first, 160, placeholder=" ...") or "it ends too soon"
 
 
 def _refuse_safetensors(path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -289,20 +290,85 @@ class Hostile:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("form", ["torch's archive", "bare pickle", "os.system"])
-def test_a_hostile_pickle_is_refused_and_says_so(tmp_path, form):
-    path, payload = tmp_path / "eva_vit_g.pth", tmp_path / "pwned"
-    if form == "os.system":
-        path.write_bytes(b"cos\nsystem\n(S'touch " + str(payload).encode() + b"'\ntR.")
-    elif form == "bare pickle":
-        path.write_bytes(pickle.dumps({"model": Hostile(payload)}))
+def saved_otherwise(path: Path, held: object, form: str, protocol: int) -> Path:
+    """As torch saves it now, as before 1.6, or by Python's pickle alone."""
+    if form == "bare":
+        path.write_bytes(pickle.dumps(held, protocol=protocol))
     else:
-        torch.save({"model": Hostile(payload), "weight": torch.ones(2)}, path)
-    with pytest.raises(ConfigError, match="could run any code"):
+        torch.save(held, path, pickle_protocol=protocol, _use_new_zipfile_serialization=form == "archive")
+    return path
+
+
+def in_archive(path: Path, data: bytes) -> Path:
+    """An archive of torch's with another pickle in it."""
+    torch.save({"a": torch.ones(2)}, path.with_suffix(".pt"))
+    with zipfile.ZipFile(path.with_suffix(".pt")) as plain, zipfile.ZipFile(path, "w") as other:
+        for name in plain.namelist():
+            other.writestr(name, data if name.endswith("data.pkl") else plain.read(name))
+    return path
+
+
+@pytest.mark.parametrize("form", ["archive", "legacy", "bare"])
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_hostile_pickle_is_refused_and_says_what_it_wants(tmp_path, form, protocol):
+    path, payload = tmp_path / "eva_vit_g.pth", tmp_path / "pwned"
+    saved_otherwise(path, {"model": Hostile(payload), "weight": torch.ones(2)}, form, protocol)
+    with pytest.raises(ConfigError, match=r"a pickle that wants .*(getattr|pathlib\.).*, and could run any code"):
         open_weights(path)
     assert not payload.exists()
     pickle.loads(pickle.dumps(Hostile(payload)))
     assert payload.exists()  # it would have worked
+
+
+OPCODES = {
+    "GLOBAL": (b"cos\nsystem\n(S'touch %s'\ntR.", "os.system"),
+    "INST": (b"(S'touch %s'\nios\nsystem\n.", "os.system"),
+    "OBJ": (b"(cos\nsystem\nS'touch %s'\no.", "os.system"),
+    "STACK_GLOBAL": (b"\x8c\x02os\x8c\x06system\x93(S'touch %s'\ntR.", "os.system"),
+    "STACK_GLOBAL of a name that is remembered": (b"\x8c\x02os\x940\x8c\x06systemh\x00\x85R0\x93.", "STACK_GLOBAL"),
+    "EXT1": (b"\x82\x01.", "EXT1"),
+}
+
+
+@pytest.mark.parametrize("opcode", OPCODES)
+@pytest.mark.parametrize("form", ["archive", "bare"])
+@pytest.mark.parametrize("start", [b"", b"\x80\x02"])
+def test_whatever_opcode_a_pickle_imports_with_it_is_refused_as_hostile(tmp_path, opcode, form, start):
+    path, payload, (data, wanted) = tmp_path / "a.pth", tmp_path / "pwned", OPCODES[opcode]
+    data = start + data.replace(b"%s", str(payload).encode())
+    in_archive(path, data) if form == "archive" else path.write_bytes(data)
+    with pytest.raises(ConfigError, match=f"a pickle that wants {wanted}, and could run any code"):
+        open_weights(path)
+    assert not payload.exists()
+
+
+def test_a_pickle_too_long_to_look_through_is_refused_as_hostile(tmp_path):
+    in_archive(tmp_path / "a.pth", b"\x80\x02" + b"N0" * 600_000 + b"(ios\nsystem\n.")
+    with pytest.raises(ConfigError, match="is none of torch's, and could run any code"):
+        open_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("form", ["archive", "legacy"])
+@pytest.mark.parametrize("protocol", [0, 1, 4, 5])
+def test_a_harmless_file_in_another_protocol_is_not_called_hostile(tmp_path, form, protocol):
+    held = OrderedDict(a=torch.nn.Parameter(torch.ones(2)), b=torch.ones(2, dtype=torch.bfloat16))
+    path = saved_otherwise(tmp_path / "a.pth", held, form, protocol)
+    with pytest.raises(ConfigError, match=r"saved in another pickle protocol .*\n.* save it again without"):
+        open_weights(path)
+
+
+@pytest.mark.parametrize(("data", "said"), [(b"}" * 99, "it ends too soon"), (b"X\x09", "unpack requires a buffer")])
+def test_what_torch_says_of_a_file_is_told_without_its_advice(tmp_path, data, said):
+    (tmp_path / "a.pth").write_bytes(b"\x80\x02" + data)
+    with pytest.raises(ConfigError, match=rf"cut off, or no file that torch saved \({said}[\w ]*\)"):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_torchscript_is_code_and_no_advice_of_torch_is_told_of_it(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "a.pth"))
+    with pytest.raises(ConfigError, match=r"wants __torch__.torch.nn.modules.linear.Linear, and could run") as refusal:
+        open_weights(tmp_path / "a.pth")
+    assert "In PyTorch" not in str(refusal.value)
 
 
 BROKEN = {
