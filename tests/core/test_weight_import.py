@@ -480,6 +480,14 @@ def test_a_folder_that_lacks_a_shard_names_it(tmp_path):
         open_weights(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
+def test_json_too_deep_to_be_read_is_refused(published, tmp_path, name):
+    folder = brought.phi_fused(tmp_path / "phi")
+    (folder / name).write_text('{"a":' + "[" * 100_000)
+    with pytest.raises(ConfigError, match=f"{name} is nested too deeply"):
+        imported(tmp_path / "out", replace(published, llm=folder))
+
+
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd"])
 def test_an_index_cannot_point_out_of_its_folder(tmp_path, name):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
@@ -767,7 +775,8 @@ def measured_export(folder: Path, width: int) -> None:
 @pytest.mark.parametrize("form", ["archive", "legacy", "compressed"])
 def test_a_checkpoint_is_imported_in_little_more_memory_than_it_has(tmp_path, form):
     new_checkpoint(tmp_path / "stage.pth", WIDE, form)
-    size = sum(4 * shape.numel() for shape in trained_shapes(*wide_checkpoint(WIDE)[::-1]).values())
+    stage, sizes = wide_checkpoint(WIDE)
+    size = sum(4 * shape.numel() for shape in trained_shapes(sizes, stage).values())
     assert size > 90_000_000
     # How many pages of a mapped file stay is the system's affair, between 0.5 and 1.1 times the file.
     assert peak_of(measured_checkpoint, tmp_path, form) < 1.2 * size
