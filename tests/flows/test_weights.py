@@ -128,6 +128,19 @@ def test_a_pinned_file_must_be_that_file(command, published):
     assert f"found   {right}" in told and f"wanted  {'0' * 64}" in told
 
 
+def test_a_checkpoint_that_is_pinned_must_be_that_file(command, tmp_path):
+    file = brought.checkpoint(tmp_path / "stage.pth", lora=True)
+    right, pin = sha256_of_file(file), '--set=checkpoint_pins={"stage2": {"stage.pth": "%s"}}'
+    first = digest(command.checkpoint(file, "stage2"), "checkpoint")
+    again = command.checkpoint(file, "stage2", pin % right)
+    assert "there already" in again and digest(again, "checkpoint") == first
+    told = command.checkpoint(file, "stage2", pin % ("0" * 64), status=2)
+    assert f"found   {right}" in told and f"wanted  {'0' * 64}" in told
+    assert "imported" in command.checkpoint(file, "stage3", pin % ("0" * 64))  # the pin of another stage
+    told = command.checkpoint(file, "stage2", '--set=checkpoint_pins={"stage7": {}}', status=2)
+    assert "checkpoint_pins: there is no stage stage7" in told
+
+
 def test_backbones_that_come_out_otherwise_than_the_preset_says_are_refused(command, published):
     told = command.backbones(published, f"--set=backbones.digest={'0' * 64}", status=2)
     assert "are not those that the preset asks for" in told
