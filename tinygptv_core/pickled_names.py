@@ -62,7 +62,7 @@ def look(path: Path) -> Seen:
                 names.take(opcode, argument)
                 opcodes += 1
         except (ValueError, LookupError, OverflowError):
-            return Seen(wants=(*wants, *names.wants), endless=len(data) == MOST_BYTES)
+            return Seen(wants=(*wants, *names.wants), endless=file.tell() == MOST_BYTES)
         wants |= dict.fromkeys(names.wants)
         if opcodes == MOST_OPCODES:
             return Seen(wants=tuple(wants), endless=True)

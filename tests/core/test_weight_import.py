@@ -24,6 +24,7 @@ from tinygptv_core.checkpoint import CheckpointForm, read_checkpoint
 from tinygptv_core.coverage import table
 from tinygptv_core.export import export_published
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.pickled_names import MOST_BYTES
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.published import name_in_checkpoint
 from tinygptv_core.trainable import trainable_parameters
@@ -345,6 +346,12 @@ def test_whatever_opcode_a_pickle_imports_with_it_is_refused_as_hostile(tmp_path
 def test_a_pickle_too_long_to_look_through_is_refused_as_hostile(tmp_path):
     in_archive(tmp_path / "a.pth", b"\x80\x02" + b"N0" * 600_000 + b"(ios\nsystem\n.")
     with pytest.raises(ConfigError, match="is none of torch's, and could run any code"):
+        open_weights(tmp_path / "a.pth")
+
+
+def test_a_large_file_that_is_no_pickle_is_not_called_hostile(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"\x1f\x8b" + bytes(MOST_BYTES))
+    with pytest.raises(ConfigError, match="is cut off, or no file that torch saved"):
         open_weights(tmp_path / "a.pth")
 
 
