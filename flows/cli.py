@@ -22,7 +22,7 @@ from flows.terminal import say
 from flows.train import backbones_step
 from flows.up import UpOptions, run_up
 from flows.who_is_up import use_up
-from tasks.build import Store
+from tasks.build import DamagedError, Store
 from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, has_no_room, what_is_full
 from tinygptv_core.plain import ConfigError
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         full = what_is_full(error, [_home(options)]) if has_no_room(error) else None
         print(f"tinygptv: {f'{full}; the same command goes on from here' if full else error}", file=sys.stderr)
         return FAILED if full else MISTAKE
+    except DamagedError as error:
+        print(f"tinygptv: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("tinygptv: stopped. The same command goes on from here.", file=sys.stderr)
         return FAILED

@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.choice import preset_named
 from flows.noted import noted
 from flows.train import BACKBONES
-from tasks.backbones_import import COVERAGE, files_as_inputs
+from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
 from tasks.build import Built, Store
 from tasks.request import Request, Site
 from tasks.weights import (
@@ -22,6 +22,7 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, change
 from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
 from tinygptv_core.settings import Backbones
+from tinygptv_core.weight_folders import check_pins, files_of
 
 SHOWN_DIGEST = 12
 
@@ -57,7 +58,7 @@ def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: P
     """One of TinyGPT-V's checkpoints, as what `stage` of the preset trained.
 
     Raises:
-        ConfigError: no such preset, stage or file.
+        ConfigError: no such preset, stage or file, or the file is not the one that is pinned.
     """
     from tinygptv_core.checkpoint import form_of
 
@@ -68,7 +69,10 @@ def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: P
         import_checkpoint(file, of, backbones, site)
 
     config = {"form": form_of(of), "sizes": backbones.sources.sizes if backbones.sources else backbones.digest}
-    inputs = files_as_inputs("file", file, store.root / "stamps")
+    stamps = store.root / "stamps"
+    pins = found.checkpoint_pins.get(stage, {})
+    check_pins(files_of(file), pins, lambda path: remembered_digest(path, stamps))
+    inputs = files_as_inputs("file", file, stamps)
     return Request(name=f"{stage}/import", step=CHECKPOINT, config=config, inputs=inputs, work=work)
 
 

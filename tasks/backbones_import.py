@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.build import write_json
+from tasks.build import FILE_STAMPS, write_json
 from tasks.request import Site, Step
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, plain, unknown
@@ -154,18 +154,20 @@ def source_path(role: str, source: Source) -> Path:
 
 
 def remembered_digest(path: Path, stamps: Path) -> str:
-    """The SHA-256 of a file; taken from what `stamps` remembers while its size and time are the same.
+    """The SHA-256 of a file; taken from what `stamps` remembers while the file and its size and times are the same.
 
+    A time of writing can be set back to hide a change; that the file was changed at all cannot.
     Nothing is remembered before there is a store.
     """
-    book = stamps / "files.json"
+    book = stamps / FILE_STAMPS
     known = json.loads(book.read_text()) if book.is_file() else {}
     status = path.stat()
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     entry = known.get(str(path))
-    if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
-        return entry[2]
+    if entry and entry[:-1] == stamp:
+        return entry[-1]
     digest = sha256_of_file(path)
     if stamps.parent.is_dir():
         stamps.mkdir(exist_ok=True)
-        write_json(book, {**known, str(path): [status.st_size, status.st_mtime_ns, digest]})
+        write_json(book, {**known, str(path): [*stamp, digest]})
     return digest

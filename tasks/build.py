@@ -31,6 +31,8 @@ from tinygptv_core.plain import ConfigError, canonical_json, sha256_of
 
 MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
+FILE_STAMPS = "files.json"
+"""In `stamps/`: the SHA-256 of the user's own files, to spare hashing them again."""
 USERS_FOLDER = "folder"
 """The kind of a folder of the user's own, as an input."""
 
@@ -57,7 +59,7 @@ class Built:
 
 
 class DamagedError(Exception):
-    """A sealed folder is not what was sealed."""
+    """A sealed folder is not what was sealed, or a file of the user's not what it was when it was asked for."""
 
 
 class Store:
@@ -269,12 +271,21 @@ class Store:
         if artifact.kind == USERS_FOLDER:
             return  # no manifest says what is in it; the step that reads it looks whether it stays the same
         if artifact.path.is_file():
-            damage = None if sha256_of_file(artifact.path) == artifact.digest else "it was changed during the run"
-        else:
-            self._doubt(artifact)
-            damage = self._damage(artifact)
-        if damage:
+            self._check_file(artifact)
+            return
+        self._doubt(artifact)
+        if damage := self._damage(artifact):
             raise DamagedError(f"{artifact.path}: {damage}. Run the same command again: what is damaged is built anew.")
+
+    def _check_file(self, artifact: Artifact) -> None:
+        found = sha256_of_file(artifact.path)
+        if found == artifact.digest:
+            return
+        (self.root / "stamps" / FILE_STAMPS).unlink(missing_ok=True)  # so that no second try trusts them either
+        raise DamagedError(
+            f"{artifact.path} was changed since it was looked at\n  found   {found}\n  wanted  {artifact.digest}\n"
+            "  once nothing writes to it any more, run the same command again: it takes the file as it is then"
+        )
 
     def _doubt(self, artifact: Artifact) -> None:
         """Have a sealed folder hashed when it is next looked at, if it was not hashed yet."""

@@ -134,7 +134,12 @@ def gather(
 
 
 def _joined(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> Stored:
-    return Stored(shape=shape, dtype=sources[0].dtype, read=lambda: origin.join(*[source.read() for source in sources]))
+    return Stored(
+        shape=shape,
+        dtype=sources[0].dtype,
+        read=lambda: origin.join(*[source.read() for source in sources]),
+        place=" and ".join(source.place for source in sources),
+    )
 
 
 def _fault(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> str:

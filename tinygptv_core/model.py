@@ -52,16 +52,18 @@ class TinyGPTV(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         projections = _new_projections(backbones.projection_widths, generator)
         if lora is not None:
-            _add_adapters(backbones.llm, lora, generator)
+            _add_adapters(backbones.llm, lora)
+            _draw_adapters(backbones.llm, generator)
         return cls(backbones.vision, backbones.qformer, projections, backbones.llm)
 
     @classmethod
     def on_meta(cls, architecture: Architecture, lora: Lora | None) -> "TinyGPTV":
         """The model on torch's `meta` device: all names and shapes at full size, and no memory for its weights."""
-        parts, generator = without_weights(architecture), torch.Generator()
-        projections = _new_projections(architecture.projection_widths, generator)
+        parts = without_weights(architecture)
+        projections = _projections(architecture.projection_widths)
         if lora is not None:
-            _add_adapters(parts.llm, lora, generator)
+            with torch.device("meta"):
+                _add_adapters(parts.llm, lora)
         return cls(parts.vision, parts.qformer, projections, parts.llm).to("meta")
 
     @torch.no_grad()
@@ -181,15 +183,19 @@ class TinyGPTV(nn.Module):
         return out.last_hidden_state
 
 
+def _projections(widths: tuple[int, ...]) -> nn.Sequential:
+    """`llama_proj`, `llama_proj2`, ...: a Linear from each width to the next, nothing between them; on `meta`."""
+    names = ["llama_proj" if number == 1 else f"llama_proj{number}" for number in range(1, len(widths))]
+    linears = [nn.Linear(come, go, device="meta") for come, go in pairwise(widths)]
+    return nn.Sequential(OrderedDict(zip(names, linears, strict=True)))
+
+
 def _new_projections(widths: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
-    """`llama_proj`, `llama_proj2`, ...: a Linear from each width to the next, nothing between them."""
-    chain: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (come, go) in enumerate(pairwise(widths), start=1):
-        linear = nn.Linear(come, go, device="meta").to_empty(device="cpu")
-        _draw(linear.weight, come, generator)
-        _draw(linear.bias, come, generator)
-        chain["llama_proj" if number == 1 else f"llama_proj{number}"] = linear
-    return nn.Sequential(chain)
+    chain = _projections(widths).to_empty(device="cpu")
+    for linear, come in zip(chain, widths[:-1], strict=True):
+        _draw(linear.get_parameter("weight"), come, generator)
+        _draw(linear.get_parameter("bias"), come, generator)
+    return chain
 
 
 def _draw(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
@@ -200,7 +206,7 @@ def _draw(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
         parameter.copy_(values)
 
 
-def _add_adapters(llm: TinyPhi, lora: Lora, generator: torch.Generator) -> None:
+def _add_adapters(llm: TinyPhi, lora: Lora) -> None:
     """Put LoRA on both Linears of every attention block: found by what the block is, since others have a `dense`."""
     blocks = [name for name, module in llm.named_modules() if isinstance(module, FusedAttention)]
     with torch.random.fork_rng(devices=[]), unseen("bitsandbytes"):
@@ -214,6 +220,9 @@ def _add_adapters(llm: TinyPhi, lora: Lora, generator: torch.Generator) -> None:
             target_modules=[f"{block}.{linear}" for block in blocks for linear in ("query_key_value", "dense")],
         )
         inject_adapter_in_model(config, llm)
+
+
+def _draw_adapters(llm: TinyPhi, generator: torch.Generator) -> None:
     for name, parameter in lora_parameters(llm).items():
         parameter.data = parameter.data.float()  # 16 bit adapters lose what a small rate changes
         if ".lora_A." in name:

@@ -31,6 +31,8 @@ class Preset:
         about: what it is, for those who choose one.
         data: every data set that a stage draws from or an evaluation reads.
         options: where and how it runs, as long as `--option` does not say otherwise.
+        checkpoint_pins: stage -> file name -> the SHA-256 that a file must have which is imported as what the stage
+            trained, in hex; files that are not named here may have any.
     """
 
     name: str
@@ -41,11 +43,14 @@ class Preset:
     stages: tuple[Stage, ...]
     model_name: str = field(metadata=NOT_IDENTITY)
     options: RunOptions = field(metadata=NOT_IDENTITY)
+    checkpoint_pins: Mapping[str, Mapping[str, str]] = field(default_factory=dict, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"stages are {', '.join(names) or 'none'}; there must be one, and no two of one name")
+        if missing := sorted(self.checkpoint_pins.keys() - set(names)):
+            raise ConfigError("checkpoint_pins: " + unknown("stage ", missing[0], names))
         for stage in self.stages:
             if not stage.evals:
                 raise ConfigError(f"{stage.name}.evals is empty; a stage is scored on one evaluation at least")
@@ -285,7 +290,9 @@ def starting_at(preset: Preset, stage: str) -> Preset:
     names = [item.name for item in preset.stages]
     if stage not in names:
         raise ConfigError(unknown("stage ", stage, names))
-    return replace(preset, stages=preset.stages[names.index(stage) :])
+    kept = names[names.index(stage) :]
+    pins = {name: pinned for name, pinned in preset.checkpoint_pins.items() if name in kept}
+    return replace(preset, stages=preset.stages[-len(kept) :], checkpoint_pins=pins)
 
 
 def with_list(preset: Preset) -> Preset:

@@ -6,10 +6,12 @@ A pickle can run code when it is read; here it can name tensors and plain values
 import json
 import pickle
 import re
+import struct
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,21 +20,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tinygptv_core.pickled_names import ZIP, look
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.weight_folders import SAFETENSORS, tensor_files
+from tinygptv_core.weight_folders import PICKLES, SAFETENSORS, tensor_files
 
 WRAPPERS = ("model", "state_dict", "module")
 """Under which names a pickle may hold its tensors, if not at the top."""
 
-PICKLE = b"\x80"
-ZIP = b"PK\x03\x04"
 POINTER = b"version https://git-lfs"
+SHOWN_NAMES = 3
 MAPPED_BYTES = 32 << 20
 """How much of a mapped file is read before it is mapped anew."""
 
 BROKEN = (
     *(RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
 """What reading a pickle raises, depending on where its bytes stop making sense."""
 
@@ -49,11 +51,16 @@ CODES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A tensor that is read, or made of others that are read, each time it is asked for."""
+    """A tensor that is read, or made of others that are read, each time it is asked for.
+
+    Attributes:
+        place: what it is called where, for people; empty if it comes from no file.
+    """
 
     shape: torch.Size
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    place: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -62,12 +69,12 @@ class Stored:
 
     def to(self, dtype: torch.dtype) -> "Stored":
         """The same in another dtype."""
-        return Stored(shape=self.shape, dtype=dtype, read=lambda: self.read().to(dtype))
+        return replace(self, dtype=dtype, read=lambda: self.read().to(dtype))
 
 
-def in_memory(tensor: Tensor) -> Stored:
+def in_memory(tensor: Tensor, place: str = "") -> Stored:
     """A tensor that is there already, as if it were stored."""
-    return Stored(shape=tensor.shape, dtype=tensor.dtype, read=lambda: tensor)
+    return Stored(shape=tensor.shape, dtype=tensor.dtype, read=lambda: tensor, place=place)
 
 
 class Reading(Mapping[str, Tensor]):
@@ -90,7 +97,7 @@ def open_weights(source: Path) -> dict[str, Stored]:
     """The tensors of a file, or of all shards of a folder, by their names there.
 
     What is not yet read takes no memory, and what was read is given back soon after nobody holds it. Files of before
-    torch 1.6, and archives that somebody compressed, are read whole.
+    torch 1.6, and archives that somebody compressed, are read whole, and what is left of them is what is held here.
 
     Raises:
         ConfigError: a file is missing, cut off, no file of weights, or a pickle that names more than tensors.
@@ -121,46 +128,79 @@ def _lying_in(path: Path, name: str, tensor: Tensor) -> Stored:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
 
-    return Stored(shape=tensor.shape, dtype=tensor.dtype, read=read)
+    return Stored(shape=tensor.shape, dtype=tensor.dtype, read=read, place=_place(path, name))
+
+
+def open_checkpoint(file: Path) -> tuple[dict[str, Stored], object]:
+    """The tensors of one file, and the `config` that a pickle has beside them, read at once; None if there is none.
+
+    Raises:
+        ConfigError: as `open_weights` does.
+    """
+    if not file.is_file() or file.suffix not in PICKLES:
+        return open_weights(file), None
+    told = read_pickle(file)
+    return _stored(file, _tensors(file, told)), told.get("config")
 
 
 def _open_pickle(path: Path) -> dict[str, Stored]:
-    mapped = _Mapped(path)
+    return _stored(path, _pickled_tensors(path))
+
+
+def _pickled_tensors(path: Path) -> dict[str, Tensor]:
+    return _tensors(path, read_pickle(path))
+
+
+def _stored(path: Path, tensors: dict[str, Tensor]) -> dict[str, Stored]:
+    if not _can_be_mapped(path):
+        return {name: in_memory(tensor, _place(path, name)) for name, tensor in tensors.items()}
+    mapped = _Mapped(path, tensors)
     return {
-        name: Stored(shape=tensor.shape, dtype=tensor.dtype, read=partial(mapped.read, name))
-        for name, tensor in mapped.tensors.items()
+        name: Stored(shape=tensor.shape, dtype=tensor.dtype, read=partial(mapped.read, name), place=_place(path, name))
+        for name, tensor in tensors.items()
     }
+
+
+def _place(path: Path, name: str) -> str:
+    return f"{name} in {path}"
 
 
 class _Mapped:
     """A pickle's tensors, mapped. What was read of a mapping counts as memory, so from time to time it is made anew."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tensors: dict[str, Tensor]) -> None:
         self.path = path
-        self.tensors = _pickled_tensors(path)
+        self.tensors = tensors
         self.bytes_read = 0
 
     def read(self, name: str) -> Tensor:
         """A copy of one of them."""
         tensor = self.tensors[name].clone()
         self.bytes_read += tensor.nbytes
-        if self.bytes_read > MAPPED_BYTES and _can_be_mapped(self.path):
+        if self.bytes_read > MAPPED_BYTES:
             self.tensors, self.bytes_read = _pickled_tensors(self.path), 0
         return tensor
 
 
-def _pickled_tensors(path: Path) -> dict[str, Tensor]:
-    told = read_pickle(path)
+def _tensors(path: Path, told: object) -> dict[str, Tensor]:
+    """Those in what a pickle holds, at the top or below one of `WRAPPERS`."""
     for name in WRAPPERS:
         if isinstance(told, Mapping) and isinstance(told.get(name), Mapping):
             told = told[name]
             break
     if not isinstance(told, Mapping) or not told or not all(isinstance(item, Tensor) for item in told.values()):
         raise ConfigError(f"{path} holds {_described(told)}; it must hold tensors by their names")
-    odd = [name for name, tensor in told.items() if tensor.is_meta or tensor.layout is not torch.strided]
+    nameless = [name for name in told if not isinstance(name, str)]
+    if nameless:
+        raise ConfigError(f"{path} holds a tensor by the name {nameless[0]!r}, which is no text; names must be texts")
+    odd = [name for name, tensor in told.items() if not _is_whole(tensor)]
     if odd:
-        raise ConfigError(f"{path} holds {odd[0]} as a meta or sparse tensor; whole ones are wanted")
-    return {str(name): tensor for name, tensor in told.items()}
+        raise ConfigError(f"{path} holds {odd[0]} as a meta, sparse or nested tensor; whole ones are wanted")
+    return dict(told)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested
 
 
 def _described(told: object) -> str:
@@ -193,21 +233,34 @@ def _can_be_mapped(path: Path) -> bool:
 
 
 def _refuse(path: Path, said: str) -> NoReturn:
-    wants = re.search(r"GLOBAL (\S+)", said)
-    # torch's own files are pickles of protocol 2; what a later one may do is not read, so not known to be harmless.
-    unlike = "Unsupported operand" in said and _start(path)[:1] == PICKLE
-    if wants or unlike:
-        what = f"wants {wants[1]}" if wants else "is none of torch's"
+    seen = look(path)
+    wants = seen.wants or tuple(re.findall(r"GLOBAL (\S+)", said))
+    # What a later protocol may do is not read by torch, so not known to be harmless where it was not seen to be.
+    unlike = "Unsupported operand" in said
+    if wants or (unlike and seen.endless):
+        what = f"wants {', '.join(wants[:SHOWN_NAMES])}" if wants else "is none of torch's"
         raise ConfigError(
             f"{path} was not read: it is a pickle that {what}, and could run any code. A file of weights "
             "holds tensors and plain values alone.\n"
             "  do not open it otherwise; if you made it yourself, save its state_dict as safetensors"
         ) from None
     _refuse_safetensors(path)
-    first = said.splitlines()[0] if said else "it ends too soon"
+    if unlike and seen.whole:
+        raise ConfigError(
+            f"{path} was not read: it was saved in another pickle protocol than torch.save's own, and only that one "
+            "can be read without running what it says.\n"
+            "  if you made it, save it again without pickle_protocol, or as safetensors"
+        ) from None
     raise ConfigError(
-        f"{path} is cut off, or no file that torch saved ({first[:160]}).\n  fetch it again, and compare its size"
+        f"{path} is cut off, or no file that torch saved ({_reason(said)}).\n  fetch it again, and compare its size"
     ) from None
+
+
+def _reason(said: str) -> str:
+    """The first sentence of what torch says, without its advice to read the file unsafely."""
+    told = said.partition("WeightsUnpickler error:")[2] or said
+    first = re.split(r"\.\s|\n", told.strip())[0]
+    return textwrap.shorten(first, 160, placeholder=" ...") or "it ends too soon"
 
 
 def _refuse_safetensors(path: Path) -> None:
@@ -242,7 +295,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[s
         metadata: what the file says beside its tensors.
 
     Raises:
-        ConfigError: a tensor holds NaN or infinity; names it.
+        ConfigError: a tensor holds NaN or infinity; names it, and what it is made of.
     """
     ranks = {dtype: rank for rank, dtype in enumerate(CODES)}
     order = sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name))
@@ -257,10 +310,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[s
     with path.open("wb") as file:
         file.write(len(told).to_bytes(8, "little") + told)
         for name in order:
-            file.write(_bytes_of(name, tensors[name].read()))
+            file.write(_bytes_of(name, tensors[name]))
 
 
-def _bytes_of(name: str, tensor: Tensor) -> memoryview:
+def _bytes_of(name: str, stored: Stored) -> memoryview:
+    tensor = stored.read()
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        raise ConfigError(f"{name} holds a value that is not finite: the file is damaged, or the dtype too narrow")
+        made_of = f"\n  it was read from {stored.place}" if stored.place else ""
+        raise ConfigError(
+            f"{name} holds a value that is not finite: the file is damaged, or the dtype too narrow{made_of}"
+        )
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

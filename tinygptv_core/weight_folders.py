@@ -81,7 +81,7 @@ def read_json(path: Path) -> object:
     """What a JSON file says.
 
     Raises:
-        ConfigError: it is missing, may not be read, or is no JSON.
+        ConfigError: it is missing, may not be read, is no JSON, or nested too deeply.
     """
     try:
         return json.loads(path.read_text())
@@ -91,6 +91,8 @@ def read_json(path: Path) -> object:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is no JSON, or it is cut off: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply to be what it should.\n  fetch it again") from None
 
 
 def check_pins(files: Mapping[str, Path], pins: Mapping[str, str], digest_of: Callable[[Path], str]) -> None:

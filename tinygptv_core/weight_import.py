@@ -24,8 +24,8 @@ from tinygptv_core.coverage import Coverage, Layout, gather
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.weight_files import Stored, open_weights, read_pickle
-from tinygptv_core.weight_folders import PICKLES, UNTRAINED_NORMS, read_json
+from tinygptv_core.weight_files import Stored, open_checkpoint, open_weights
+from tinygptv_core.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
 
 _EVERYWHERE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
@@ -69,18 +69,24 @@ def import_backbones(
         ConfigError: a file is missing, cut off, hostile or another one than is wanted; says which and what helps.
     """
     tokenizer = _published_tokenizer(sources.llm, architecture.llm)
-    opened = {
-        "vision": _vision(sources, architecture.vision),
-        "qformer": _qformer(sources, architecture.qformer),
-        "llm": _llm(sources, architecture.llm),
-    }
-    tensors, coverages = _gathered(opened, architecture)
-    wide = {name: dtype if name != "qformer" else torch.float32 for name in opened}
+    tensors, coverages = _gathered(_opened(sources, architecture), architecture)
+    wide = {name: dtype if name != "qformer" else torch.float32 for name in tensors}
     modules = _modules(architecture)
-    written = {name: _in_dtypes(tensors[name], modules[name], wide[name]) for name in opened}
+    written = {name: _in_dtypes(tensors[name], modules[name], wide[name]) for name in tensors}
     told = {"projection_widths": list(architecture.projection_widths)}
     write_backbones(folder, _with_configs(written, architecture), tokenizer, told)
     return coverages
+
+
+def _opened(sources: Sources, architecture: Architecture) -> dict[str, _Opened]:
+    """The three parts, each source opened once: what cannot be mapped is in memory as long as it is open."""
+    paths = dict.fromkeys((sources.vision, sources.qformer, sources.llm))
+    files = {path: open_weights(path) for path in paths}
+    return {
+        "vision": _vision(sources, files, architecture.vision),
+        "qformer": _qformer(sources.qformer, files[sources.qformer], architecture.qformer),
+        "llm": _llm(sources.llm, files[sources.llm], architecture.llm),
+    }
 
 
 def _modules(architecture: Architecture) -> dict[str, nn.Module]:
@@ -115,29 +121,26 @@ def _with_configs(
     return {name: (configs[name], tensors[name]) for name in tensors}
 
 
-def _vision(sources: Sources, config: Blip2VisionConfig) -> _Opened:
-    files = open_weights(sources.vision)
+def _vision(sources: Sources, opened: Mapping[Path, Mapping[str, Stored]], config: Blip2VisionConfig) -> _Opened:
+    files = opened[sources.vision]
     if any(name.startswith("vision_model.") for name in files):
         _check_config(sources.vision, "vision_config", config, CHECKED_VISION)
         return _Opened(source=sources.vision, files=files, layout=published.hf_vision())
-    beside = open_weights(sources.qformer)
-    files |= {name: stored for name, stored in beside.items() if name.startswith("ln_vision.")}
-    return _Opened(source=sources.vision, files=files, layout=published.eva(config.num_hidden_layers))
+    beside = {name: stored for name, stored in opened[sources.qformer].items() if name.startswith("ln_vision.")}
+    return _Opened(source=sources.vision, files={**files, **beside}, layout=published.eva(config.num_hidden_layers))
 
 
-def _qformer(sources: Sources, config: Blip2QFormerConfig) -> _Opened:
-    files = open_weights(sources.qformer)
+def _qformer(source: Path, files: Mapping[str, Stored], config: Blip2QFormerConfig) -> _Opened:
     if any(name.startswith("qformer.") for name in files):
-        _check_config(sources.qformer, "qformer_config", config, CHECKED_QFORMER)
-        return _Opened(source=sources.qformer, files=files, layout=published.hf_qformer())
-    return _Opened(source=sources.qformer, files=files, layout=published.blip2())
+        _check_config(source, "qformer_config", config, CHECKED_QFORMER)
+        return _Opened(source=source, files=files, layout=published.hf_qformer())
+    return _Opened(source=source, files=files, layout=published.blip2())
 
 
-def _llm(sources: Sources, config: PhiConfig) -> _Opened:
-    files = open_weights(sources.llm)
-    _check_config(sources.llm, "text_config", config, CHECKED_LLM)
+def _llm(source: Path, files: Mapping[str, Stored], config: PhiConfig) -> _Opened:
+    _check_config(source, "text_config", config, CHECKED_LLM)
     layout = published.phi(files, config.num_hidden_layers, config.hidden_size // config.num_attention_heads)
-    return _Opened(source=sources.llm, files=files, layout=layout)
+    return _Opened(source=source, files=files, layout=layout)
 
 
 def _check_config(source: Path, part: str, config: AnyConfig, names: Sequence[str]) -> None:
@@ -213,8 +216,8 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
         ConfigError: a tensor is missing, unexpected, of another shape or not of finite numbers; or the file
             says that it was trained with other adapters, pictures or prompts than the form's.
     """
-    files = open_weights(file)
-    _check_stage(file, form)
+    files, config = open_checkpoint(file)
+    _check_stage(file, config, form)
     tensors, coverage = gather("checkpoint", trained_shapes(architecture, form), files, published.checkpoint(files))
     coverage.check(str(file))
     save_stored(folder, form, tensors)
@@ -228,11 +231,9 @@ def trained_shapes(architecture: Architecture, form: CheckpointForm) -> dict[str
     return {name: parameter.shape for name, parameter in trainable_parameters(model).items()}
 
 
-def _check_stage(file: Path, form: CheckpointForm) -> None:
+def _check_stage(file: Path, config: object, form: CheckpointForm) -> None:
     """Compare what no tensor tells; the original's checkpoints carry it in their config."""
-    told = read_pickle(file) if file.suffix in PICKLES else {}
-    for name in ("config", "model"):
-        told = told.get(name) if isinstance(told, Mapping) else None
+    told = config.get("model") if isinstance(config, Mapping) else None
     found, wanted = told if isinstance(told, Mapping) else {}, published.checkpoint_config(form)
     unlike = [
         name

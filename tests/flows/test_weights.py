@@ -1,6 +1,7 @@
 """`tinygptv weights`: published files into the store, models out of it, and a run that begins with a checkpoint."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,19 @@ def test_a_pinned_file_must_be_that_file(command, published):
     assert f"found   {right}" in told and f"wanted  {'0' * 64}" in told
 
 
+def test_a_checkpoint_that_is_pinned_must_be_that_file(command, tmp_path):
+    file = brought.checkpoint(tmp_path / "stage.pth", lora=True)
+    right, pin = sha256_of_file(file), '--set=checkpoint_pins={"stage2": {"stage.pth": "%s"}}'
+    first = digest(command.checkpoint(file, "stage2"), "checkpoint")
+    again = command.checkpoint(file, "stage2", pin % right)
+    assert "there already" in again and digest(again, "checkpoint") == first
+    told = command.checkpoint(file, "stage2", pin % ("0" * 64), status=2)
+    assert f"found   {right}" in told and f"wanted  {'0' * 64}" in told
+    assert "imported" in command.checkpoint(file, "stage3", pin % ("0" * 64))  # the pin of another stage
+    told = command.checkpoint(file, "stage2", '--set=checkpoint_pins={"stage7": {}}', status=2)
+    assert "checkpoint_pins: there is no stage stage7" in told
+
+
 def test_backbones_that_come_out_otherwise_than_the_preset_says_are_refused(command, published):
     told = command.backbones(published, f"--set=backbones.digest={'0' * 64}", status=2)
     assert "are not those that the preset asks for" in told
@@ -157,6 +171,30 @@ def test_a_file_that_nobody_touched_is_hashed_once(command, published, monkeypat
     published.vision.touch()
     command.backbones(published)
     assert hashed == [published.vision]
+
+
+def test_a_file_that_was_changed_behind_its_time_stamp_is_another_request(command, published):
+    first, before = command.backbones(published), published.vision.stat()
+    tensors = brought.eva_tensors()
+    tensors["cls_token"] += 1
+    torch.save(tensors, published.vision)
+    os.utime(published.vision, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert published.vision.stat().st_size == before.st_size
+    second = command.backbones(published)
+    assert "imported, in" in second and digest(second, "backbones") != digest(first, "backbones")
+
+
+def test_a_file_whose_stamp_lies_is_one_message_and_the_next_try_takes_it(command, published):
+    """As on a disk that keeps no time of change."""
+    sha256, book = sha256_of_file(published.vision), command.home / "store" / "stamps" / "files.json"
+    command.backbones(published)
+    remembered = json.loads(book.read_text())
+    remembered[str(published.vision)][-1] = "0" * 64
+    book.write_text(json.dumps(remembered))
+    told = command.backbones(published, status=1)
+    assert told.startswith(f"tinygptv: {published.vision} was changed since") and "Traceback" not in told
+    assert f"found   {sha256}" in told
+    assert "there already" in command.backbones(published)
 
 
 def test_a_checkpoint_is_imported_exported_and_imported_again(command, published, tmp_path):
