@@ -98,8 +98,8 @@ class Workers:
         write_spec(spec, spec.notes / "RUN.json")
         number, self._orders = self._orders, self._orders + 1
         answer = _answer(self._folder, number)
-        write_whole(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
         with _following(spec, progress):
+            write_whole(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
             try:
                 self._wait_for(answer, math.inf)
             except BaseException:
@@ -244,8 +244,12 @@ def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
 
 @contextmanager
 def _following(spec: RunSpec, progress: Progress) -> Iterator[None]:
-    """Tell `progress` what the workers write to `metrics.jsonl`, while they do, and warn of what they warn of."""
+    """Tell `progress` what the workers write to `metrics.jsonl`, while they do, and warn of what they warn of.
+
+    What a killed run has written there was told then; its steps say nothing of how fast those of this run are.
+    """
     tail, total = Tail(spec.notes / "metrics.jsonl"), spec.stage.schedule.steps
+    tail.read()
 
     def tell() -> None:
         lines = tail.read()

@@ -161,8 +161,10 @@ def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(w
         workers.train(spec, signal_twice)
     first, second = stops_of(spec)
     assert 60 < first < second < STEPS
-    workers.train(spec, quiet)
+    told = []
+    workers.train(spec, lambda done, total, text: told.append(done))
     assert summary_of(spec)["resumed_from_step"] == second
+    assert min(told) > second  # what is left is reckoned from the steps of this run alone
     assert_same_training(spec, bare)
 
 
