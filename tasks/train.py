@@ -59,8 +59,8 @@ class Workers:
     To start them takes longer than a short stage: each imports torch, transformers and Ray. Orders and answers
     are files in a folder, which every machine of the cluster must see, as it must the runs' own folders:
     `N.order` names the N-th run, `N.answer` says how it ended, `N.stop` asks to save and stop it; `abandoned` ends them
-    whatever they do. A worker that dies is started again, with the others, at most `MAX_RESTARTS` times; they go on with
-    the first order that has no answer, from its newest state.
+    whatever they do. A worker that dies is started again, with the others, at most `MAX_RESTARTS` times; they go on
+    with the first order that has no answer, from its newest state.
     """
 
     def __init__(self, folder: Path, options: RunOptions):

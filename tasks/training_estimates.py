@@ -116,9 +116,7 @@ def samples_of(stage: Stage) -> float:
     return stage.schedule.steps * batch
 
 
-def nearest_run(
-    stage: Stage, backbones: Artifact, options: RunOptions, store: Store, *, aided: bool
-) -> LastRun | None:
+def nearest_run(stage: Stage, backbones: Artifact, options: RunOptions, store: Store, *, aided: bool) -> LastRun | None:
     """The earlier build that is most like what is wanted, of the newest; None where none tells anything about it.
 
     First the conditions of time and memory count, then the rest of the stage. Another device, size of pictures or
