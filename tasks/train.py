@@ -8,7 +8,6 @@ import gc
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import time
@@ -202,7 +201,7 @@ def _lean_trainer(folder: Path) -> type[Any]:
 
     class Hearing(ControllerCallback, WorkerGroupCallback):
         def after_controller_start(self, train_run_context: Any) -> None:
-            Thread(target=_exit_when_abandoned, args=(folder,), daemon=True).start()
+            Thread(target=_end_when_abandoned, args=(folder,), daemon=True).start()
 
         def after_execution_group_start(self, execution_group: Any) -> None:
             execution_group.execute(_hear_sigterm)
@@ -220,12 +219,14 @@ def _hear_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())
 
 
-def _exit_when_abandoned(folder: Path) -> None:
+def _end_when_abandoned(folder: Path) -> None:
     """In a thread of Ray's controller. What Ray keeps of the room that they had ends with the cluster, or with this
     command's part in it."""
+    import ray
+
     while not _abandoned(folder).exists():
         time.sleep(POLL_SECONDS)
-    os._exit(1)
+    ray.kill(ray.get_runtime_context().current_actor)  # an exit of its own Ray would tell as an error
 
 
 def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
