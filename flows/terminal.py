@@ -43,8 +43,10 @@ class Terminal:
 
     def _bar(self, name: str) -> Callable[[int, int, str], None]:
         def tell(done: int, total: int, text: str) -> None:
+            if self.bar is not None and done < self.bar.n:  # another phase
+                self._close()
             bar: tqdm[Any] = self.bar or tqdm(
-                total=total, desc=f"  {name}", leave=False, mininterval=0.2, dynamic_ncols=True
+                initial=done, total=total, desc=f"  {name}", leave=False, mininterval=0.2, dynamic_ncols=True
             )
             self.bar = bar
             bar.total = total
@@ -53,11 +55,14 @@ class Terminal:
 
         return tell
 
-    def done(self, built: Built) -> None:
-        """One line for a finished step."""
+    def _close(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    def done(self, built: Built) -> None:
+        """One line for a finished step."""
+        self._close()
         self.finished += 1
         word = "built " if built.action == "build" else "reused"
         seconds = f"{built.seconds:6.1f} s" if built.action == "build" else " " * 8

@@ -134,7 +134,8 @@ class _Training:
         """From the last run like it, and from the model's sizes."""
         there = inputs.get("backbones")
         sizes = sizes_in(there.path) if there else sizes_of(self.backbones)
-        return estimate_training(self.stage, sizes, there, self.place.options, self.place.store)
+        place = self.place
+        return estimate_training(self.stage, sizes, there, place.options, place.store, aided=self.is_aided)
 
     def probe(self, inputs: Inputs) -> TrainingEstimate | None:
         """From some steps, if what they read is there.

@@ -39,7 +39,8 @@ Progress = Callable[[int, int, str], None]
 MAX_RESTARTS = 3
 FOLLOW_SECONDS = 0.5
 POLL_SECONDS = 0.1
-END_SECONDS = 10.0
+END_SECONDS = 60.0
+KILL_SECONDS = 60.0
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
@@ -56,9 +57,9 @@ class Workers:
 
     To start them takes longer than a short stage: each imports torch, transformers and Ray. Orders and answers
     are files in a folder, which every machine of the cluster must see, as it must the runs' own folders:
-    `N.order` names the N-th run, `N.answer` says how it ended, `N.stop` asks to save and stop it. A worker that dies is
-    started again, with the others, at most `MAX_RESTARTS` times; they go on with the first order that has no answer,
-    from its newest state.
+    `N.order` names the N-th run, `N.answer` says how it ended, `N.stop` asks to save and stop it; `abandoned` ends them
+    whatever they do. A worker that dies is started again, with the others, at most `MAX_RESTARTS` times; they go on
+    with the first order that has no answer, from its newest state.
     """
 
     def __init__(self, folder: Path, options: RunOptions):
@@ -96,8 +97,8 @@ class Workers:
         write_spec(spec, spec.notes / "RUN.json")
         number, self._orders = self._orders, self._orders + 1
         answer = _answer(self._folder, number)
-        write_whole(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
         with _following(spec, progress):
+            write_whole(_order(self._folder, number), json.dumps({"run": str(spec.notes / "RUN.json")}))
             try:
                 self._wait_for(answer, math.inf)
             except BaseException:
@@ -118,10 +119,21 @@ class Workers:
             time.sleep(POLL_SECONDS)  # a join that is interrupted takes the thread for ended (Python 3.11)
 
     def end(self) -> None:
-        """Let them go. Those that are at work are left to the cluster's end."""
+        """Let them go: by an order if they wait for one; those at work, and those being started again, are killed.
+
+        It waits until the thread that asks Ray for them has ended: Ray ends the whole process, with nothing said, where
+        one still asks after `ray.shutdown`.
+        """
         write_whole(_order(self._folder, self._orders), json.dumps({"run": None}))
-        if all(_answer(self._folder, number).exists() for number in range(self._orders)):
+        if self._are_well():
             self._thread.join(END_SECONDS)
+        write_whole(_abandoned(self._folder), "")
+        self._thread.join(KILL_SECONDS)
+
+    def _are_well(self) -> bool:
+        """Whether they have done what they were told. A run that fails has Ray start them all again."""
+        last = _answer(self._folder, self._orders - 1)
+        return self._orders == 0 or (last.exists() and json.loads(last.read_text())["failure"] is None)
 
 
 @contextmanager
@@ -149,12 +161,16 @@ def _stop(folder: Path, number: int) -> Path:
     return folder / f"{number}.stop"
 
 
+def _abandoned(folder: Path) -> Path:
+    return folder / "abandoned"
+
+
 def _trainer(folder: Path, options: RunOptions) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
     use_gpu = options.device == "cuda"
-    return _lean_trainer()(
+    return _lean_trainer(folder)(
         _worker,
         train_loop_config={"folder": str(folder)},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -171,16 +187,22 @@ def _trainer(folder: Path, options: RunOptions) -> Any:
     )
 
 
-def _lean_trainer() -> type[Any]:
-    """Ray's TorchTrainer without two helpers that a run like ours does not need, and with workers that hear SIGTERM.
+def _lean_trainer(folder: Path) -> type[Any]:
+    """Ray's TorchTrainer without two helpers that a run like ours does not need.
+
+    Its workers hear SIGTERM, and its controller, Ray's process that starts and restarts them, ends when they are
+    abandoned, and they with it.
 
     Each is a process of its own in every run, two seconds of a core to start: one shares out Ray data sets, the
     other tidies up after a controller that died, and here the cluster ends with the pipeline.
     """
     from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+    from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-    class Hearing(WorkerGroupCallback):
+    class Hearing(ControllerCallback, WorkerGroupCallback):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            Thread(target=_end_when_abandoned, args=(folder,), daemon=True).start()
+
         def after_execution_group_start(self, execution_group: Any) -> None:
             execution_group.execute(_hear_sigterm)
 
@@ -195,6 +217,16 @@ def _lean_trainer() -> type[Any]:
 def _hear_sigterm() -> None:
     """In a worker's main thread; training has another. Ray's own answer to the signal is to end at once."""
     signal.signal(signal.SIGTERM, lambda number, frame: TERMINATED.set())
+
+
+def _end_when_abandoned(folder: Path) -> None:
+    """In a thread of Ray's controller. What Ray keeps of the room that they had ends with the cluster, or with this
+    command's part in it."""
+    import ray
+
+    while not _abandoned(folder).exists():
+        time.sleep(POLL_SECONDS)
+    ray.kill(ray.get_runtime_context().current_actor)  # an exit of its own Ray would tell as an error
 
 
 def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
@@ -213,8 +245,12 @@ def _resources(processes: int, use_gpu: bool) -> dict[str, float]:
 
 @contextmanager
 def _following(spec: RunSpec, progress: Progress) -> Iterator[None]:
-    """Tell `progress` what the workers write to `metrics.jsonl`, while they do, and warn of what they warn of."""
+    """Tell `progress` what the workers write to `metrics.jsonl`, while they do, and warn of what they warn of.
+
+    What a killed run has written there was told then; its steps say nothing of how fast those of this run are.
+    """
     tail, total = Tail(spec.notes / "metrics.jsonl"), spec.stage.schedule.steps
+    tail.read()
 
     def tell() -> None:
         lines = tail.read()

@@ -1,12 +1,13 @@
 """What training a stage would take, before it begins: from the last run of such a stage, or by arithmetic."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.build import Store
-from tasks.request import TrainingEstimate
+from tasks.request import TrainingEstimate, changed
 from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import parameters, trained_parameters
@@ -19,14 +20,24 @@ FLOAT32_BYTES = 4
 STATE_VALUES = 3
 """Of each trained parameter a state has its value and two moments; memory has its gradient, too."""
 NO_TIME = "no time is known: --probe measures it"
+FELT_IN_STAGE = ("mix", "max_tokens", "precision", "lora")
+"""What of a stage bears on the time of a sample and on memory, apart from the size of pictures."""
+NOT_FELT = ("device", "log_every_steps", "save_every_steps", "save_every_seconds", "keep_states", "stop_seconds")
+"""Options that do so hardly at all, and the device, without which runs are not compared."""
+KEPT_TOKENS = "kept vision tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LastRun:
-    """An earlier build of a stage, as the store's notes have it."""
+    """An earlier build of a stage, as the store's notes have it.
+
+    Attributes:
+        aided: it had kept vision tokens.
+    """
 
     stage: dict[str, Any]
     options: dict[str, Any]
+    aided: bool
     summary: dict[str, Any]
     time: float
 
@@ -35,26 +46,48 @@ class LastRun:
         """Of training, all processes together."""
         return 1 / self.summary["samples_per_second"]
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """`conditions` of it."""
+        return conditions(self.stage, self.options, self.aided)
+
 
 def estimate_training(
-    stage: Stage, sizes: Sizes, backbones: Artifact | None, options: RunOptions, store: Store
+    stage: Stage, sizes: Sizes, backbones: Artifact | None, options: RunOptions, store: Store, *, aided: bool
 ) -> TrainingEstimate:
     """By the last run on these backbones of a stage of this name that is most like it; else by arithmetic.
 
     Args:
         backbones: None where they are not there yet.
+        aided: vision tokens are kept for it.
     """
-    run = nearest_run(stage, backbones, options, store) if backbones else None
+    run = nearest_run(stage, backbones, options, store, aided=aided) if backbones else None
     if run is None:
         return by_arithmetic(stage, sizes, options, NO_TIME)
-    processes = run.options["processes"]
     return TrainingEstimate(
         seconds=samples_of(stage) * run.seconds_per_sample,
         memory_bytes=run.summary["peak_memory_bytes"],
         disk_bytes=disk_bytes(stage, sizes, options),
         by="last run",
-        note="" if processes == options.processes else f"that one had {processes} processes",
+        note=_unlike(run.conditions, conditions(plain(stage, identity=True), plain(options), aided)),
     )
+
+
+def conditions(stage: Mapping[str, Any], options: Mapping[str, Any], aided: bool) -> dict[str, Any]:
+    """What the time of a sample and memory follow from, by name, of a run on the same backbones and kind of device."""
+    felt = leaves({name: stage[name] for name in FELT_IN_STAGE})
+    return {name: options[name] for name in options if name not in NOT_FELT} | {KEPT_TOKENS: aided} | felt
+
+
+def _unlike(had: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """In words, under what other conditions a run was measured."""
+    told = [f"{name} {_value(had.get(name))}, now {_value(asked.get(name))}" for name in changed(had, asked)]
+    return f"measured with {'; '.join(told)}" if told else ""
+
+
+def _value(value: object) -> str:
+    """As it is spelled on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def by_arithmetic(stage: Stage, sizes: Sizes, options: RunOptions, note: str) -> TrainingEstimate:
@@ -83,22 +116,22 @@ def samples_of(stage: Stage) -> float:
     return stage.schedule.steps * batch
 
 
-def nearest_run(stage: Stage, backbones: Artifact, options: RunOptions, store: Store) -> LastRun | None:
+def nearest_run(stage: Stage, backbones: Artifact, options: RunOptions, store: Store, *, aided: bool) -> LastRun | None:
     """The earlier build that is most like what is wanted, of the newest; None where none tells anything about it.
 
-    Another device, size of pictures or language model says nothing.
+    First the conditions of time and memory count, then the rest of the stage. Another device, size of pictures or
+    language model says nothing.
     """
-    asked = leaves(plain(stage, identity=True))
+    wanted = plain(stage, identity=True)
+    asked = conditions(wanted, plain(options), aided)
     found = [
         run
         for run in _runs(stage.name, backbones, store)
         if run.options["device"] == options.device and run.stage["image_size"] == stage.image_size
     ]
 
-    def distance(run: LastRun) -> tuple[bool, int, float]:
-        had = leaves(run.stage)
-        unlike = sum(had.get(name) != asked.get(name) for name in {**had, **asked})
-        return run.options["processes"] != options.processes, unlike, -run.time
+    def distance(run: LastRun) -> tuple[int, int, float]:
+        return len(changed(run.conditions, asked)), len(changed(leaves(run.stage), leaves(wanted))), -run.time
 
     return min(found, key=distance, default=None)
 
@@ -115,6 +148,7 @@ def _runs(name: str, backbones: Artifact, store: Store) -> list[LastRun]:
                 LastRun(
                     stage=record["config"]["stage"],
                     options=run["options"],
+                    aided=run["features"] is not None,
                     summary=summary,
                     time=record["noted"]["time"],
                 )

@@ -1,5 +1,7 @@
 """What a person reads on the terminal."""
 
+import pytest
+
 from flows.terminal import Terminal
 from tests.tasks.test_report import report_of
 
@@ -22,3 +24,18 @@ def test_what_is_not_known_of_a_stage_is_left_out_and_warnings_are_counted(capsy
     report["stages"]["stage1"].update({"expected": None, "predicted": None, "warnings": ["the loss leapt"]})
     lines = summary_of(report, capsys, tmp_path)
     assert "stage1: held-out loss 3.500 to 1.250; 1:15, 62 samples/s; warnings: 1, see the report" in lines
+
+
+@pytest.mark.parametrize("is_terminal", [True, False], ids=["a bar", "lines"])
+def test_what_is_left_of_a_run_that_goes_on_is_reckoned_from_where_it_goes_on(capsys, monkeypatch, is_terminal):
+    """300 of 1,500 steps are done already; 10 more take 10 seconds: 1,190 are left, which take 19:50."""
+    now = [1000.0]
+    for clock in ("flows.terminal.time.monotonic", "tqdm.std.time"):
+        monkeypatch.setattr(clock, lambda: now[0])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    terminal = Terminal()
+    tell = terminal.progress("stage1/train")
+    for done in (300, 310):
+        tell(done, 1500, "")
+        now[0] += 10.0
+    assert "19:50" in (str(terminal.bar) if terminal.bar else capsys.readouterr().err)

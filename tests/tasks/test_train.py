@@ -161,8 +161,10 @@ def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(w
         workers.train(spec, signal_twice)
     first, second = stops_of(spec)
     assert 60 < first < second < STEPS
-    workers.train(spec, quiet)
+    told = []
+    workers.train(spec, lambda done, total, text: told.append(done))
     assert summary_of(spec)["resumed_from_step"] == second
+    assert min(told) > second  # what is left is reckoned from the steps of this run alone
     assert_same_training(spec, bare)
 
 
@@ -217,6 +219,19 @@ def test_work_over_tars_on_ray_gives_what_this_process_makes_of_them_in_their_or
     on_ray = Sharing(processes=1, least_bytes=0, ray=lambda: asked.append("connected"))
     assert list(over_tars(os.path.getsize, tars, on_ray)) == [30, 10, 20]
     assert asked == ["connected"]
+
+
+@pytest.mark.parametrize("has_failed", [True, False], ids=["after a failure", "while they start"])
+def test_nobody_asks_ray_for_workers_that_were_let_go(home, bare, tmp_path, monkeypatch, has_failed):
+    """Ray, which after a failure starts them all again, would end this process if it were shut down meanwhile."""
+    monkeypatch.setattr("tasks.train.END_SECONDS", 0.0)
+    before = set(threading.enumerate())
+    workers = Workers(tmp_path / "workers", replace(TWO, processes=1))
+    if has_failed:
+        with pytest.raises(ConfigError, match="holds no checkpoint"):
+            workers.train(replace(elsewhere(bare, tmp_path), init=tmp_path / "nothing"), quiet)
+    workers.end()
+    assert set(threading.enumerate()) <= before
 
 
 def test_nothing_has_left_loopback_nor_written_to_the_users_home(home, watch):

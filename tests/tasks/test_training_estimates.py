@@ -22,7 +22,7 @@ BACKBONES = Artifact(kind="backbones", digest="b" * 64, path=Path("backbones"))
 TWICE = replace(NANO_STAGE1, schedule=replace(NANO_STAGE1.schedule, steps=220))
 
 
-def note_run(store, key, *, stage=NANO_STAGE1, speed=64.0, backbones=BACKBONES, time=1.0, **options):
+def note_run(store, key, *, stage=NANO_STAGE1, speed=64.0, backbones=BACKBONES, time=1.0, features=None, **options):
     """What an earlier build of `stage` left: 64 samples a second, and a gigabyte."""
     record = {
         "name": f"{stage.name}/train",
@@ -33,14 +33,18 @@ def note_run(store, key, *, stage=NANO_STAGE1, speed=64.0, backbones=BACKBONES, 
     for path, value in (
         (store.root / "keys" / "train" / f"{key}.json", record),
         (store.notes(key) / "summary.json", {"samples_per_second": speed, "peak_memory_bytes": 1_000_000_000}),
-        (store.notes(key) / "RUN.json", {"options": plain(replace(OPTIONS, **options))}),
+        (store.notes(key) / "RUN.json", {"options": plain(replace(OPTIONS, **options)), "features": features}),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
 
 
+def estimate(store, stage=NANO_STAGE1, aided=False, **options):
+    return estimate_training(stage, SIZES, BACKBONES, replace(OPTIONS, **options), store, aided=aided)
+
+
 def seconds_of(store, stage=NANO_STAGE1, **options):
-    return estimate_training(stage, SIZES, BACKBONES, replace(OPTIONS, **options), store).seconds
+    return estimate(store, stage, **options).seconds
 
 
 def test_without_a_run_it_says_what_the_weights_take():
@@ -55,7 +59,7 @@ def test_the_last_run_says_how_long_as_many_samples_take(tmp_path):
     """110 steps of 32 are 3,520 samples, 220 are 7,040: at 64 a second."""
     store = Store(tmp_path)
     note_run(store, "first")
-    taken = estimate_training(TWICE, SIZES, BACKBONES, OPTIONS, store)
+    taken = estimate(store, TWICE)
     assert (taken.seconds, taken.memory_bytes, taken.by, taken.note) == (110.0, 1_000_000_000, "last run", "")
 
 
@@ -84,10 +88,31 @@ def test_a_run_that_says_nothing_about_it_is_passed_over(tmp_path, other):
     assert seconds_of(store) is None
 
 
-def test_a_run_with_other_processes_says_so(tmp_path):
+@pytest.mark.parametrize(
+    ("had", "note"),
+    [
+        ({"processes": 2}, "processes 2, now 1"),
+        ({"threads": 2, "micro_batch": 32}, "threads 2, now 1; micro_batch 32, now null"),
+        ({"engine": "zero3", "packed": True}, "packed true, now false; engine zero3, now ddp"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing true, now false"),
+        ({"compile": True, "stop_seconds": 5}, "compile true, now false"),
+        ({"features": "features"}, "kept vision tokens true, now false"),
+        ({"stage": replace(NANO_STAGE1, precision="bfloat16")}, "precision bfloat16, now float32"),
+    ],
+)
+def test_a_run_under_other_conditions_says_so(tmp_path, had, note):
     store = Store(tmp_path)
-    note_run(store, "two", processes=2)
-    assert estimate_training(NANO_STAGE1, SIZES, BACKBONES, OPTIONS, store).note == "that one had 2 processes"
+    note_run(store, "other", **had)
+    assert estimate(store).note == f"measured with {note}"
+
+
+def test_a_run_under_the_same_conditions_comes_before_newer_ones(tmp_path):
+    store = Store(tmp_path)
+    note_run(store, "kept", speed=640.0, features="features", time=1.0)
+    note_run(store, "looked", speed=64.0, time=2.0)
+    note_run(store, "few at once", speed=32.0, micro_batch=1, time=3.0)
+    assert (seconds_of(store, aided=True), seconds_of(store), seconds_of(store, micro_batch=1)) == (5.5, 55.0, 110.0)
+    assert {estimate(store, **asked).note for asked in ({"aided": True}, {}, {"micro_batch": 1})} == {""}
 
 
 def test_a_mix_draws_by_its_weights():
