@@ -123,7 +123,7 @@ class MadeHome:
                 (row, _outcome(n), ("jpg", PICTURES[n]) if n is not None else None)
                 for row, n in zip(rows[:-1], pictures, strict=True)
             )
-            pack(found, 100, site.out, len(pictures))
+            pack(found, 100, site.out).write(site.out, len(pictures))
 
         def look(inputs: Mapping[str, Artifact], site: Site) -> None:
             screen(SCREENED, inputs["shards"].path, Against(), site, ALONE)
