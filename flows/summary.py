@@ -30,6 +30,7 @@ from tasks.request import TrainingEstimate
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.bands import band_of
+from tinygptv_core.metrics import lines_of
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
 
@@ -125,9 +126,7 @@ def _metrics(place: Place, built: Mapping[str, Built], name: str) -> Path:
 
 
 def _warnings(metrics: Path) -> list[str]:
-    if not metrics.exists():
-        return []
-    return [text for line in metrics.read_text().splitlines() for text in json.loads(line).get("warnings", [])]
+    return [text for line in lines_of(metrics) for text in line.get("warnings", [])]
 
 
 def _scores(built: Mapping[str, Built], name: str) -> dict[str, Any]:

@@ -125,6 +125,8 @@ class _Training:
     def train(self, inputs: Mapping[str, Artifact], site: Site) -> None:
         """Train it, with a run of the stage's own in MLflow."""
         stage, place = self.stage, self.place
+        if not any(site.scratch.glob("state-*")):  # what another run of it has told
+            (site.notes / "metrics.jsonl").unlink(missing_ok=True)
         data = [_used(name, inputs) for name in stage.mix]
         with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run, data):
             with place.workers() as workers:

@@ -41,7 +41,7 @@ def estimate_fetch(
         table: the rows, if they are there already.
     """
     records = _records(wanted, store)
-    there = _sum([record for record in records if _is_of(record, wanted, table)], store)
+    there = _sum([one for one in records if _is_of(one, wanted, table) and _has_pictures(one, store)], store)
     ever = _sum(records, store)
     rows = read_counts(table.path)["kept"] if table else form.expected_rows
     per_row = ever.kept / ever.rows if ever.kept else form.expected_success or SUCCESS
@@ -70,9 +70,15 @@ def _records(wanted: Wanted, store: Store) -> list[dict]:
 
 
 def _is_of(record: dict, wanted: Wanted, table: Artifact | None) -> bool:
-    """Whether a segment is one that this fetch would reuse."""
+    """Whether a segment is one of this fetch's."""
     config = plain(wanted.config, identity=True)
     return table is not None and record["noted"]["table"] == table.digest and record["config"] == config
+
+
+def _has_pictures(record: dict, store: Store) -> bool:
+    """Whether a segment gave any; one that gave none is asked for again."""
+    folder = _folder(record, store)
+    return folder.is_dir() and read_counts(folder)["kept"] > 0
 
 
 def _sum(records: list[dict], store: Store) -> Measured:

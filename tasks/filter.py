@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-FILTER = Step(name="filter", kind="table", version=1)
+FILTER = Step(name="filter", kind="table", version=2)
 OVERVIEW_FILE = "filter.json"
 
 BATCH_ROWS = 50_000
@@ -212,19 +212,22 @@ def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known
 
     pc = compute()
 
-    def is_listed(hosts: Iterable[str]) -> "np.ndarray":
-        listed = frozenset(map(canonical_host, hosts))
-        return np.array([is_below(host, listed) for host in known.hosts])[known.host]
+    def is_listed(hosts: Collection[str]) -> "np.ndarray":
+        return np.array([is_below(host, hosts) for host in known.hosts])[known.host]
 
     if settings.hosts:
-        faults.add(~is_listed(settings.hosts) & (known.host > 0), known.host_of, "not_allowed_host")
+        faults.add(~is_listed(_canonical(settings.hosts)) & (known.host > 0), known.host_of, "not_allowed_host")
     if settings.not_hosts:
-        faults.add(is_listed(settings.not_hosts), known.host_of, "refused_host")
+        faults.add(is_listed(_canonical(settings.not_hosts)), known.host_of, "refused_host")
     if removals.hosts:
         faults.add(is_listed(removals.hosts), known.host_of, "removed_host")
     if removals.urls:
         is_removed = np.array(pc.is_in(known.urls, value_set=_strings(removals.urls)))
         faults.add(is_removed, lambda at: "the removal list names it", "removed_url")
+
+
+def _canonical(hosts: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(canonical_host, hosts))
 
 
 def is_below(host: str, hosts: Collection[str]) -> bool:

@@ -236,7 +236,7 @@ def _goes_on(window: _Window, path: Path, position: int) -> bool:
         where = f"after record {position - 1}, before the closing ']'"
         raise ConfigError(_cut_off(path, window.byte(window.at), where))
     window.at += mark == ","
-    return mark == ","
+    return mark in ",{"  # where a comma is missing the record after it is whole all the same
 
 
 def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int) -> object:
@@ -257,7 +257,7 @@ def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int)
             after = _SPACE.match(window.text, end).end()  # type: ignore[union-attr]  # it also matches nothing
             mark = window.text[after : after + 1]
             if window.ended or (mark and end + follow < len(window.text)):
-                if mark not in ",]":
+                if mark not in ",]{":
                     why = f"is followed by {mark!r}, not by a comma, at byte {window.byte(after)}"
                     return _passed_over(window, path, position, why)
                 window.at = after

@@ -23,7 +23,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import PictureSet
 from tinygptv_core.settings import Fetch
 
-PICTURES = Step(name="pictures", kind="pictures", version=1)
+PICTURES = Step(name="pictures", kind="pictures", version=2)
 GATHER = Step(name="gather", kind="shards", version=1)
 
 PICTURES_FILE = "pictures.parquet"

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.request import Site, TrainingEstimate
 from tasks.tied import run_tied
 from tasks.training_estimates import by_arithmetic, disk_bytes, samples_of
-from tinygptv_core.metrics import Line
+from tinygptv_core.metrics import Line, lines_of
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec, write_spec
 from tinygptv_core.stages import Stage
@@ -41,7 +41,7 @@ def probe(spec_of: Callable[[Site], RunSpec], *, aided: bool) -> TrainingEstimat
         sizes = sizes_in(spec.backbones)
         if failure:
             return by_arithmetic(wanted.stage, sizes, options, f"no time is known, for the probe failed: {failure}")
-        lines = [json.loads(line) for line in (site.notes / "metrics.jsonl").read_text().splitlines()]
+        lines = lines_of(site.notes / "metrics.jsonl")
         summary = json.loads((site.notes / "summary.json").read_text())
     return TrainingEstimate(
         seconds=samples_of(wanted.stage) / samples_per_second(lines),

@@ -3,14 +3,14 @@
 A removal list is text, one item a line, perhaps packed (gz, bz2, xz, zst). Empty lines and those that begin with # say
 nothing. An item is told by its form:
 
-    https://a.example/1.jpg     a URL: http or https, then :// (it may hold spaces)
+    https://a.example/1.jpg     a URL: http or https, then ://
     sha256:9f86d0...            64 hexadecimal digits; they may stand alone
     phash:d1c4b2a0f0e81c3a      16 hexadecimal digits: 64 bits; they may stand alone
     a.example                   a host, in any script, and every host below it; or localhost, or an IPv6 address
 
 `kind,value` says the kind before a comma, as a CSV has it: `url`, `host`, `sha256` or `phash`; a first line of just
-these two words is taken for the table's head. What follows `url,` is the URL, with its commas. URLs and hosts are
-applied in the filter, hashes in the screen.
+these two words is taken for the table's head. A URL with a space, or with a comma behind `url,`, stands in quotes, so
+that no remark is taken for a part of it. URLs and hosts are applied in the filter, hashes in the screen.
 """
 
 import csv
@@ -25,11 +25,12 @@ from tasks.lists import opened
 from tinygptv_core.plain import ConfigError, unknown
 
 _FORMS = {
-    "url": re.compile(r"https?://\S[^\t]*", re.IGNORECASE),
+    "url": re.compile(r"https?://\S.*", re.IGNORECASE),
     "sha256": re.compile(r"[0-9a-f]{64}", re.IGNORECASE),
     "phash": re.compile(r"[0-9a-f]{16}", re.IGNORECASE),
     "host": re.compile(r"localhost|[a-z0-9_-]+(\.[a-z0-9_-]+)+"),  # as `canonical_host` has it
 }
+_SPACE = re.compile(r"\s")
 _HEAD = ["kind", "value"]
 
 
@@ -72,7 +73,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _item(line: str, where: str) -> tuple[str, str]:
     """The kind and the value that a line names, the value in its one spelling."""
-    kind, written = _parts(line)
+    try:
+        kind, written = _parts(line)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if kind in _FORMS and (value := _value(kind, written)) is not None:
         return kind, value
     if kind and kind not in _FORMS:
@@ -87,12 +91,13 @@ def _parts(line: str) -> tuple[str, str]:
     if colon and before.lower() in ("sha256", "phash"):
         return before.lower(), after.strip()
     if _FORMS["url"].match(line) or "," not in line:
-        return next((kind for kind in _FORMS if _value(kind, line) is not None), ""), line
-    kind, value = (cell.strip() for cell in line.split(",", 1))
-    if kind == "url" and not value.startswith('"'):
-        return kind, value
-    kind, value = (cell.strip() for cell in next(csv.reader([line]))[:2])
-    return kind, value
+        kind = next((kind for kind in _FORMS if _value(kind, line) is not None), "")
+        return ("" if kind == "url" and _SPACE.search(line) else kind), line
+    cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+    is_quoted = line.partition(",")[2].lstrip().startswith('"')
+    if cells[0] == "url" and not is_quoted and (len(cells) > 2 or _SPACE.search(cells[1])):
+        raise ConfigError(f"{line[:80]!r} may be a URL and a remark: put the URL in quotes, as a CSV does")
+    return cells[0], cells[1]
 
 
 def _value(kind: str, written: str) -> str | None:

@@ -11,7 +11,7 @@ from tasks.page import environment, picture_url
 from tasks.report import Report, ReportDetails, ScoreReport, Scores, StageReport
 from tasks.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
 from tinygptv_core.drafts import write_whole
-from tinygptv_core.metrics import Line
+from tinygptv_core.metrics import Line, lines_of
 from tinygptv_core.shards import ShardSet
 
 SAMPLES_EACH = 4
@@ -102,7 +102,7 @@ class Page:
 
     def __init__(self, report: Report, details: ReportDetails):
         self._report, self._details = report, details
-        self._lines = {name: _lines_of(details.metrics.get(name)) for name in report["stages"]}
+        self._lines = {name: _measured(details.metrics.get(name)) for name in report["stages"]}
 
     def write(self, folder: Path) -> Path:
         """report.json and report.html in `folder`; the path of the first.
@@ -222,8 +222,8 @@ def _split(lines: Sequence[Line]) -> dict[str, float]:
     }
 
 
-def _lines_of(path: Path | None) -> list[dict]:
-    return _lines(path) if path and path.exists() else []
+def _measured(path: Path | None) -> list[Line]:
+    return lines_of(path) if path else []
 
 
 def _lines(path: Path) -> list[dict]:

@@ -169,7 +169,7 @@ class _Fetch:
         """Whether it is asked for anew though the store has it: all may have failed for being offline that day."""
         if self._renewed(rows).exists():
             return False
-        known = self._known(rows)
+        known = None if self.site.forced else self._known(rows)
         return self.site.forced or (known is not None and not read_counts(known.path)["kept"])
 
     def _build(self, rows: Artifact, force: bool, seconds: float) -> Artifact:

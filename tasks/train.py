@@ -190,11 +190,11 @@ def _trainer(folder: Path, options: RunOptions) -> Any:
 def _lean_trainer(folder: Path) -> type[Any]:
     """Ray's TorchTrainer without two helpers that a run like ours does not need.
 
-    Its workers hear SIGTERM, and its controller, Ray's process that starts and restarts them, ends when they are
-    abandoned, and they with it.
-
     Each is a process of its own in every run, two seconds of a core to start: one shares out Ray data sets, the
     other tidies up after a controller that died, and here the cluster ends with the pipeline.
+
+    Its workers hear SIGTERM, and its controller, Ray's process that starts and restarts them, ends when they are
+    abandoned, and they with it.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback

@@ -148,7 +148,7 @@ def _runs(name: str, backbones: Artifact, store: Store) -> list[LastRun]:
                 LastRun(
                     stage=record["config"]["stage"],
                     options=run["options"],
-                    aided=run["features"] is not None,
+                    aided=run.get("features") is not None,
                     summary=summary,
                     time=record["noted"]["time"],
                 )

@@ -26,8 +26,7 @@ class Metrics:
 
     def __init__(self, path: Path, *, after_step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _lines(path.read_bytes()) if path.exists() else []
-        write_whole(path, "".join(_written(line) for line in lines if line["step"] <= after_step))
+        write_whole(path, "".join(_written(line) for line in lines_of(path) if line["step"] <= after_step))
         self._path = path
 
     def write(self, line: Line) -> None:
@@ -62,6 +61,11 @@ class Tail:
         lines = [line for line in _lines(data[:end]) if line["step"] > self._step]
         self._step = lines[-1]["step"] if lines else self._step
         return lines
+
+
+def lines_of(path: Path) -> list[Line]:
+    """The whole lines of the file; none where there is no file."""
+    return _lines(path.read_bytes()) if path.exists() else []
 
 
 def numbers(line: Line) -> Mapping[str, float]:

@@ -1,6 +1,7 @@
 """What a pickle would import, read off its opcodes without running any of them: to say what was refused, and why."""
 
 import io
+import lzma
 import pickletools
 import re
 import zipfile
@@ -52,7 +53,7 @@ def look(path: Path) -> Seen:
     """What the pickle in a file of torch's would import, whether the file is an archive or not."""
     try:
         data = _pickle_in(path)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, StopIteration):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError, StopIteration, ValueError):
         return Seen()
     file, wants, opcodes = io.BytesIO(data), dict[str, None](), 0
     for _ in range(PICKLES_IN_A_FILE):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,6 @@ from tinygptv_core.processes import gathered
 from tinygptv_core.run import RunSpec
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.watch import Watch
-
-T = TypeVar("T")
 
 LOGGER = logging.getLogger(__name__)
 

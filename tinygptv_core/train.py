@@ -79,7 +79,7 @@ LESS_MEMORY = (
 )
 NO_SUCH_KERNEL = "does not have a deterministic implementation"
 """In torch's words."""
-READER_DIED = "DataLoader worker"
+READER_DIED = "DataLoader worker (pid"
 """In torch's words, where a process that reads ahead was killed."""
 STOPPED = 128 + signal.SIGTERM
 """The exit status of a run that was asked to stop, as of one that the signal ended."""
@@ -292,9 +292,8 @@ def main(arguments: Sequence[str], training: Train = train) -> int:
 
     Returns:
         0; 1 when a file could not be read or written, a number is not finite, memory ran out or a process that reads
-        ahead was killed; 2 for the user's
-        mistake; or 143 when SIGTERM or SIGINT asked it to stop, which it does after the step at hand. torchrun waits
-        for that half a minute.
+        ahead was killed; 2 for the user's mistake; or 143 when SIGTERM or SIGINT asked it to stop, which it does after
+        the step at hand. torchrun waits for that half a minute.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(arguments) != 1:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import random
@@ -272,6 +273,9 @@ def test_a_reading_process_that_was_killed_is_one_message(whole, tmp_path, caplo
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     assert main([str(tmp_path / "RUN.json")], raising(killed)) == 1
     assert "DataLoader worker (pid 7) is killed" in caplog.text and '"loader_workers": 0' in caplog.text
+    caught = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nstack expects")
+    with pytest.raises(RuntimeError, match="stack expects"):
+        main([str(tmp_path / "RUN.json")], raising(caught))
 
 
 def test_a_run_that_another_process_trains_is_refused(whole, tmp_path, caplog, monkeypatch):
@@ -283,6 +287,15 @@ def test_a_run_that_another_process_trains_is_refused(whole, tmp_path, caplog, m
     assert f"another process trains in {spec.work}" in caplog.text
     assert not spec.notes.exists()
     train(spec, 0, 1, quiet)
+
+
+def test_where_a_file_system_has_no_locks_nothing_is_held(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with alone(tmp_path), alone(tmp_path):
+        pass
 
 
 def test_a_loss_that_is_no_number_ends_the_command_in_a_message(whole, tmp_path, caplog):

@@ -178,7 +178,6 @@ SPELLED = ("\t", "\\\\", '\\\\\\"', '\\"', "\\ud800", "\\/", "\\x", "\\")
 @pytest.mark.parametrize(
     "odd",
     [
-        '{"url": "a"}\n{"url": "b"}',  # no comma between them
         '{"url": "a", "z": [{"c": 1}, {"c": 2}]}',
         '{"url": "a", "url": "b"}',
         '{"url": "a}, {b"}',
@@ -200,6 +199,13 @@ def test_what_columns_cannot_hold_is_read_as_it_was(tmp_path, odd):
     check_same(path, odd)
     path.write_text(f"[{odd}, {odd}, {odd}]")
     check_same(path, odd)
+
+
+def test_records_without_a_comma_between_them_are_all_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[" + "\n".join(map(json.dumps, RECORDS)) + "]")
+    assert list(read_list(path)) == RECORDS
+    assert in_pieces(path) == RECORDS
 
 
 def check_same(path, odd):

@@ -30,10 +30,10 @@ def test_a_csv_says_the_kind(tmp_path):
 @pytest.mark.parametrize(
     ("line", "kind", "value"),
     [
-        ("url,http://a/b,c.jpg", "urls", "http://a/b,c.jpg"),
+        ("http://a/b,c.jpg", "urls", "http://a/b,c.jpg"),
         ('url,"http://a/b,c.jpg"', "urls", "http://a/b,c.jpg"),
-        ("http://a/\u00e4 b,c.jpg ", "urls", "http://a/\u00e4 b,c.jpg"),
-        ("url, http://a/b c.jpg", "urls", "http://a/b c.jpg"),
+        ('url, "http://a/\u00e4 b,c.jpg" ', "urls", "http://a/\u00e4 b,c.jpg"),
+        ('url,"http://a/b",2024-05-01', "urls", "http://a/b"),
         ("B\u00dcCHER.example", "hosts", "xn--bcher-kva.example"),
         ("host,\uff41\u3002example.", "hosts", "a.example"),
         ("localhost", "hosts", "localhost"),
@@ -54,6 +54,9 @@ def test_what_is_named_is_taken_whole_and_a_host_as_it_is_looked_up(tmp_path, li
         ("hots,a.example", "there is no kind of removal hots. Did you mean host?"),
         ("host,", "line 2 is '', which is no host"),
         ("\u00fc" * 70 + ".example", "which is no URL, host, SHA-256"),  # longer than a label may be
+        ("http://a/1.jpg # asked by mail", "line 2 is 'http://a/1.jpg # asked by mail', which is no URL"),
+        ("url,http://a/1.jpg,2024-05-01", "line 2: 'url,http://a/1.jpg,2024-05-01' may be a URL and a remark"),
+        ("url,http://a/1.jpg asked", "may be a URL and a remark"),
         ("a.example:80", "line 2 is 'a.example:80', which is no URL, host, SHA-256"),
     ],
 )
