@@ -236,7 +236,7 @@ def _goes_on(window: _Window, path: Path, position: int) -> bool:
         where = f"after record {position - 1}, before the closing ']'"
         raise ConfigError(_cut_off(path, window.byte(window.at), where))
     window.at += mark == ","
-    return mark in ",{"  # where a comma is missing the record after it is whole all the same
+    return mark in ",{"
 
 
 def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int) -> object:
@@ -257,12 +257,21 @@ def _item(window: _Window, decoder: json.JSONDecoder, path: Path, position: int)
             after = _SPACE.match(window.text, end).end()  # type: ignore[union-attr]  # it also matches nothing
             mark = window.text[after : after + 1]
             if window.ended or (mark and end + follow < len(window.text)):
-                if mark not in ",]{":
-                    why = f"is followed by {mark!r}, not by a comma, at byte {window.byte(after)}"
-                    return _passed_over(window, path, position, why)
-                window.at = after
-                return item
+                return _followed(window, item, after, path, position)
         _read_on(window, f"{path}: record {position}", "is cut off")
+
+
+def _followed(window: _Window, item: object, after: int, path: Path, position: int) -> object:
+    """`item`, if a comma or the end is what follows at `after`, where the window then stands; else `Broken`."""
+    mark = window.text[after : after + 1]
+    if mark in ",]":
+        window.at = after
+        return item
+    why = f"is followed by {mark!r}, not by a comma, at byte {window.byte(after)}"
+    if mark != "{":
+        return _passed_over(window, path, position, why)
+    begin, window.at = window.byte(window.at), after  # where another record begins
+    return Broken(detail=f"record {position}, at byte {begin}, {why}")
 
 
 def _passed_over(window: _Window, path: Path, position: int, why: str) -> Broken:

@@ -201,11 +201,14 @@ def test_what_columns_cannot_hold_is_read_as_it_was(tmp_path, odd):
     check_same(path, odd)
 
 
-def test_records_without_a_comma_between_them_are_all_read(tmp_path):
+def test_a_record_without_a_comma_behind_it_is_one_drop_and_the_next_is_read(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text("[" + "\n".join(map(json.dumps, RECORDS)) + "]")
-    assert list(read_list(path)) == RECORDS
-    assert in_pieces(path) == RECORDS
+    first, *others = map(json.dumps, RECORDS)
+    path.write_text(f"[{first}, {first}\n{', '.join(others)}]")
+    found = list(read_list(path))
+    assert found[:1] + found[2:] == RECORDS
+    assert isinstance(found[1], Broken) and "is followed by '{', not by a comma" in found[1].detail
+    assert in_pieces(path) == found
 
 
 def check_same(path, odd):

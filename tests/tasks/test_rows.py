@@ -139,7 +139,7 @@ REFUSED = {
     "open.json": (b'[{"url": "a", "caption": "b"}', "it ends at byte 29, after record 0"),
     "literal.json": (b'[{"url": "a", "caption": tru', "ends at byte 28"),
     "wrong.json": (b'[{"url": "a", "caption": b}]', "record 0, at byte 1, is not JSON at byte 25"),
-    "mark.json": (b'[{"url": "a"}; {"url": "b"}]', "is followed by ';', not by a comma, at byte 13"),
+    "mark.json": (b'[{"url": "a"} {"url": "b"}]', "is followed by '{', not by a comma, at byte 14"),
     "more.json": (b"[1] [2]", "the list ends before byte 4, but more follows"),
     "columns.json": (b'[{"link": "a", "text": "b"}]', "has no column url. Its columns are: link, text"),
     "caption.json": (b'[{"url": "a", "text": "b"}]', "has no column caption. Its columns are: url, text"),
