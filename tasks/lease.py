@@ -4,7 +4,6 @@ A lease names its holder, and a dead holder's is taken over. It only saves work:
 both be right, and the first to be noted wins. The shared lock is the system's: whoever dies has given it back.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -17,13 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from tinygptv_core.alone import NO_LOCKS
 from tinygptv_core.drafts import draft_of
 
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
 POLL_SECONDS = 0.5
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system says that has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

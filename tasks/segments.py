@@ -169,8 +169,10 @@ class _Fetch:
         """Whether it is asked for anew though the store has it: all may have failed for being offline that day."""
         if self._renewed(rows).exists():
             return False
-        known = None if self.site.forced else self._known(rows)
-        return self.site.forced or (known is not None and not read_counts(known.path)["kept"])
+        if self.site.forced:
+            return True
+        known = self._known(rows)
+        return known is not None and not read_counts(known.path)["kept"]
 
     def _build(self, rows: Artifact, force: bool, seconds: float) -> Artifact:
         noted = {"table": self.table.digest, "fetch_seconds": seconds}
