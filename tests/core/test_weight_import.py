@@ -473,6 +473,21 @@ def test_an_archive_that_somebody_compressed_holds_the_same_tensors(tmp_path):
     assert torch.equal(found["a"].read(), torch.arange(1000.0)) and torch.equal(found["b"].read(), torch.ones(3, 4))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_archive_whose_pickle_is_damaged_is_refused(tmp_path, method):
+    path = tmp_path / "a.pth"
+    torch.save({f"tensor{number}": torch.ones(3) for number in range(20)}, path)
+    compress(path, method)
+    with zipfile.ZipFile(path) as archive:
+        member = next(one for one in archive.infolist() if one.filename.endswith("data.pkl"))
+    data = bytearray(path.read_bytes())
+    middle = member.header_offset + 30 + len(member.filename) + member.compress_size // 2
+    data[middle : middle + 8] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="cut off, or no file that torch saved"):
+        open_weights(path)
+
+
 @pytest.mark.parametrize("held", [{"epoch": 3}, {}, [1, 2], torch.ones(2)])
 def test_a_pickle_without_tensors_by_name_is_refused(tmp_path, held):
     torch.save(held, tmp_path / "a.pth")
@@ -702,9 +717,9 @@ def save_as(form: str, held: object, path: Path) -> None:
         compress(path)
 
 
-def compress(path: Path) -> None:
+def compress(path: Path, method: int = zipfile.ZIP_DEFLATED) -> None:
     plain = path.rename(path.with_suffix(".plain"))
-    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", 8, compresslevel=1) as new:
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", method, compresslevel=1) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     plain.unlink()

@@ -1,12 +1,16 @@
 """What a training step is asked for."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from flows.train import train_step
+from tasks.request import Site
+from tasks.track import Tracking
 from tests.flows.test_screen_steps import PLACE
+from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import NANO, PAPER
 from tinygptv_core.stages import NANO_STAGES
 
@@ -46,3 +50,29 @@ def test_before_the_backbones_are_there_their_sizes_say_what_training_takes(pres
     estimate = request.estimate(dict.fromkeys(request.inputs))
     assert estimate.by == "arithmetic"
     assert least < estimate.memory_bytes < most
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["anew", "goes on"])
+def test_what_another_run_has_told_of_a_stage_is_forgotten_unless_this_one_goes_on(tmp_path, goes_on):
+    """The workers cannot be had, so that nothing but the notes changes."""
+
+    @contextmanager
+    def none():
+        raise RuntimeError("no workers")
+        yield
+
+    site = Site(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
+    for folder in (site.out, site.scratch, site.notes):
+        folder.mkdir()
+    told = site.notes / "metrics.jsonl"
+    told.write_text("{}\n")
+    if goes_on:
+        (site.scratch / "state-3").mkdir()
+    tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="nano", artifacts=tmp_path)
+    (tmp_path / "counts.json").write_text('{"rows": 1, "kept": 1, "dropped": {}}')
+    place = SimpleNamespace(tracking=tracking, pipeline_run=None, workers=none)
+    request = train_step(NANO_STAGES[0], (), {}, NANO.backbones, place)
+    inputs = dict.fromkeys(request.inputs, Artifact(kind="shards", digest="0" * 64, path=tmp_path))
+    with pytest.raises(RuntimeError, match="no workers"):
+        request.work(inputs, site)
+    assert told.exists() == goes_on

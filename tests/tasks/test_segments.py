@@ -260,6 +260,15 @@ def test_what_a_fetch_takes_is_told_before_anything_is_there(tmp_path):
     assert estimated(tmp_path) is None
 
 
+def test_a_segment_that_gave_nothing_is_still_to_be_fetched(web, table, tmp_path):
+    first, *_ = in_order()
+    web[0].dead = frozenset(map(str, first))
+    fetch(table, LIMITS, site(tmp_path / "site"), wanted=1, store=tmp_path / "store", processes=1)
+    kept = read_counts(tmp_path / "site" / "out")["kept"]
+    assert kept > 1  # those of the second segment
+    assert estimated(tmp_path, table).rows == ROWS - kept
+
+
 def test_once_something_was_fetched_the_rest_is_told_by_that(web, table, tmp_path):
     first, *_ = in_order()
     web[0].dead = frozenset(map(str, first[: len(first) // 2]))
