@@ -225,7 +225,8 @@ def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
     )
     page = Page(report, details).html()
     assert '<small class="bad">above what is expected,</small>' in page
-    assert "not predicted" in page and "predicted at least 500.0 MB" in page
+    assert "<small>not predicted</small>" in page
+    assert "<small>weights and optimizer 500.0 MB</small><small>the rest not predicted</small>" in page
     assert "<li>stage1: the loss leapt</li>" in page
 
 
