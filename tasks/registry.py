@@ -1,14 +1,16 @@
 """What the MLflow registry holds, read without MLflow: its import alone takes longer than a plan may.
 
 A registry is named by its tracking URI. `sqlite:///FILE` is read with the standard library's sqlite3,
-`http(s)://` by MLflow's REST API.
+`http(s)://` by MLflow's REST API, with the account or the token that MLflow's own client would send.
 """
 
 import json
+import os
 import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ PROCESS_TAG = "tinygptv.process"
 
 BUNDLE_TAG = "tinygptv.bundle"
 """The tag of a version that has a copy of its backbones among its files."""
+
+USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 
 TIMEOUT_SECONDS = 2.0
 PAGE_ROWS = 200
@@ -225,13 +229,24 @@ def _pages(address: str, method: str, field: str, query: Mapping[str, str]) -> l
 
 def _get(address: str, method: str, query: Mapping[str, str]) -> dict[str, Any] | None:
     """The answer of MLflow's REST API; None when what is asked for does not exist."""
-    url = f"{address.rstrip('/')}/api/2.0/mlflow/{method}?{urlencode(query)}"
+    request = urllib.request.Request(f"{address.rstrip('/')}/api/2.0/mlflow/{method}?{urlencode(query)}")
+    if account := _account():
+        request.add_unredirected_header("Authorization", account)  # whoever is redirected to learns no password
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
             return None
-        raise ConfigError(f"the MLflow server at {address} refuses {method}: {error}") from error
+        way_out = f". Set {USER} and {PASSWORD} to an account that it knows." if error.code == 401 else ""
+        raise ConfigError(f"the MLflow server at {address} refuses {method}: {error}{way_out}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"the MLflow server at {address} does not answer as one: {error}. Is it running?") from error
+
+
+def _account() -> str | None:
+    """What MLflow's own client would send as `Authorization`; None where the environment names neither of the two."""
+    user, password, token = (os.environ.get(name) for name in (USER, PASSWORD, TOKEN))
+    if user and password:
+        return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
+    return f"Bearer {token.strip()}" if token else None

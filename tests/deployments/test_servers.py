@@ -11,8 +11,10 @@ from base64 import b64encode
 
 import pytest
 
+from tasks.registry import names, versions
 from tests.deployments.test_files import COMPOSE, FOLDER
 from tests.ports import kept_port
+from tinygptv_core.plain import ConfigError
 
 pytestmark = pytest.mark.long
 
@@ -95,6 +97,17 @@ def test_who_has_no_password_gets_nothing_and_whether_it_is_well_anybody_may_ask
     wait_for(servers[name] + health)
     accounts = (None, "someone:else", ACCOUNT)
     assert [status_of(servers[name] + asked, account) for account in accounts] == [401, 401, 200]
+
+
+def test_the_registry_is_read_with_the_account_of_the_environment(servers, monkeypatch):
+    wait_for(servers["mlflow"] + "/health")
+    user, _, password = ACCOUNT.partition(":")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "else")
+    with pytest.raises(ConfigError, match="401: .* Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
+        versions(servers["mlflow"], "tinygptv")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    assert (versions(servers["mlflow"], "tinygptv"), names(servers["mlflow"])) == ((), ())
 
 
 @pytest.mark.parametrize(
