@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.build import Store
 from tasks.keeping import Keeping, Kept, Sweep, clean, rebuilt_by, sweep
-from tasks.lease import alone
+from tasks.lease import unless_in_use
 from tasks.records import clock
 from tasks.registry import names, versions
 from tasks.request import SHORT
@@ -46,7 +46,7 @@ def unused(home: Path) -> Iterator[None]:
         ConfigError: one goes on, or the file system cannot say; or there is no store.
     """
     check_store(home)
-    with alone(Store(home / "store").lock) as is_alone:
+    with unless_in_use(Store(home / "store").lock) as is_alone:
         if not is_alone:
             raise ConfigError(
                 f"a run goes on on {home}, or its file system has no locks that would say so. What a run reads is not "

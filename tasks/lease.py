@@ -1,7 +1,8 @@
 """Locks between processes: a lease for what one builds, and a lock that all who use a folder share.
 
-A lease names its holder, and a dead holder's is taken over. It only saves work: two builds of one key at once would
-both be right, and the first to be noted wins. The shared lock is the system's: whoever dies has given it back.
+A lease names its holder, and a dead holder's is taken over, as is that of another machine's which was silent for long;
+should he wake, he leaves it as it is. It only saves work: two builds of one key at once would both be right, and the
+first to be noted wins. The shared lock is the system's: whoever dies has given it back.
 """
 
 import fcntl
@@ -11,12 +12,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
-from tinygptv_core.alone import NO_LOCKS
+from tinygptv_core.alone import try_lock
 from tinygptv_core.drafts import draft_of
 
 HEARTBEAT_SECONDS = 10.0
@@ -59,8 +59,8 @@ def is_alive(holder: Holder) -> bool:
 def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lease at `path`; while another holds it, wait, after saying so once to `waiting`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = False
-    while not _take(path):
+    mine, told = myself(), False
+    while not _take(path, mine):
         _bury(path)
         if (holder := _holder(path)) is None:  # it was a dead holder's, or has been given back
             continue
@@ -69,14 +69,14 @@ def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
             told = True
         time.sleep(POLL_SECONDS)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    beat = threading.Thread(target=_beat, args=(path, mine, stop), daemon=True)
     beat.start()
     try:
         yield
     finally:
         stop.set()
         beat.join()
-        path.unlink(missing_ok=True)
+        _remove(path, mine)
 
 
 def held(path: Path) -> Holder | None:
@@ -93,63 +93,52 @@ def in_use(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            if not _locked(file, fcntl.LOCK_SH):
-                waiting("waits for a cleaning of the store")
-                fcntl.flock(file, fcntl.LOCK_SH)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        if try_lock(file, fcntl.LOCK_SH) is False:
+            waiting("waits for a cleaning of the store")
+            fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[bool]:
+def unless_in_use(path: Path) -> Iterator[bool]:
     """Try to hold the lock at `path` alone. Gives whether that is so; it is not where the file system has no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            is_alone = _locked(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            is_alone = False
-        yield is_alone
+        yield try_lock(file, fcntl.LOCK_EX) is True
 
 
-def _locked(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _take(path: Path) -> bool:
+def _take(path: Path, mine: Holder) -> bool:
     """Write the lease if nobody has it."""
-    mine = draft_of(path)
-    mine.write_text(json.dumps(asdict(myself())))
+    draft = draft_of(path)
+    draft.write_text(json.dumps(asdict(mine)))
     try:
-        os.link(mine, path)  # fails when the lease exists; what it holds is never half written
+        os.link(draft, path)  # fails when the lease exists; what it holds is never half written
     except FileExistsError:
         return False
     finally:
-        mine.unlink()
+        draft.unlink()
     return True
 
 
 def _bury(path: Path) -> None:
     """Remove the lease of a holder that is dead."""
-    dead = _holder(path)
-    if dead is None or not _is_dead(dead, path):
+    holder = _holder(path)
+    if holder is not None and _is_dead(holder, path):
+        _remove(path, holder)
+
+
+def _remove(path: Path, holder: Holder) -> None:
+    """Remove the lease if it is that holder's: another may have taken it over."""
+    if _holder(path) != holder:
         return
     grave = draft_of(path)
     try:
         os.rename(path, grave)
     except FileNotFoundError:
         return
-    if _holder(grave) != dead and not path.exists():  # another took it over meanwhile: give it back
-        os.link(grave, path)
+    if _holder(grave) != holder:  # taken over meanwhile: give it back
+        with suppress(FileExistsError):
+            os.link(grave, path)
     grave.unlink()
 
 
@@ -172,9 +161,12 @@ def _holder(path: Path) -> Holder | None:
         return UNKNOWN
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _beat(path: Path, mine: Holder, stop: threading.Event) -> None:
+    """Say now and then that the holder lives, as long as the lease is his."""
     while not stop.wait(HEARTBEAT_SECONDS):
-        os.utime(path)
+        with suppress(OSError):  # it is gone, or its file system is away: the next beat looks again
+            if _holder(path) == mine:
+                os.utime(path)
 
 
 def _boot() -> str:

@@ -229,7 +229,7 @@ def test_two_builds_of_one_key_make_it_once_and_the_second_says_for_whom_it_wait
 
 def test_a_dead_holders_lease_is_taken_over(tmp_path):
     path = tmp_path / "lease"
-    holding = f"import sys, os; from pathlib import Path; from tasks.lease import _take; _take(Path({str(path)!r}))"
+    holding = f"from pathlib import Path; from tasks.lease import _take, myself; _take(Path({str(path)!r}), myself())"
     subprocess.run([sys.executable, "-c", holding], check=True)
     assert path.exists()
     told = []
