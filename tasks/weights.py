@@ -1,6 +1,5 @@
 """Checkpoints and whole models that people bring, and models made into files for others."""
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +11,10 @@ from typing import Literal
 from tasks.ask import Place, card_of, place_of
 from tasks.backbones_import import note_coverage
 from tasks.build import MANIFEST, Store
-from tasks.request import Site, Step
-from tinygptv_core.artifact import digest_of, members_of
+from tasks.lineage import GIVEN, REGISTERED, chain
+from tasks.records import Records
+from tasks.request import SHORT, Site, Step
+from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, Backbones
 from tinygptv_core.stages import Stage
@@ -97,7 +98,7 @@ def export(wanted: Export, store: Store, tracking_uri: str) -> None:
             export_published(place.folder, out)
             return
         backbones = _backbones(wanted, store, place)
-        export_folder(backbones, place.folder, out, _lineage(store, place.folder, backbones))
+        export_folder(backbones.path, place.folder, out, made_from(store, place.folder, backbones))
 
 
 @contextmanager
@@ -134,29 +135,27 @@ def _local(model: str, store: Store) -> Path | None:
     return store.find("checkpoint", model).path if re.fullmatch(DIGEST, model) else None
 
 
-def _backbones(wanted: Export, store: Store, place: Place) -> Path:
+def _backbones(wanted: Export, store: Store, place: Place) -> Artifact:
     if wanted.backbones is not None:
-        return store.find("backbones", wanted.backbones).path
+        return store.find("backbones", wanted.backbones)
     from tinygptv_core.answer import find_backbones
 
     card = card_of(place.folder)
-    return find_backbones(card.backbones, card.backbones_digest, place.backbones)
+    path = find_backbones(card.backbones, card.backbones_digest, place.backbones)
+    return Artifact(kind="backbones", digest=card.backbones_digest, path=path)
 
 
-def _lineage(store: Store, model: Path, backbones: Path) -> dict[str, str]:
-    """Everything that the store knows the model to be made from: name -> digest."""
-    found = {"model or checkpoint": _digest(model), "backbones": _digest(backbones)}
-    records = [json.loads(path.read_text()) for path in sorted((store.root / "keys").glob("*/*.json"))]
-    made = {record["digest"]: record for record in records}
-    ahead = list(found.values())
-    while ahead:
-        record = made.get(ahead.pop())
-        if record is None:
-            continue
-        found.setdefault(record["name"], record["digest"])
-        ahead += [digest for digest in record["inputs"].values() if digest and digest not in found.values()]
+def made_from(store: Store, model: Path, backbones: Artifact) -> dict[str, str]:
+    """Everything that the store knows the model or checkpoint in `model` to be made from: name -> digest.
+
+    Where a step is there twice, the second is told with the beginning of its digest.
+    """
+    digest = digest_of(tuple(member for member in members_of(model) if member.path != MANIFEST))
+    found = {"model or checkpoint": digest, "backbones": backbones.digest}
+    made_by = REGISTERED if (model / "model.json").exists() else "checkpoint"
+    for link in chain(Records(store), {made_by: digest, "backbones": backbones.digest}):
+        if link.record is None and (link.missing == GIVEN or link.digest in found.values()):
+            continue  # a file or folder of the user's own, or one of the two that head the list
+        is_first = found.get(link.step, link.digest) == link.digest
+        found[link.step if is_first else f"{link.step} ({link.digest[:SHORT]})"] = link.digest
     return found
-
-
-def _digest(folder: Path) -> str:
-    return digest_of(tuple(member for member in members_of(folder) if member.path != MANIFEST))

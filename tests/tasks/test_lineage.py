@@ -15,6 +15,7 @@ from tasks.registry import versions
 from tasks.removals import NO_REMOVALS
 from tasks.tables import LedgerRow, TableWriter
 from tasks.traces import SAME_BYTES, Asked, Ledger, Traces, matching
+from tasks.weights import made_from
 from tests.tasks.made_store import ALT, PICTURES, STAGE, WEB, copied, made_home, url
 from tinygptv_core.draws import Order
 from tinygptv_core.plain import ConfigError
@@ -100,6 +101,40 @@ def test_what_filter_and_rows_made_alike_is_told_apart(home, tmp_path):
     assert filtered is not None and filtered.name == "web/filter"
     rows = records.made(table.digest, filtered, "table")
     assert rows is not None and rows.name == "web/rows"
+
+
+def rewrite(home, step, **told):
+    """Change what the newest record of that name says."""
+    record = Records(home.store).named(step)[0]
+    path = home.store.root / "keys" / record.step / f"{record.key}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **told}))
+
+
+def test_an_export_names_all_steps_that_gave_one_digest_and_what_was_read_before_a_forced_build(home, tmp_path):
+    home = copied(home, tmp_path / "home")
+    table, stage1 = home.made["web/rows"].digest, home.made["stage1/train"].digest
+    rewrite(home, "web/filter", digest=table)  # it dropped nothing
+    rewrite(home, "web/fetch", inputs={"table": table})
+    rewrite(home, "stage1/train", digest="f" * 64, others=[stage1])
+    found = made_from(home.store, home.made["stage2/train"].path, home.made["backbones/import"])
+    names = {f"{name}/{step}" for name in ("web", "alt") for step in ("rows", "filter", "fetch", "screen")}
+    names |= {"model or checkpoint", "backbones", "backbones/import", "stage1/train", "stage2/train"}
+    assert set(found) == names
+    assert (found["web/filter"], found["web/rows"], found["stage1/train"]) == (table, table, stage1)
+    assert found["model or checkpoint"] == found["stage2/train"] == home.made["stage2/train"].digest
+
+
+def test_an_export_tells_of_both_builds_of_a_step_and_of_a_checkpoint_without_a_record(home, tmp_path):
+    home = copied(home, tmp_path / "home")
+    filters = {home.made[f"{name}/filter"].digest for name in ("web", "alt")}
+    rewrite(home, "alt/filter", name="web/filter")
+    found = made_from(home.store, home.made["stage2/train"].path, home.made["backbones/import"])
+    told = {name: digest for name, digest in found.items() if name.startswith("web/filter")}
+    assert set(told.values()) == filters and {f"web/filter ({digest[:12]})" for digest in filters} & set(told)
+    for path in (home.store.root / "keys").glob("*/*.json"):
+        path.unlink()
+    found = made_from(home.store, home.made["stage2/train"].path, home.made["backbones/import"])
+    assert set(found) == {"model or checkpoint", "backbones"}
 
 
 def test_every_url_of_the_ledgers_is_behind_the_version(home):
