@@ -5,12 +5,14 @@ import io
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from tasks.quantities import duration, size
+from tinygptv_core.image import decode
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PICTURE_BYTES, THUMBNAIL_PIXELS = 16_384, 256
+SHOWN = {b"\xff\xd8": "image/jpeg", b"\x89PNG": "image/png"}
+"""With what pictures begin that stay as they are, unless they are large."""
 
 
 def environment() -> Environment:
@@ -27,14 +29,18 @@ def environment() -> Environment:
 
 
 def picture_url(held: bytes) -> str:
-    """An encoded picture as a data URL, made smaller where it would weigh on the page."""
-    with Image.open(io.BytesIO(held)) as picture:
-        kind = Image.MIME.get(picture.format or "", "")
-        if len(held) > MAX_PICTURE_BYTES or kind not in ("image/jpeg", "image/png"):
-            picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-            smaller = io.BytesIO()
-            picture.convert("RGB").save(smaller, "JPEG", quality=85)
-            held, kind = smaller.getvalue(), "image/jpeg"
+    """An encoded picture as a data URL, decoded as for the model and made smaller where it would weigh on the page.
+
+    Raises:
+        ValueError: it cannot be decoded as a picture, or is cut off.
+    """
+    picture = decode(held)
+    kind = next((kind for begin, kind in SHOWN.items() if held.startswith(begin)), None)
+    if kind is None or len(held) > MAX_PICTURE_BYTES:
+        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        smaller = io.BytesIO()
+        picture.save(smaller, "JPEG", quality=85)
+        held, kind = smaller.getvalue(), "image/jpeg"
     return f"data:{kind};base64,{base64.b64encode(held).decode()}"
 
 
