@@ -226,13 +226,13 @@ class Store:
         """Write down which digest the key gave. The first one stands, unless it is forced or damaged."""
         path = self._record_path(request.step, key)
         old = _read(path)
-        digests = [artifact.digest]
+        found = [artifact.digest]
         if old:
             first = self._artifact(request.step.kind, old["digest"])
             keep_first = not force and self._damage(first) is None
             artifact = first if keep_first else artifact
-            digests = list(dict.fromkeys([artifact.digest, *digests, old["digest"], *old["others"]]))
-        told = {"digest": digests[0], "others": digests[1:], "noted": dict(noted)}
+            found = list(dict.fromkeys([artifact.digest, *found, old["digest"], *old["others"]]))
+        told = {"digest": found[0], "others": found[1:], "noted": dict(noted)}
         record = {"name": request.name, **asked(request, inputs), **told}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)

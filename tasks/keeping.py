@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ class Keeping:
                 yield item, told
 
     def missing(self) -> list[Record]:
-        """The newest record of every digest whose folder is gone: a run that needs it builds it anew."""
+        """The records whose artifact is gone, the newest first: a run that needs it builds it anew."""
         return [r for r in self.records.all if self.records.folder(r.digest) is None]
 
 
@@ -258,7 +258,7 @@ def sweep(keeping: Keeping) -> Sweep:
         bytes=0,
     )
     paths = [item.path for item in folders]
-    return Sweep(**{**vars(found), "bytes": _freed([*paths, *found.work, *found.graves, *found.notes])})
+    return replace(found, bytes=_freed([*paths, *found.work, *found.graves, *found.notes]))
 
 
 def _is_old(folder: Path, days: float) -> bool:
