@@ -15,7 +15,7 @@ RESAMPLING_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean score, 0..1, and the limits of its 95 % interval."""
+    """A mean of scores, 0..1, or of differences between two, -1..1, and the limits of its 95 % interval."""
 
     value: float
     low: float
