@@ -46,7 +46,7 @@ def backbones(home: Path) -> Built:
     @flow(name="backbones", validate_parameters=False, persist_result=False)
     def run_backbones(home: str) -> Built:
         request = Request(name="backbones/pretrain", step=PRETRAIN, config=NANO, inputs={}, work=work)
-        return step(Store(Path(home) / "store"), request, {}, {}, noted=noted("backbones", 1), force=False)
+        return step(Store(Path(home) / "store"), request, {}, {}, noted=noted("backbones", None), force=False)
 
     return run_backbones(str(home))
 

@@ -253,7 +253,7 @@ def _fetch(wanted: Wanted, form: Recipe, inputs: Mapping[str, Artifact], site: S
     if form.how == "file":
         assert source is not None, "a data set of files has a source"
         return fetch_files(wanted.settings, inputs["table"].path, source, options, site)
-    keeper = Keeper(store=place.store, noted=noted(place.run, place.options.processes))
+    keeper = Keeper(store=place.store, noted=noted(place.run, place.options))
     with ExitStack() as opened:
         hosts = {SCENES_HOST: opened.enter_context(serving(source / "served"))} if source else {}
         fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), site, keeper)

@@ -8,11 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tinygptv_core.run import RunOptions
+
 PACKAGES = ("torch", "transformers", "peft", "webdataset", "ray", "prefect", "mlflow", "img2dataset", "pyarrow")
 
 
-def noted(run: str, processes: int) -> dict[str, Any]:
-    """What is written beside every digest that a run makes. It bears on nothing."""
+def noted(run: str, options: RunOptions | None) -> dict[str, Any]:
+    """What is written beside every digest that a run makes. It bears on nothing.
+
+    Args:
+        options: how the run trains; None for one that never does.
+    """
     return {
         "run": run,
         "time": time.time(),
@@ -21,8 +27,7 @@ def noted(run: str, processes: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "commit": _commit(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "engine": "ddp",
-        "world_size": processes,
+        **({"engine": options.engine, "world_size": options.processes} if options else {}),
     }
 
 

@@ -154,7 +154,7 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Compu
     backbones = store.find("backbones", training["inputs"]["backbones"])
     request = evaluate_step(told, told.name, {}, where)
     inputs: Inputs = {"backbones": backbones, "checkpoint": checkpoint, **data}
-    return store.build(request, inputs, {}, noted=noted("eval", 1), force=False, waiting=say)
+    return store.build(request, inputs, {}, noted=noted("eval", None), force=False, waiting=say)
 
 
 def _possible(records: Records) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def _steps(prepared: Prepared) -> dict[str, Built]:
     """Every selected step in its order, each answered from the store or built."""
     place, selection = prepared.place, prepared.selection
     prepared.terminal.steps = len(selection.walked)
-    told = noted(place.run, place.options.processes)
+    told = noted(place.run, place.options)
     built: dict[str, Built] = {}
     for request in selection.walked:
         artifacts = {name: item.artifact for name, item in built.items()}

@@ -101,7 +101,7 @@ def build(request: Request, store: Store) -> Built:
     if request.lacks:
         raise ConfigError(request.lacks)
     inputs = {name: item for name, item in request.inputs.items() if isinstance(item, Artifact)}
-    told = noted("import", 1)
+    told = noted("import", None)
     return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)
 
 

@@ -46,7 +46,7 @@ def explain(prepared: Prepared, step: str) -> tuple[Explained, ...]:
     requests = {request.name: request for request in prepared.selection.walked}
     planned = {item.step: item for item in prepared.planned}
     place, records = prepared.place, Records(prepared.place.store)
-    told = noted(place.run, place.options.processes)
+    told = noted(place.run, place.options)
     now = Now(
         requests=requests,
         artifacts={name: item.artifact for name, item in planned.items()},

@@ -8,6 +8,7 @@ import pytest
 
 from flows.choice import Prepared, prepare
 from flows.cli import main
+from flows.noted import noted
 from flows.plan import plan, resolve, select
 from flows.why import Explained, explain, for_machines, in_words
 from tasks.differences import in_short
@@ -95,6 +96,16 @@ def test_a_reused_step_says_from_where(empty, list_file):
     assert "made in run r1, begun 1970-01-01 00:00:00 UTC, on a-box" in told
     assert "by      tinygptv run --set 'a=b c'" in told and "commit  111111111111" in told
     assert "Python 3.11.0, torch 2.0; engine ddp, 4 processes" in told
+
+
+def test_the_engine_of_the_run_is_noted_and_told(empty, list_file):
+    place = replace(empty.place, options=replace(empty.place.options, engine="zero2"))
+    build(empty, graph(list_file), **noted("r2", place.options))
+    found = why(empty, graph(list_file))
+    assert f"engine zero2, {place.options.processes} processes" in in_words(found)
+    assert [(change.before, change.now) for change in found.noted if change.name == "engine"] == [("zero2", "ddp")]
+    assert why(replace(empty, place=place), graph(list_file)).noted == ()
+    assert not {"engine", "world_size"} & noted("import", None).keys()
 
 
 def test_what_bears_on_no_key_is_told_apart(empty, list_file):
