@@ -9,7 +9,8 @@ from tasks.registry import versions
 from tests.tasks.web import Handler, serving
 from tinygptv_core.plain import ConfigError
 
-BASIC = f"Basic {b64encode('ä:p:ss'.encode()).decode()}"
+USER = "\u00e4"
+BASIC = f"Basic {b64encode(f'{USER}:p:ss'.encode()).decode()}"
 ROW = {"name": "m", "version": "1", "source": "s3://mlflow/1", "tags": [{"key": "k", "value": "v"}]}
 
 
@@ -50,11 +51,11 @@ def account(monkeypatch):
 @pytest.mark.parametrize(
     ("named", "wanted"),
     [
-        ({"username": "ä", "password": "p:ss"}, BASIC),
+        ({"username": USER, "password": "p:ss"}, BASIC),
         ({"token": "a-token\n"}, "Bearer a-token"),
-        ({"username": "ä", "password": "p:ss", "token": "a-token"}, BASIC),
-        ({"username": "ä", "token": "a-token"}, "Bearer a-token"),
-        ({"username": "ä"}, None),
+        ({"username": USER, "password": "p:ss", "token": "a-token"}, BASIC),
+        ({"username": USER, "token": "a-token"}, "Bearer a-token"),
+        ({"username": USER}, None),
     ],
 )
 def test_a_server_is_told_the_account_that_mlflows_client_would_tell_it(account, named, wanted):
@@ -64,7 +65,7 @@ def test_a_server_is_told_the_account_that_mlflows_client_would_tell_it(account,
     assert (found.aliases, found.tags, server.told) == (("champion",), {"k": "v"}, [wanted, wanted])
 
 
-@pytest.mark.parametrize("named", [{}, {"username": "ä", "password": "wrong"}])
+@pytest.mark.parametrize("named", [{}, {"username": USER, "password": "wrong"}])
 def test_who_has_no_account_is_told_how_to_name_one(account, named):
     account(**named)
     way_out = "401: .* Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -74,7 +75,7 @@ def test_who_has_no_account_is_told_how_to_name_one(account, named):
 
 
 def test_whoever_a_server_sends_on_to_learns_no_password(account):
-    account(username="ä", password="p:ss")
+    account(username=USER, password="p:ss")
     with serving(Registry, wanted=None, told=[]) as (server, url), serving(Elsewhere, to=url) as (_, first):
         assert len(versions(first, "m")) == 1
     assert server.told == [None, None]
