@@ -150,8 +150,8 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Compu
                 f"  to build them  tinygptv data {dataset}, with the --preset that reads them"
             )
         data |= found
-    told = from_plain(Stage, {**training["config"]["stage"], "evals": list(chosen)}, "stage")
-    backbones = store.find("backbones", training["inputs"]["backbones"])
+    told = from_plain(Stage, {**training.config["stage"], "evals": list(chosen)}, "stage")
+    backbones = store.find("backbones", str(training.inputs["backbones"]))
     request = evaluate_step(told, told.name, {}, where)
     inputs: Inputs = {"backbones": backbones, "checkpoint": checkpoint, **data}
     return store.build(request, inputs, {}, noted=noted("eval", None), force=False, waiting=say)

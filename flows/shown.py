@@ -20,6 +20,7 @@ from flows.plan import Planned
 from tasks.markdown import table
 from tasks.promote import Verdict, verdict_words
 from tasks.report import Report, ScoreReport
+from tasks.request import SHORT
 from tasks.track import repeating, run_address
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _links(prepared: Prepared, report: Report, path: Path) -> str:
     elif model:
         lines.append(f"* model: `models:/{model['name']}/{model['version']}` in `{place.tracking_uri}`")
     if model:
-        lines.append(f"* aliases: {', '.join(model['aliases'])}; checkpoint `{model['checkpoint_digest'][:12]}`")
+        lines.append(f"* aliases: {', '.join(model['aliases'])}; checkpoint `{model['checkpoint_digest'][:SHORT]}`")
     return "\n".join(lines)
 
 

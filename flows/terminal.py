@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tasks.build import Built
 from tasks.report import Report, StageReport
+from tasks.request import SHORT
 from tinygptv_core.metrics import clock
 
 LINE_SECONDS = 5.0
@@ -66,7 +67,7 @@ class Terminal:
         self.finished += 1
         word = "built " if built.action == "build" else "reused"
         seconds = f"{built.seconds:6.1f} s" if built.action == "build" else " " * 8
-        say(f"[{self.finished:2d}/{self.steps}] {word} {built.name:28s} {seconds}  {built.artifact.digest[:12]}")
+        say(f"[{self.finished:2d}/{self.steps}] {word} {built.name:28s} {seconds}  {built.artifact.digest[:SHORT]}")
 
     def summary(self, report: Report, path: Path) -> None:
         """What a person wants to know first of a run that is done."""

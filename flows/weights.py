@@ -9,7 +9,7 @@ from flows.noted import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
 from tasks.build import Built, Store
-from tasks.request import Request, Site
+from tasks.request import SHORT, Request, Site
 from tasks.weights import (
     CHECKPOINT,
     RESTORE_BACKBONES,
@@ -23,8 +23,6 @@ from tinygptv_core.plain import ConfigError, change
 from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
 from tinygptv_core.settings import Backbones
 from tinygptv_core.weight_folders import check_pins, files_of
-
-SHOWN_DIGEST = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +107,7 @@ def words(built: Built, store: Store) -> str:
     """What a person wants to know of an import: the account of every tensor, the digest, and what to do with it."""
     coverage = (store.notes(built.key) / COVERAGE).read_text()
     artifact = built.artifact
-    short = artifact.digest[:SHOWN_DIGEST]
+    short = artifact.digest[:SHORT]
     kind, name = artifact.kind, built.name.partition("/")[0]
     after = {
         "backbones": "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME",

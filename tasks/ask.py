@@ -1,17 +1,16 @@
 """One question about one picture, for a person: the model by its name in the registry, or by its folder."""
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from tasks.build import MANIFEST
+from tasks.build import MANIFEST, Store
+from tasks.records import Record, Records
 from tasks.registry import BACKBONES_TAG, Version, find
-from tasks.request import SHORT
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError
 
@@ -139,16 +138,15 @@ def _fetch(version: Version, tracking_uri: str, into: Path) -> Path:
 
 def _in_store(folder: Path) -> Place:
     """The backbones of a folder of the store lie in the same store, under their digest."""
-    store = folder.parent.parent
     if (folder / "model.json").exists():
         from tinygptv_core.answer import read_card
 
         digest = read_card(folder).backbones_digest
     elif (folder / "stage.json").exists():
-        digest = training_of(folder)["inputs"]["backbones"]
+        digest = str(training_of(folder).inputs["backbones"])
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
-    return Place(folder=folder, backbones=(store / "backbones" / digest[:SHORT],))
+    return Place(folder=folder, backbones=(_store_of(folder).artifact("backbones", digest).path,))
 
 
 def card_of(folder: Path) -> "ModelCard":
@@ -168,22 +166,28 @@ def _bare_card(folder: Path) -> "ModelCard":
     training = training_of(folder)
     return ModelCard(
         backbones="",
-        backbones_digest=training["inputs"]["backbones"],
+        backbones_digest=str(training.inputs["backbones"]),
         checkpoint_digest=sha256_of_file(folder / MANIFEST),
         prompt="{}",
         max_new_tokens=CHECKPOINT_ANSWER_TOKENS,
-        precision=training["config"]["stage"]["precision"],
+        precision=training.config["stage"]["precision"],
     )
 
 
-def training_of(checkpoint: Path) -> dict[str, Any]:
-    """What the store has noted of the training of a checkpoint of its own."""
-    store = checkpoint.parent.parent
+def _store_of(folder: Path) -> Store:
+    return Store(folder.parent.parent)
+
+
+def training_of(checkpoint: Path) -> Record:
+    """What the store has noted of the training of a checkpoint of its own.
+
+    Raises:
+        ConfigError: nothing, or it is in no store.
+    """
     if (checkpoint / MANIFEST).is_file():
         digest = sha256_of_file(checkpoint / MANIFEST)
-        for path in sorted((store / "keys" / "train").glob("*.json")):
-            record = json.loads(path.read_text())
-            if digest in (record["digest"], *record["others"]):
+        for record in Records(_store_of(checkpoint)).of_step("train"):
+            if digest in record.digests:
                 return record
     raise ConfigError(
         f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one that a "

@@ -90,6 +90,10 @@ class Store:
         """Where what is kept beside the artifact of `key` lies."""
         return self.root / "notes" / key
 
+    def artifact(self, kind: str, digest: str) -> Artifact:
+        """The artifact of that digest and where it lies, if it is there."""
+        return Artifact(kind=kind, digest=digest, path=self.root / kind / digest[:SHORT])
+
     def find(self, kind: str, digest: str) -> Artifact:
         """The sealed folder of that kind whose digest begins with `digest`.
 
@@ -102,7 +106,7 @@ class Store:
             there = ", ".join(path.name for path in folders) or "none"
             raise ConfigError(f"{kind} {digest}: {len(found)} of that name in {self.root}. There are: {there}.")
         manifest = found[0] / MANIFEST
-        artifact = self._artifact(kind, sha256_of_file(manifest) if manifest.is_file() else found[0].name)
+        artifact = self.artifact(kind, sha256_of_file(manifest) if manifest.is_file() else found[0].name)
         damage = self._damage(artifact)
         if damage or not artifact.digest.startswith(digest):
             raise ConfigError(f"{found[0]} is damaged: {damage or 'it holds ' + artifact.digest[:SHORT]}")
@@ -114,7 +118,7 @@ class Store:
         record = _read(self._record_path(request.step, key))
         if record is None:
             return Known(key=key, artifact=None, why=self._difference(request, inputs))
-        artifact = self._artifact(request.step.kind, record["digest"])
+        artifact = self.artifact(request.step.kind, record["digest"])
         damage = self._damage(artifact)
         why = f"{artifact.path} is damaged: {damage}" if damage else request.gone(artifact)
         if why:
@@ -199,7 +203,7 @@ class Store:
         members = members_of(folder)
         if not members:
             raise ValueError(f"the step wrote nothing into {folder}")
-        artifact = self._artifact(kind, digest_of(members))
+        artifact = self.artifact(kind, digest_of(members))
         if artifact.path.exists() and self._damage(artifact):
             grave = self.root / "damaged" / f"{kind}-{artifact.digest[:SHORT]}-{time.time_ns()}"
             grave.parent.mkdir(exist_ok=True)
@@ -228,7 +232,7 @@ class Store:
         old = _read(path)
         found = [artifact.digest]
         if old:
-            first = self._artifact(request.step.kind, old["digest"])
+            first = self.artifact(request.step.kind, old["digest"])
             keep_first = not force and self._damage(first) is None
             artifact = first if keep_first else artifact
             found = list(dict.fromkeys([artifact.digest, *found, old["digest"], *old["others"]]))
@@ -295,9 +299,6 @@ class Store:
 
     def _stamps_path(self, artifact: Artifact) -> Path:
         return self.root / "stamps" / f"{artifact.kind}-{artifact.digest[:SHORT]}.json"
-
-    def _artifact(self, kind: str, digest: str) -> Artifact:
-        return Artifact(kind=kind, digest=digest, path=self.root / kind / digest[:SHORT])
 
     def _work(self, step: Step, key: str) -> Path:
         return self.root / "work" / step.name / key

@@ -1,12 +1,12 @@
 """What a fetch would take, before anything is fetched: from what is known of the data set, or was measured."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 
 from tasks.build import Store
 from tasks.fetch import FetchOptions
+from tasks.records import Record, Records
 from tasks.request import Estimate
 from tasks.segments import SEGMENT, Wanted
 from tasks.tables import read_counts
@@ -40,7 +40,8 @@ def estimate_fetch(
     Args:
         table: the rows, if they are there already.
     """
-    records = _records(wanted, store)
+    name = f"{wanted.name}/{SEGMENT.name}"
+    records = [record for record in Records(store).of_step(SEGMENT.name) if record.name == name]
     there = _sum([one for one in records if _is_of(one, wanted, table) and _has_pictures(one, store)], store)
     ever = _sum(records, store)
     rows = read_counts(table.path)["kept"] if table else form.expected_rows
@@ -51,7 +52,7 @@ def estimate_fetch(
         return None
     left = max(0, min(known) - there.rows)
     picture_bytes = ever.bytes / ever.kept if ever.kept else form.picture_bytes or PICTURE_BYTES
-    timed = _sum([record for record in records if record["noted"]["fetch_seconds"]], store)
+    timed = _sum([record for record in records if record.noted["fetch_seconds"]], store)
     row_seconds = timed.seconds / timed.rows if timed.rows else REQUEST_SECONDS / (options.processes * options.threads)
     return Estimate(
         rows=left,
@@ -62,37 +63,26 @@ def estimate_fetch(
     )
 
 
-def _records(wanted: Wanted, store: Store) -> list[dict]:
-    """What the store noted of the data set's segments."""
-    name = f"{wanted.name}/{SEGMENT.name}"
-    paths = sorted((store.root / "keys" / SEGMENT.name).glob("*.json"))
-    return [record for path in paths if (record := json.loads(path.read_text()))["name"] == name]
-
-
-def _is_of(record: dict, wanted: Wanted, table: Artifact | None) -> bool:
+def _is_of(record: Record, wanted: Wanted, table: Artifact | None) -> bool:
     """Whether a segment is one of this fetch's."""
     config = plain(wanted.config, identity=True)
-    return table is not None and record["noted"]["table"] == table.digest and record["config"] == config
+    return table is not None and record.noted["table"] == table.digest and record.config == config
 
 
-def _has_pictures(record: dict, store: Store) -> bool:
+def _has_pictures(record: Record, store: Store) -> bool:
     """Whether a segment gave any; one that gave none is asked for again."""
-    folder = _folder(record, store)
+    folder = store.artifact(SEGMENT.kind, record.digest).path
     return folder.is_dir() and read_counts(folder)["kept"] > 0
 
 
-def _sum(records: list[dict], store: Store) -> Measured:
+def _sum(records: Sequence[Record], store: Store) -> Measured:
     rows = kept = num_bytes = 0
     for record in records:
-        folder = _folder(record, store)
+        folder = store.artifact(SEGMENT.kind, record.digest).path
         if folder.is_dir():
             counts = read_counts(folder)
             rows, kept = rows + counts["rows"], kept + counts["kept"]
             num_bytes += sum(tar.stat().st_size for tar in folder.glob("*.tar"))
     return Measured(
-        rows=rows, kept=kept, bytes=num_bytes, seconds=sum(record["noted"]["fetch_seconds"] for record in records)
+        rows=rows, kept=kept, bytes=num_bytes, seconds=sum(record.noted["fetch_seconds"] for record in records)
     )
-
-
-def _folder(record: dict, store: Store) -> Path:
-    return store.root / SEGMENT.kind / record["digest"][:12]

@@ -120,7 +120,7 @@ class Keeping:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {digest[:SHORT]: digest for record in self.records.all for digest in (record.digest, *record.others)}
+        return {digest[:SHORT]: digest for record in self.records.all for digest in record.digests}
 
     @cached_property
     def _needed(self) -> dict[str, list[str]]:
@@ -152,7 +152,7 @@ class Keeping:
         for record in self.records.all:
             name = record.noted["run"]
             if name == IMPORTED or (name not in reported and record.time >= since):
-                found.setdefault(name, []).extend((record.digest, *record.others))
+                found.setdefault(name, []).extend(record.digests)
         yield from found.items()
 
     def _of_model(self, roots: Mapping[str, str]) -> Iterator[str]:

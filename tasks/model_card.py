@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.markdown import table
+from tasks.request import SHORT
 from tinygptv_core.stages import Stage
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 DESCRIPTION_CHARACTERS = 5_000
 """What MLflow's database takes as the description of a version."""
 CUT = "... the rest is in card.md among the version's artifacts"
-DIGITS = 12
 MOST_REASONS = 3
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -204,7 +204,7 @@ def _interval(score: Mapping[str, Any]) -> str:
 
 
 def _short(digest: str) -> str:
-    return f"`{digest[:DIGITS]}`"
+    return f"`{digest[:SHORT]}`"
 
 
 def _code(text: str) -> str:

@@ -4,7 +4,7 @@ Two requests may give one digest (a filter that drops nothing), so who asks what
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -49,6 +49,11 @@ class Record:
     noted: Mapping[str, Any]
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """All that it gave, the current one first."""
+        return self.digest, *self.others
+
+    @property
     def group(self) -> str:
         """The data set or stage: what stands before the slash."""
         return self.name.partition("/")[0]
@@ -65,18 +70,25 @@ class Record:
 
 
 class Records:
-    """All records of a store, the newest first, and the folders of its artifacts."""
+    """The records of a store, read when they are first asked for, and the folders of its artifacts."""
 
     def __init__(self, store: Store) -> None:
         self.root = store.root
-        paths = sorted((store.root / "keys").glob("*/*.json"))
-        self.all = tuple(sorted(map(_record, paths), key=lambda record: -record.time))
+
+    @cached_property
+    def all(self) -> tuple[Record, ...]:
+        """Every one, the newest first."""
+        return _newest_first((self.root / "keys").glob("*/*.json"))
+
+    def of_step(self, step: str) -> tuple[Record, ...]:
+        """Those of that step (`train`), the newest first; no others are read."""
+        return _newest_first((self.root / "keys" / step).glob("*.json"))
 
     @cached_property
     def _by_digest(self) -> dict[str, list[Record]]:
         found: dict[str, list[Record]] = {}
         for record in self.all:
-            for digest in (record.digest, *record.others):
+            for digest in record.digests:
                 found.setdefault(digest, []).append(record)
         return found
 
@@ -132,6 +144,10 @@ class Records:
             )
 
         return max(found, key=fits, default=None)
+
+
+def _newest_first(paths: Iterable[Path]) -> tuple[Record, ...]:
+    return tuple(sorted(map(_record, sorted(paths)), key=lambda record: -record.time))
 
 
 def _record(path: Path) -> Record:

@@ -202,7 +202,7 @@ def _fetched(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -
 
 def _fetch(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -> int | None:
     """The bytes that were fetched; None if the artifact is here."""
-    artifact = Artifact(kind=kind, digest=digest, path=store.root / kind / digest[:SHORT])
+    artifact = store.artifact(kind, digest)
     if artifact.path.exists() and store.verify(artifact) is None:
         return None
     place, folder = _place(kind, digest), store.root / "work" / "pull" / digest
@@ -260,7 +260,7 @@ def in_words(moved: Moved, url: str) -> str:
 
 def _closure(records: Records, wanted: Sequence[str], where: str) -> tuple[list[str], list[Record]]:
     """The digests that were asked for and all that they came from; and the records of it, what was made last first."""
-    known = {digest for record in records.all for digest in (record.digest, *record.others)}
+    known = {digest for record in records.all for digest in record.digests}
     asked = sorted(_one(known, beginning, where) for beginning in wanted) if wanted else sorted(known)
     links = chain(records, {str(number): digest for number, digest in enumerate(asked)})
     parts = segments_of(records, links)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.build import Store
+from tasks.records import Records
 from tasks.request import TrainingEstimate, changed
 from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
@@ -138,19 +139,19 @@ def nearest_run(stage: Stage, backbones: Artifact, options: RunOptions, store: S
 
 def _runs(name: str, backbones: Artifact, store: Store) -> list[LastRun]:
     found: list[LastRun] = []
-    for path in sorted((store.root / "keys" / TRAIN.name).glob("*.json")):
-        record, notes = json.loads(path.read_text()), store.notes(path.stem)
-        if record["name"] != f"{name}/train" or record["inputs"].get("backbones") != backbones.digest:
+    for record in Records(store).of_step(TRAIN.name):
+        if record.name != f"{name}/train" or record.inputs.get("backbones") != backbones.digest:
             continue
+        notes = store.notes(record.key)
         summary, run = _json(notes / "summary.json"), _json(notes / "RUN.json")
         if summary and run:
             found.append(
                 LastRun(
-                    stage=record["config"]["stage"],
+                    stage=record.config["stage"],
                     options=run["options"],
                     aided=run.get("features") is not None,
                     summary=summary,
-                    time=record["noted"]["time"],
+                    time=record.time,
                 )
             )
     return found

@@ -103,6 +103,16 @@ def test_what_filter_and_rows_made_alike_is_told_apart(home, tmp_path):
     assert rows is not None and rows.name == "web/rows"
 
 
+def test_the_records_of_a_step_are_had_without_reading_the_others(home, tmp_path):
+    home = copied(home, tmp_path / "home")
+    (home.store.root / "keys" / "filter" / f"{'0' * 64}.json").write_text("no JSON")
+    records = Records(home.store)
+    assert {record.name for record in records.of_step("train")} == {"stage1/train", "stage2/train"}
+    assert records.of_step("nothing") == ()
+    with pytest.raises(ValueError, match="Expecting value"):
+        _ = records.all
+
+
 def rewrite(home, step, **told):
     """Change what the newest record of that name says."""
     record = Records(home.store).named(step)[0]

@@ -26,8 +26,12 @@ def note_run(store, key, *, stage=NANO_STAGE1, speed=64.0, backbones=BACKBONES, 
     """What an earlier build of `stage` left: 64 samples a second, and a gigabyte."""
     record = {
         "name": f"{stage.name}/train",
+        "step": "train",
+        "version": 1,
         "config": {"stage": plain(stage, identity=True)},
         "inputs": {"backbones": backbones.digest},
+        "digest": "d" * 64,
+        "others": [],
         "noted": {"time": time},
     }
     for path, value in (
