@@ -70,7 +70,7 @@ def measured(bits: int, scale: Scale, device: torch.device) -> Took:
     def seconds() -> float:
         began = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.float16):
-            image_BQD = model.images(batch, None)
+            image_BQD = model.images(batch)
             generate(model, batch, tokenizer=tokenizer, decoding=decoding, image_BQD=image_BQD)
         return time.perf_counter() - began
 

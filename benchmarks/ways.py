@@ -103,12 +103,13 @@ def our_training(draw: Callable[[int, int], Samples], width: Width, at_once: int
     (model, tokenizer), samples = width.model(), draw(at_once, width.side)
     prepack(model)
     queries_BQE = model.encode_images(samples.images_B3HW) if cached else None
+    images_B3HW = None if cached else samples.images_B3HW
 
     def loss() -> Tensor:
         stage = samples.stage
         encoded = [encode_training(tokenizer, said, prompt="{}", stage=stage, has_image=True) for said in samples.turns]
-        batch = _collated(encoded, tokenizer, samples.images_B3HW, "right")
-        loss_sum, num_targets = model(batch, queries_BQE, packed=packed)
+        batch = replace(_collated(encoded, tokenizer, images_B3HW, "right"), queries_BQE=queries_BQE)
+        loss_sum, num_targets = model(batch, packed=packed)
         return loss_sum / num_targets
 
     return _training(model, loss)

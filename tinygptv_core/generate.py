@@ -148,7 +148,7 @@ def token_steps(
     Args:
         batch, image_BQD: as for `generate`.
     """
-    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
+    embeds_BSD, mask_BS = model.embed(batch, model.images(batch) if image_BQD is None else image_BQD)
     penalty, choose = _Penalty(decoding), _chooser(batch, decoding.sampling)
     cache = new_cache()
     tokens_BT = batch.ids_BT.new_empty(len(batch.keys), 0)
@@ -271,7 +271,7 @@ def beam_tokens(
     Args:
         batch, image_BQD: as for `generate`.
     """
-    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
+    embeds_BSD, mask_BS = model.embed(batch, model.images(batch) if image_BQD is None else image_BQD)
     found = model.llm.generate(  # pyright: ignore[reportAttributeAccessIssue] -- the mixin's protocol fits no model
         inputs_embeds=embeds_BSD,
         attention_mask=mask_BS.long(),

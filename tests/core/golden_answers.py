@@ -71,7 +71,7 @@ class Answers:
     @cached_property
     def images(self) -> Tensor | None:
         with torch.no_grad():
-            return self.model.images(self.batch, None)
+            return self.model.images(self.batch)
 
     @cached_property
     def embedded(self) -> tuple[Tensor, Tensor]:

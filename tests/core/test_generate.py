@@ -69,7 +69,7 @@ def test_each_token_is_the_most_probable_after_those_before_it(model):
     """By the plain forward pass, without cache and padding."""
     batch = questions([1])
     for word in answer(model, batch)[0].split():
-        embeds_BSD, _ = model.embed(batch, model.images(batch, None))
+        embeds_BSD, _ = model.embed(batch, model.images(batch))
         token = model.llm(inputs_embeds=embeds_BSD).logits[0, -1].argmax().item()
         assert tiny.WORDS[token] == word
         batch = replace(
@@ -97,7 +97,7 @@ def test_an_answer_ends_at_the_end_of_text(model):
 @pytest.mark.parametrize("decoding", [GREEDY, BEAMS, DRAWN])
 def test_pictures_that_are_projected_already_give_the_same_answers(model, decoding):
     batch = questions([0, 1])
-    image_BQD = model.images(batch, None)
+    image_BQD = model.images(batch)
     assert answer(model, replace(batch, images_B3HW=None), decoding, image_BQD=image_BQD) == answer(
         model, batch, decoding
     )
@@ -133,7 +133,7 @@ def test_text_alone_is_answered(model):
 def mean_score(model: TinyGPTV, batch: Batch, text: str) -> float:
     """The mean log-probability of the words of `text` after a single question, by the plain forward pass."""
     tokens = [tiny.WORDS.index(word) for word in text.split()]
-    embeds_BSD, _ = model.embed(batch, model.images(batch, None))
+    embeds_BSD, _ = model.embed(batch, model.images(batch))
     words_BSD = model.llm.get_input_embeddings()(torch.tensor([tokens]))
     scores_SV = model.llm(inputs_embeds=torch.cat([embeds_BSD, words_BSD], dim=1)).logits[0].log_softmax(-1)
     start = embeds_BSD.shape[1] - 1
