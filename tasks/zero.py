@@ -24,12 +24,12 @@ from torch.optim import AdamW
 
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.clock import Clock
+from tinygptv_core.compute import Progress
 from tinygptv_core.engine import (
     BETAS,
     EPSILON,
     SMALLEST_SCALE,
     StepResult,
-    autocast,
     check_parameters,
     is_due,
     load_scaler,
@@ -47,12 +47,13 @@ from tinygptv_core.not_finite import (
     with_samples,
 )
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions, RunSpec
 from tinygptv_core.saving import AskedToStop, never
 from tinygptv_core.stages import Stage
-from tinygptv_core.train import Report, main
+from tinygptv_core.train import main
 from tinygptv_core.train import train as train_with
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 
@@ -64,7 +65,7 @@ USED = "is_used"
 """In an optimizer's group: whether the batch has given it gradients."""
 
 
-def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never) -> None:
+def train(spec: RunSpec, rank: int, world_size: int, report: Progress, asked_to_stop: AskedToStop = never) -> None:
     """As the core's `train`, with the engine that `spec.options` names.
 
     Raises:
@@ -298,7 +299,7 @@ class ZeroEngine:
         """Where this process's first gradient that is not finite came to; ZeRO 3 has no weights to look with."""
         if self._level == 3:
             return None
-        with autocast(self._device, self._stage):
+        with autocast(self._stage.precision, self._device):
             return first_gradient_not_finite(self._model, again, packed=self._options.packed)
 
     def _update_scale(self, good_steps: int) -> None:
@@ -399,7 +400,7 @@ class _Autocast(nn.Module):
 
     def __init__(self, model: TinyGPTV, device: torch.device, stage: Stage) -> None:
         super().__init__()
-        self.model, self._autocast = model, lambda: autocast(device, stage)
+        self.model, self._autocast = model, lambda: autocast(stage.precision, device)
 
     def forward(self, batch: Batch, *, packed: bool) -> tuple[Tensor, Tensor]:
         with self._autocast():

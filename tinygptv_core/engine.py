@@ -36,6 +36,7 @@ from tinygptv_core.not_finite import (
     loss_error,
     with_samples,
 )
+from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions
@@ -44,7 +45,6 @@ from tinygptv_core.trainable import parameter_groups, trainable_parameters
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALLEST_SCALE = 1.0
 
 
@@ -354,7 +354,7 @@ class DDPEngine:
             load_scaler(self._scaler, tensors["scaler"])
 
     def _autocast(self) -> torch.autocast:
-        return autocast(self._device, self._stage)
+        return autocast(self._stage.precision, self._device)
 
     def _number(self, value: float) -> Tensor:
         """It on the device: filled there, for the host would wait for a copy."""
@@ -385,12 +385,6 @@ def is_due(stage: Stage, step: int) -> bool:
     """Whether the optimizer is stepped. As in the reference, what an epoch leaves over leaks into the next."""
     in_epoch = step % (stage.schedule.published_epoch_steps or stage.schedule.steps)
     return (in_epoch + 1) % stage.published_accumulation == 0
-
-
-def autocast(device: torch.device, stage: Stage) -> torch.autocast:
-    """The stage's precision around float32 parameters."""
-    dtype = DTYPES[stage.precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def check_parameters(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
