@@ -5,11 +5,11 @@ preset, so that they can be changed without touching the data set.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tinygptv_core.boxes import spelled
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY
 
 Row = Mapping[str, object]
@@ -374,7 +374,7 @@ def box_of(row: Row) -> str:
     width, height = _number(row["width"]), _number(row["height"])
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(f"box {row['box']} does not lie in {width} x {height} pixels")
-    return spelled_box((left, top, right, bottom), width, height)
+    return spelled((left, top, right, bottom), width, height)
 
 
 def region_box(box: Row | Sequence[object], width: float, height: float) -> str:
@@ -399,32 +399,7 @@ def region_box(box: Row | Sequence[object], width: float, height: float) -> str:
     inside = (max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height))
     if not (inside[0] < inside[2] and inside[1] < inside[3]):
         raise UnfitError("box_outside", f"{across} x {down} at {left}, {top} in {width} x {height} pixels")
-    return spelled_box(inside, width, height)
-
-
-def spelled_box(corners: tuple[float, float, float, float], width: float, height: float) -> str:
-    """A box as the model spells it: "{<left><top><right><bottom>}", hundredths of the picture's sides, truncated.
-
-    Args:
-        corners: left, top, right and bottom in pixels, within the picture.
-        width, height: of the picture, in pixels, above 0.
-    """
-    sides = (width, height, width, height)
-    return "{" + "".join(f"<{int(100 * c / side)}>" for c, side in zip(corners, sides, strict=True)) + "}"
-
-
-def answer_shares(answers: Sequence[str]) -> dict[str, float]:
-    """The distinct answers of several people, cleaned as captions are, each with its share of all, 0..1.
-
-    Training draws one by these shares, as the reference does for the VQA data sets: see `Turn.also`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not answers:
-        raise ValueError("there is no answer to draw")
-    counts = Counter(clean_caption(answer) for answer in answers)
-    return {answer: count / len(answers) for answer, count in counts.items()}
+    return spelled(inside, width, height)
 
 
 def _number(value: object) -> float:

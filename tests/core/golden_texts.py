@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from tests.core.reference import Check, Goldens, assert_near, without_space
+from tinygptv_core.boxes import published_overlap
 from tinygptv_core.draws import drawn_places
-from tinygptv_core.evals.scenes_refer import published_overlap
 from tinygptv_core.generate import text_of
 from tinygptv_core.image import squashed
 from tinygptv_core.prompt import IMAGE_MARK, IMAGE_SLOT, chat, question
@@ -26,7 +26,6 @@ from tinygptv_core.recipe import (
     Row,
     Turn,
     UnfitError,
-    answer_shares,
     clean_caption,
     list_of,
     mapping_of,
@@ -227,7 +226,9 @@ class Dataset:
         for sample in self.samples:
             given = _given(sample)
             drawn = [turn.texts for turn in self.recipe.turns(sample) if turn.also]
-            assert [_shares(texts) for texts in drawn] == ([answer_shares(given)] if len(given) > 1 else [])
+            assert [_shares(texts) for texts in drawn] == (
+                [_shares([clean_caption(text) for text in given])] if len(given) > 1 else []
+            )
 
     def shows(self) -> None:
         """A picture where the reference shows one."""
