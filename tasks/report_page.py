@@ -242,7 +242,7 @@ def _samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
     shown: dict[str, list[Shown]] = {}
     for name, folders in details.pictures.items():
         shards = ShardSet(folders)
-        places = {key: place for place, key in enumerate(shards.keys())}
+        places = {sample.key: place for place, sample in enumerate(shards.texts())}
         asked = [line for line in lines if line["eval"] == name]
         right = [line for line in asked if line["score"] >= RIGHT]
         wrong = [line for line in asked if line["score"] < RIGHT]
