@@ -13,8 +13,9 @@ from torch.optim import AdamW
 from benchmarks.conventional import Conventional
 from benchmarks.work import Samples, Width, captions, noise, questions, talks
 from tinygptv_core.batch import Batch
+from tinygptv_core.decoding import greedy
 from tinygptv_core.engine import BETAS, EPSILON
-from tinygptv_core.generate import generate, greedy, token_steps
+from tinygptv_core.generate import generate, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prepack import prepack
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_question, encode_training, question

@@ -35,7 +35,6 @@ from tinygptv_core.engine import (
     load_scaler,
     micro_batches,
     scaler_tensor,
-    seed_of,
 )
 from tinygptv_core.model import TinyGPTV, unseen
 from tinygptv_core.not_finite import (
@@ -52,6 +51,7 @@ from tinygptv_core.prepack import prepack
 from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions, RunSpec
 from tinygptv_core.saving import AskedToStop, never
+from tinygptv_core.seeds import seed_of
 from tinygptv_core.stages import Stage
 from tinygptv_core.train import main
 from tinygptv_core.train import train as train_with

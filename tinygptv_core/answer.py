@@ -15,8 +15,9 @@ from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
 from tinygptv_core.compute import Precision, Progress
+from tinygptv_core.decoding import greedy
 from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, encode
-from tinygptv_core.generate import generate, greedy
+from tinygptv_core.generate import generate
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.precision import autocast, dtype_of

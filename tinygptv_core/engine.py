@@ -7,8 +7,6 @@ On a GPU the host only says what is to be done, and never waits for what a step 
 next one is: a step that must not be taken is skipped by the GPU itself, and the host hears of it one step later.
 """
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +38,7 @@ from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions
+from tinygptv_core.seeds import seed_of
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 
@@ -404,11 +403,6 @@ def load_scaler(scaler: torch.amp.GradScaler, tensor: Tensor) -> None:
     """Go on from what `scaler_tensor` gave."""
     scale, growth = tensor.tolist()
     scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-
-
-def seed_of(*of: int) -> int:
-    """A seed for torch that follows from some numbers."""
-    return int.from_bytes(hashlib.sha256(json.dumps(of).encode()).digest()[:7])
 
 
 def micro_batches(batch: Batch, most: int | None) -> list[Batch]:

@@ -6,7 +6,8 @@ import torch
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.generate import Decoding, Sampling, _nucleus, _Penalty, beam_tokens, generate, greedy
+from tinygptv_core.decoding import Decoding, Penalty, Sampling, greedy, nucleus
+from tinygptv_core.generate import beam_tokens, generate
 from tinygptv_core.model import TinyGPTV
 
 QUESTIONS = ([tiny.END, tiny.SLOT, 2, 3], [tiny.END, 4, tiny.SLOT, 5, 6, 2, 3], [tiny.SLOT, 6])
@@ -167,13 +168,13 @@ def test_beams_end_at_the_stop_text(model):
 
 def test_the_penalty_makes_what_was_said_less_likely_whatever_its_sign():
     """Of scores 2, -2 and 3 the first two were said; one of them twice, which counts once."""
-    penalty = _Penalty(replace(PENALTY, said=(1,)))
+    penalty = Penalty(replace(PENALTY, said=(1,)))
     assert penalty(torch.tensor([[0, 0]]), torch.tensor([[2.0, -2.0, 3.0]])).tolist() == [[1.0, -4.0, 3.0]]
 
 
 def test_the_nucleus_is_the_likeliest_that_reach_its_share():
     likely_BV = torch.tensor([[0.1, 0.5, 0.4], [0.2, 0.2, 0.6]])
-    assert _nucleus(likely_BV, 0.55).tolist() == [pytest.approx([0.0, 0.5, 0.4]), pytest.approx([0.0, 0.0, 0.6])]
+    assert nucleus(likely_BV, 0.55).tolist() == [pytest.approx([0.0, 0.5, 0.4]), pytest.approx([0.0, 0.0, 0.6])]
 
 
 def test_drawn_answers_depend_on_the_seed_alone(model):
