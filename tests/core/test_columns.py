@@ -1,4 +1,4 @@
-from tinygptv_core.recipe import clean_caption
+from tinygptv_core.columns import clean_caption
 
 
 def test_a_caption_is_lower_case_without_marks_and_of_at_most_50_words():
