@@ -12,8 +12,9 @@ from tasks.filter import filter_rows
 from tasks.removals import NO_REMOVALS
 from tasks.request import Site
 from tasks.rows import rows
+from tinygptv_core.columns import caption_turns, clean_caption
 from tinygptv_core.presets import PRETRAINING
-from tinygptv_core.recipe import Recipe, caption_turns, clean_caption
+from tinygptv_core.recipe import Recipe
 
 LIST_FILE, CSV_FILE, KEPT_FILE = "list.json", "list.csv", "kept.csv"
 HOSTS = 5_000

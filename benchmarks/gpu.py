@@ -37,6 +37,7 @@ from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.engine import BETAS, EPSILON, DDPEngine
 from tinygptv_core.flops import peak_flops
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.precision import dtype_of
 from tinygptv_core.run import RunOptions
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import parameter_groups
@@ -144,7 +145,7 @@ def conventional_step(work: Work, device: torch.device) -> Step:
     """The reference's: autocast, a loss scaler, torch's AdamW; the whole batch at once."""
     torch.use_deterministic_algorithms(False)
     model = new_model(work, device).train()
-    way, dtype = Conventional(model, new_tokenizer(), work.stage), getattr(torch, work.stage.precision)
+    way, dtype = Conventional(model, new_tokenizer(), work.stage), dtype_of(work.stage.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     optimizer = AdamW(parameter_groups(model, work.stage.weight_decay), lr=RATE, betas=BETAS, eps=EPSILON)
     pixels = [work.pixels(index) for index in range(len(work.spoken))]

@@ -21,7 +21,8 @@ import torch
 from benchmarks.gpu_work import FULL, TOY, Scale, new_model, new_tokenizer, work_of_stage
 from benchmarks.memory import PAPER_QUESTION, batch_of
 from tinygptv_core.answer import narrow_linears
-from tinygptv_core.generate import generate, greedy
+from tinygptv_core.decoding import greedy
+from tinygptv_core.generate import generate
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.quantize import lowering
 
@@ -70,7 +71,7 @@ def measured(bits: int, scale: Scale, device: torch.device) -> Took:
     def seconds() -> float:
         began = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.float16):
-            image_BQD = model.images(batch, None)
+            image_BQD = model.images(batch)
             generate(model, batch, tokenizer=tokenizer, decoding=decoding, image_BQD=image_BQD)
         return time.perf_counter() - began
 

@@ -14,6 +14,7 @@ from tinygptv_core.architectures import architecture
 from tinygptv_core.batch import Batch
 from tinygptv_core.flops import NO_WORK, needed_flops, work_of
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.precision import dtype_of
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
 from tinygptv_core.settings import SHIPPED
@@ -213,7 +214,7 @@ def new_model(work: Work, device: torch.device, convert: Convert | None = None) 
             model is loaded. It gets them on the CPU.
     """
     model = TinyGPTV.on_meta(architecture(work.scale.sizes), work.stage.lora)
-    dtype = getattr(torch, work.stage.precision)
+    dtype = dtype_of(work.stage.precision)
     torch.manual_seed(1)
     fill_with(
         lambda shape: torch.empty(shape, dtype=dtype, device=device).normal_(std=DEVIATION), model, dtype, convert

@@ -15,9 +15,10 @@ from torch.optim import AdamW
 from benchmarks.conventional import Conventional
 from benchmarks.shards import Spoken, Written, conventional_batches, photo, write_shard
 from benchmarks.work import CAPTIONS, TALKS, Width, spoken_captions, spoken_talks
+from tinygptv_core.compute import Compute
 from tinygptv_core.draws import Order
 from tinygptv_core.engine import BETAS, EPSILON
-from tinygptv_core.features import Compute, Look, write_features
+from tinygptv_core.features import Look, write_features
 from tinygptv_core.run import DataFolders, RunOptions, RunSpec
 from tinygptv_core.schedule import rate
 from tinygptv_core.shards import ShardSet

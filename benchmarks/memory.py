@@ -216,7 +216,7 @@ def training(sizes: Sizes, load: Load, dtype: torch.dtype, *, recompute: bool) -
 
 def _loss(model: TinyGPTV, batch: Batch, K: int) -> Tensor:
     """`TinyGPTV.forward`, told how many targets there are: of a mask without data that cannot be asked."""
-    image_BQD = model.images(batch, None)
+    image_BQD = model.images(batch)
     embeds_BSD, mask_BS = model.embed(batch, image_BQD)
     del image_BQD
     embeds_BSD, mask_BS = embeds_BSD[:, :-1], mask_BS[:, :-1]  # a sample's last token is read by none
@@ -239,7 +239,7 @@ def inference(sizes: Sizes, load: Load, dtype: torch.dtype, bits: int) -> Memory
         narrow_linears(model, dtype)
         batch = batch_of(load)
         with LiveBytes(_tensors(model, batch)) as live, _autocast(dtype):
-            embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None))
+            embeds_BSD, mask_BS = model.embed(batch, model.images(batch))
             cache = new_cache()
             last = torch.zeros(load.samples, dtype=torch.int64)
             out = model.llm.model(

@@ -13,8 +13,9 @@ from torch.optim import AdamW
 from benchmarks.conventional import Conventional
 from benchmarks.work import Samples, Width, captions, noise, questions, talks
 from tinygptv_core.batch import Batch
+from tinygptv_core.decoding import greedy
 from tinygptv_core.engine import BETAS, EPSILON
-from tinygptv_core.generate import generate, greedy, token_steps
+from tinygptv_core.generate import generate, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prepack import prepack
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_question, encode_training, question
@@ -103,12 +104,13 @@ def our_training(draw: Callable[[int, int], Samples], width: Width, at_once: int
     (model, tokenizer), samples = width.model(), draw(at_once, width.side)
     prepack(model)
     queries_BQE = model.encode_images(samples.images_B3HW) if cached else None
+    images_B3HW = None if cached else samples.images_B3HW
 
     def loss() -> Tensor:
         stage = samples.stage
         encoded = [encode_training(tokenizer, said, prompt="{}", stage=stage, has_image=True) for said in samples.turns]
-        batch = _collated(encoded, tokenizer, samples.images_B3HW, "right")
-        loss_sum, num_targets = model(batch, queries_BQE, packed=packed)
+        batch = replace(_collated(encoded, tokenizer, images_B3HW, "right"), queries_BQE=queries_BQE)
+        loss_sum, num_targets = model(batch, packed=packed)
         return loss_sum / num_targets
 
     return _training(model, loss)

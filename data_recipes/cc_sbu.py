@@ -1,6 +1,7 @@
 """CC3M's, CC12M's and SBU's pictures with captions written by BLIP: the smaller list of pre-training."""
 
-from tinygptv_core.recipe import Download, Recipe, caption_turns
+from tinygptv_core.columns import caption_turns
+from tinygptv_core.recipe import Download, Recipe
 
 RECIPE = Recipe(
     version=1,

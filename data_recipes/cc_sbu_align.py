@@ -1,7 +1,8 @@
 """MiniGPT-4's 3,500 pictures of CC and SBU with captions of several sentences, checked by people."""
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn, said_in
+from tinygptv_core.columns import said_in
+from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

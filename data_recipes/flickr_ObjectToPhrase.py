@@ -1,7 +1,8 @@
 """Phrases of Flickr30k's captions, and where what they mean is."""
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import Download, Recipe, Row, Turn, said_in
+from tinygptv_core.columns import said_in
+from tinygptv_core.recipe import Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,7 +1,8 @@
 """Captions of Flickr30k in which every phrase has its boxes."""
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import Download, Recipe, Row, Turn, said_in
+from tinygptv_core.columns import said_in
+from tinygptv_core.recipe import Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,7 +1,8 @@
 """Pictures with a text that are hateful, or not, together: Hateful Memes, its development split."""
 
 from data_recipes.parts import forms, pictures
-from tinygptv_core.recipe import Download, Recipe, Row, Turn, said_in
+from tinygptv_core.columns import said_in
+from tinygptv_core.recipe import Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,7 +1,8 @@
 """Questions about drawings with a few texts to choose from: IconQA, choose_txt, its validation split."""
 
 from data_recipes.parts import pictures
-from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn, list_of, said_in, scalar_of, text_of
+from tinygptv_core.columns import list_of, said_in, scalar_of, text_of
+from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn
 
 
 def picture_name(row: Row) -> str:

@@ -4,7 +4,8 @@
 """
 
 from data_recipes.parts.forms import conversation
-from tinygptv_core.recipe import PictureSet, Recipe, Row, UnfitError, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import PictureSet, Recipe, Row, UnfitError
 
 IMAGES = PictureSet(name="instruct", folder="", archive=None)
 

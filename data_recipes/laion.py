@@ -4,7 +4,8 @@ LAION's safety revision of 2023-24 took some links off its lists, and asks that 
 fetch with its removal list.
 """
 
-from tinygptv_core.recipe import Download, Recipe, caption_turns
+from tinygptv_core.columns import caption_turns
+from tinygptv_core.recipe import Download, Recipe
 
 RECIPE = Recipe(
     version=1,

@@ -4,7 +4,8 @@
 can ask for them.
 """
 
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.columns import caption_turns
+from tinygptv_core.recipe import Recipe
 
 RECIPE = Recipe(
     version=1,

@@ -3,7 +3,8 @@
 from pathlib import PurePosixPath
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn, list_of, said_in, text_of
+from tinygptv_core.columns import list_of, said_in, text_of
+from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn
 
 TRAIN = 1
 

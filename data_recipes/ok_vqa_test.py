@@ -1,7 +1,8 @@
 """OK-VQA's validation questions, on which it is scored, each answered by ten people."""
 
 from data_recipes.parts import forms, pictures
-from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn, list_of, mapping_of, said_in, scalar_of
+from tinygptv_core.columns import list_of, mapping_of, said_in, scalar_of
+from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn
 
 
 def picture_name(row: Row) -> str:

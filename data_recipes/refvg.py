@@ -6,20 +6,8 @@ As in the reference, regions of 16,384 square pixels and more are left out.
 from collections.abc import Mapping
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import (
-    Download,
-    Join,
-    Layout,
-    Recipe,
-    Row,
-    Turn,
-    UnfitError,
-    cleaned,
-    list_of,
-    mapping_of,
-    number_of,
-    region_box,
-)
+from tinygptv_core.columns import cleaned, list_of, mapping_of, number_of, region_box
+from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn, UnfitError
 
 MAX_PIXELS = 16_384
 

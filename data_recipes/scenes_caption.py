@@ -1,6 +1,7 @@
 """Scenes with captions of one sentence, as in COCO."""
 
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.columns import caption_turns
+from tinygptv_core.recipe import Recipe
 
 RECIPE = Recipe(
     version=1,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 ROLES: Mapping[object, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 

@@ -1,6 +1,7 @@
 """Scenes with captions of several sentences. It stands for MiniGPT-4's 3,500 aligned pairs (`cc_sbu_align`)."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

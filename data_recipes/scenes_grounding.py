@@ -1,6 +1,7 @@
 """Scenes with captions in which every phrase has its box, as in the grounded captions of Flickr30k."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,6 +1,7 @@
 """The boxes of shapes in scenes, and what is in them: RefCOCO asked the other way round."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, box_of, text_of
+from tinygptv_core.columns import box_of, text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

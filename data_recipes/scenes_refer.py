@@ -1,6 +1,7 @@
 """Phrases that mean one shape of a scene, and its box, as in RefCOCO."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, box_of, text_of
+from tinygptv_core.columns import box_of, text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,6 +1,7 @@
 """Held-out scenes and what the evaluations ask about them. No stage trains on it."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,6 +1,7 @@
 """Text alone: a scene in words and a question about it, so that reading is not forgotten over seeing."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,6 +1,7 @@
 """Questions about scenes with answers of one or two words, as in VQA and GQA."""
 
-from tinygptv_core.recipe import Recipe, Row, Turn, text_of
+from tinygptv_core.columns import text_of
+from tinygptv_core.recipe import Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -3,7 +3,8 @@
 Drawn by the project (`tinygptv_core/scenes`). It stands for LAION, the larger list of pre-training.
 """
 
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.columns import caption_turns
+from tinygptv_core.recipe import Recipe
 
 RECIPE = Recipe(
     version=1,

@@ -1,7 +1,8 @@
 """Captions that read what is written in a picture: TextCaps."""
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn, cleaned
+from tinygptv_core.columns import cleaned
+from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

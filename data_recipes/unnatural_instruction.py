@@ -1,6 +1,7 @@
 """Instructions and answers without pictures, so that reading is not forgotten over seeing."""
 
-from tinygptv_core.recipe import Download, Recipe, Row, Turn, cleaned, list_of, mapping_of, text_of
+from tinygptv_core.columns import cleaned, list_of, mapping_of, text_of
+from tinygptv_core.recipe import Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,7 +1,8 @@
 """Questions that blind people asked about photographs of theirs, each answered by ten: VizWiz, its validation split."""
 
 from data_recipes.parts import forms, pictures
-from tinygptv_core.recipe import Download, Recipe, Row, Turn, list_of, said_in
+from tinygptv_core.columns import list_of, said_in
+from tinygptv_core.recipe import Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

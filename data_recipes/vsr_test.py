@@ -1,7 +1,8 @@
 """Statements on where things are in a picture, true or false: Visual Spatial Reasoning, its zero-shot test split."""
 
 from data_recipes.parts import forms, pictures
-from tinygptv_core.recipe import Download, Recipe, Row, Turn, said_in
+from tinygptv_core.columns import said_in
+from tinygptv_core.recipe import Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

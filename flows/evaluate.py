@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from flows.place import Progress
 from flows.train import BACKBONES, data_folders, data_inputs
-from tasks.evaluate import EVALUATE, ComputeOptions, EvaluationSpec, evaluate_checkpoint
+from tasks.evaluate import EVALUATE, EvaluationSpec, evaluate_checkpoint
 from tasks.request import Request, Site
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.stages import Stage
 
 FRESH = "fresh"
@@ -18,7 +18,7 @@ class Evaluates(Protocol):
     """Where an evaluation computes, and who is told how far a step is; of a run, its `Place`."""
 
     @property
-    def compute(self) -> ComputeOptions: ...
+    def compute(self) -> Compute: ...
 
     @property
     def progress(self) -> Callable[[str], Progress]: ...

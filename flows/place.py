@@ -10,7 +10,7 @@ from threading import Thread
 
 from tasks.build import Store
 from tasks.cluster import import_ray, ray_cluster
-from tasks.evaluate import EVALUATE, ComputeOptions
+from tasks.evaluate import EVALUATE
 from tasks.fetch import FetchOptions
 from tasks.lease import lease
 from tasks.promote import Rule
@@ -19,11 +19,9 @@ from tasks.removals import NO_REMOVALS, Removals, read_removals
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import TRAIN, Workers, ray_workers
+from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.importing import importing
 from tinygptv_core.run import RunOptions
-
-Progress = Callable[[int, int, str], None]
-"""(done, total, text): how far a step has come."""
 
 IMPORTS = "imports ahead"
 WORTH_PROCESSES_BYTES = 200_000_000
@@ -159,9 +157,9 @@ class Place:
         return lease(self.home / "mlflow" / "registry.lease", lambda text: None)
 
     @property
-    def compute(self) -> ComputeOptions:
+    def compute(self) -> Compute:
         """Where the steps run that compute in this process: on as many threads as training has in all its own."""
-        return ComputeOptions(device=self.options.device, threads=self.options.cores)
+        return Compute(device=self.options.device, threads=self.options.cores)
 
     @property
     def report_folder(self) -> Path:

@@ -12,12 +12,10 @@ from typing import Any
 from flows.choice import check_writable, tracking_uri
 from flows.evaluate import evaluate_step
 from flows.noted import noted
-from flows.place import Progress
 from flows.terminal import Terminal, say
 from flows.train import data_inputs
 from tasks.ask import training_of
 from tasks.build import MANIFEST, Built, Store
-from tasks.evaluate import ComputeOptions
 from tasks.lineage import resolved
 from tasks.records import Records
 from tasks.register import CHALLENGER, CHAMPION
@@ -25,6 +23,7 @@ from tasks.registry import CHECKPOINT_TAG, Version, find, versions
 from tasks.request import Inputs
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
+from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.stages import Stage
 
@@ -36,7 +35,7 @@ DEMO_PORT, DEMO_MODEL = 8501, "tinygptv"
 class Computing:
     """Where an evaluation computes, and who is told how far it is."""
 
-    compute: ComputeOptions
+    compute: Compute
     progress: Callable[[str], Progress]
 
 
@@ -92,9 +91,7 @@ def evaluate(options: argparse.Namespace) -> int:
     home = Path(options.home).expanduser().absolute()
     check_writable(home)
     store = Store(home / "store")
-    where = Computing(
-        compute=ComputeOptions(device=options.device, threads=os.cpu_count() or 1), progress=Terminal().progress
-    )
+    where = Computing(compute=Compute(device=options.device, threads=os.cpu_count() or 1), progress=Terminal().progress)
     built = score(checkpoint_named(options.model, store, tracking_uri(home)), options.evals, store, where)
     scores = json.loads((built.artifact.path / "scores.json").read_text())
     print(json.dumps(scores, indent=1) if options.json else "\n".join(lines_of(scores)))

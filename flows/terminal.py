@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tasks.build import Built
 from tasks.report import Report, StageReport
 from tasks.request import SHORT
+from tinygptv_core.compute import Progress
 from tinygptv_core.metrics import clock
 
 LINE_SECONDS = 5.0
@@ -31,7 +32,7 @@ class Terminal:
     finished: int = field(default=0, init=False)
     bar: "tqdm[Any] | None" = field(default=None, init=False)
 
-    def progress(self, name: str) -> Callable[[int, int, str], None]:
+    def progress(self, name: str) -> Progress:
         """What a step tells how far it is: a bar on a terminal, else a line now and then."""
         shown = self._bar(name) if sys.stderr.isatty() else _lines(name)
 
@@ -42,7 +43,7 @@ class Terminal:
 
         return tell
 
-    def _bar(self, name: str) -> Callable[[int, int, str], None]:
+    def _bar(self, name: str) -> Progress:
         def tell(done: int, total: int, text: str) -> None:
             if self.bar is not None and done < self.bar.n:  # another phase
                 self._close()
@@ -105,7 +106,7 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _lines(name: str) -> Callable[[int, int, str], None]:
+def _lines(name: str) -> Progress:
     began = last_told = time.monotonic()
     first = last = 0
 

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from tasks.lists import Broken, read_list
 from tasks.pickles import read_pickle
+from tinygptv_core.annotations import partners_in, records_in, with_partners
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, Row, UnfitError, partners_in, records_in, with_partners
+from tinygptv_core.recipe import Recipe, Row, UnfitError
 
 T = TypeVar("T")
 

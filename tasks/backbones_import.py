@@ -80,15 +80,12 @@ def convert_backbones(sources: Sources, site: Site) -> None:
     Raises:
         ConfigError: a file is missing, cut off, hostile or another one than is wanted; says which and what helps.
     """
-    import torch
-
     from tinygptv_core import weight_import
     from tinygptv_core.architectures import architecture
+    from tinygptv_core.precision import dtype_of
 
     paths = weight_import.Sources(**{role: source_path(role, getattr(sources, role)) for role in ROLES})
-    coverages = weight_import.import_backbones(
-        site.out, paths, architecture(sources.sizes), getattr(torch, sources.dtype)
-    )
+    coverages = weight_import.import_backbones(site.out, paths, architecture(sources.sizes), dtype_of(sources.dtype))
     note_coverage(coverages, site)
 
 

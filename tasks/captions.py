@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tasks.bytewise import bytes_of, has_byte, has_spare_space
 from tasks.list_columns import Columns, Wanted
 from tasks.tables import SIZE, compute
-from tinygptv_core.recipe import MAX_CAPTION_WORDS, Recipe, caption_turns
+from tinygptv_core.columns import MAX_CAPTION_WORDS, caption_turns
+from tinygptv_core.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,10 +1,11 @@
 """backbones + checkpoint + data -> scores and answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.request import Site, Step
+from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Stage
@@ -32,17 +33,7 @@ class EvaluationSpec:
     features: Path | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComputeOptions:
-    """Where it runs: the device, and the CPU threads that it takes."""
-
-    device: str
-    threads: int
-
-
-def evaluate_checkpoint(
-    spec: EvaluationSpec, options: ComputeOptions, site: Site, progress: Callable[[int, int, str], None]
-) -> None:
+def evaluate_checkpoint(spec: EvaluationSpec, options: Compute, site: Site, progress: Progress) -> None:
     """Write scores.json and answers.jsonl into `site.out`. Runs in this process.
 
     Raises:

@@ -1,12 +1,11 @@
 """shards x backbones -> the vision tokens of every picture, for those who read the pictures more than once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from tasks.evaluate import ComputeOptions
 from tasks.request import Site, Step
+from tinygptv_core.compute import Compute, Precision, Progress
 from tinygptv_core.run import DataFolders
 
 FEATURES = Step(name="features", kind="features", version=2)
@@ -19,21 +18,18 @@ class FeaturesSpec:
     backbones: Path
     data: Mapping[str, DataFolders]
     image_size: int
-    precision: Literal["float32", "bfloat16", "float16"]
+    precision: Precision
 
 
-def write_vision_tokens(
-    spec: FeaturesSpec, options: ComputeOptions, site: Site, progress: Callable[[int, int, str], None]
-) -> None:
+def write_vision_tokens(spec: FeaturesSpec, compute: Compute, site: Site, progress: Progress) -> None:
     """Write pictures.npy, queries.npy and datasets.json into `site.out`. Runs in this process.
 
     Raises:
         ConfigError: there is no picture in any of the data sets.
     """
-    from tinygptv_core.features import Compute, Look, write_features
+    from tinygptv_core.features import Look, write_features
     from tinygptv_core.shards import ShardSet
 
     look = Look(image_size=spec.image_size, precision=spec.precision)
     data = {name: ShardSet(folders) for name, folders in spec.data.items()}
-    compute = Compute(device=options.device, threads=options.threads)
     write_features(spec.backbones, data, look, compute, site.out, progress)

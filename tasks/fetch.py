@@ -4,7 +4,7 @@ Here from the files of a source; `tasks/segments.py` has the pictures from URLs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +16,7 @@ from tasks.guard import canonical_host
 from tasks.outcomes import KEPT, Outcome
 from tasks.request import Site, Step
 from tasks.tables import LEDGER_FILE, ROWS_FILE, LedgerRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
+from tinygptv_core.compute import Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Fetch
 
@@ -40,7 +41,7 @@ class FetchOptions:
     processes: int
     threads: int
     ray_address: str | None
-    progress: Callable[[int, int, str], None]
+    progress: Progress
 
     def __post_init__(self) -> None:
         for host in self.allow_hosts:

@@ -9,7 +9,7 @@ import json
 import logging
 import tarfile
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from tasks.fetch import Packer
 from tasks.outcomes import KEPT, Outcome
 from tasks.request import Site, Step
 from tasks.tables import ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
+from tinygptv_core.compute import Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import PictureSet
 from tinygptv_core.settings import Fetch
@@ -36,8 +37,6 @@ MAX_BYTES = 64_000_000
 TOLD_EVERY = 500
 UNLIKE = 0.1
 """By what share the number of a set's pictures, or a file's size, may differ from what is expected and not be told."""
-
-Progress = Callable[[int, int, str], None]
 
 
 def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Progress) -> None:

@@ -1,7 +1,6 @@
 """The report of a run: report.json, and report.html, one file that needs nothing else."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from tasks.page import environment, picture_url
 from tasks.report import Report, ReportDetails, ScoreReport, Scores, StageReport
 from tasks.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
+from tinygptv_core.boxes import boxes_in
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.metrics import Line, lines_of
 from tinygptv_core.shards import ShardSet
@@ -26,7 +26,6 @@ SINGLE_CURVES = {
     "samples a second": "samples_per_second",
 }
 """Title of a chart -> its name in a line of metrics.jsonl."""
-BOX = re.compile(r"\{<(\d+)><(\d+)><(\d+)><(\d+)>\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +242,7 @@ def _samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
     shown: dict[str, list[Shown]] = {}
     for name, folders in details.pictures.items():
         shards = ShardSet(folders)
-        places = {key: place for place, key in enumerate(shards.keys())}
+        places = {sample.key: place for place, sample in enumerate(shards.texts())}
         asked = [line for line in lines if line["eval"] == name]
         right = [line for line in asked if line["score"] >= RIGHT]
         wrong = [line for line in asked if line["score"] < RIGHT]
@@ -265,18 +264,17 @@ def _shown(line: dict, picture_of: Callable[[str], str], earlier: Mapping[str, s
         right=line["score"] >= RIGHT,
         picture=picture_of(line["key"]),
         control_picture=picture_of(line["control_key"]) if line["control_key"] is not None else "",
-        truth=[box for reference in line["references"] for box in boxes_in(reference)],
-        boxes=boxes_in(line["answer"]),
+        truth=[box for reference in line["references"] for box in drawn(reference)],
+        boxes=drawn(line["answer"]),
         earlier=earlier,
     )
 
 
-def boxes_in(text: str) -> list[Box]:
-    """The boxes `{<x1><y1><x2><y2>}` (0..100, percent of the sides) in a text; one that is no box is left out."""
-    corners = [[int(number) for number in found] for found in BOX.findall(text)]
+def drawn(text: str) -> list[Box]:
+    """The boxes in a text, as far as they lie on the picture."""
     return [
         Box(left=x1, top=y1, width=x2 - x1, height=y2 - y1)
-        for x1, y1, x2, y2 in corners
+        for x1, y1, x2, y2 in boxes_in(text)
         if x1 <= x2 <= 100 and y1 <= y2 <= 100
     ]
 

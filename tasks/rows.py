@@ -24,8 +24,9 @@ from tasks.tables import (
     clear,
     columns_of,
 )
+from tinygptv_core.annotations import picture_of, samples_of
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, Row, UnfitError, picture_of, samples_of
+from tinygptv_core.recipe import Recipe, Row, UnfitError
 
 if TYPE_CHECKING:
     import pyarrow as pa

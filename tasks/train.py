@@ -11,7 +11,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,7 @@ from tasks.cluster import remove_what_killed_runs_left, workers_folder
 from tasks.request import Step
 from tasks.shortages import LESS_MEMORY, has_no_room, num_oom_kills, why_workers_ended
 from tasks.track import repeating
+from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.importing import importing
 from tinygptv_core.metrics import Tail, words
@@ -32,9 +33,6 @@ from tinygptv_core.shortage import has_no_memory
 LOGGER = logging.getLogger(__name__)
 
 TRAIN = Step(name="train", kind="checkpoint", version=3)
-
-Progress = Callable[[int, int, str], None]
-"""(finished steps, all steps, words about it)."""
 
 MAX_RESTARTS = 3
 FOLLOW_SECONDS = 0.5

@@ -12,30 +12,28 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import AdamW
 
-from tinygptv_core.batch import IGNORED, Batch
+from tasks.zero_batches import Shared, share
+from tasks.zero_pieces import Pieces
+from tinygptv_core.batch import Batch
 from tinygptv_core.clock import Clock
+from tinygptv_core.compute import Progress
 from tinygptv_core.engine import (
     BETAS,
     EPSILON,
     SMALLEST_SCALE,
     StepResult,
-    autocast,
-    check_parameters,
     is_due,
     load_scaler,
-    micro_batches,
     scaler_tensor,
-    seed_of,
 )
 from tinygptv_core.model import TinyGPTV, unseen
 from tinygptv_core.not_finite import (
@@ -47,24 +45,23 @@ from tinygptv_core.not_finite import (
     with_samples,
 )
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions, RunSpec
 from tinygptv_core.saving import AskedToStop, never
+from tinygptv_core.seeds import seed_of
 from tinygptv_core.stages import Stage
-from tinygptv_core.train import Report, main
+from tinygptv_core.train import main
 from tinygptv_core.train import train as train_with
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 
-# Shape letters of this file: B batch, T text positions.
-
 LEVELS = {"zero1": 1, "zero2": 2, "zero3": 3}
-MOMENTS = ("exp_avg", "exp_avg_sq")
 USED = "is_used"
 """In an optimizer's group: whether the batch has given it gradients."""
 
 
-def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never) -> None:
+def train(spec: RunSpec, rank: int, world_size: int, report: Progress, asked_to_stop: AskedToStop = never) -> None:
     """As the core's `train`, with the engine that `spec.options` names.
 
     Raises:
@@ -85,21 +82,6 @@ def train(spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_st
         train_with(spec, rank, world_size, report, asked_to_stop, new_engine)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What all processes must agree on about a batch: they reduce the same gradients in the same order.
-
-    Attributes:
-        parts: as many on every process; those beyond a process's own have no targets.
-        num_targets: of all processes.
-        has_pictures: any of them has some. One of text alone then has black ones, behind its tokens.
-    """
-
-    parts: list[Batch]
-    num_targets: int
-    has_pictures: bool
-
-
 class ZeroEngine:
     """DeepSpeed's ZeRO 1, 2 or 3 over the processes of the default group; without one, over this process.
 
@@ -117,7 +99,6 @@ class ZeroEngine:
             raise ConfigError("compile=true and engine=zero3 do not go together: weights come and go between layers")
         deepspeed = _deepspeed(self._device)
         _ensure_group(self._device)
-        self._gathered = deepspeed.zero.GatheredParameters
         self._parameters = trainable_parameters(model)
         self._not_finite = torch.zeros(len(self._parameters), dtype=torch.bool, device=self._device)
         self._came: list[int] = []
@@ -127,14 +108,18 @@ class ZeroEngine:
             for frozen in (model.vision, model.qformer) if options.compile else (model,):
                 prepack(frozen)
         groups = _groups(model, stage.weight_decay)
-        self._group_of = {id(item): number for number, group in enumerate(groups) for item in group["params"]}
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        self._groups = [[names[id(item)] for item in group["params"]] for group in groups]
         optimizer = AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON)
         optimizer.register_step_pre_hook(_leave_unused)
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(model, self._device, stage), optimizer=optimizer, config=self._config()
         )
         self._zero: Any = self._engine.optimizer
-        self._begin_moments()
+        self._pieces = Pieces(
+            self._zero, self._parameters, self._groups, level=self._level, rank=rank, world_size=world_size
+        )
+        self._pieces.begin_moments()
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=stage.precision == "float16")
         self._clock = Clock(self._device)
         self._kept: dict[str, Tensor] = {}
@@ -156,20 +141,6 @@ class ZeroEngine:
             },
         }
 
-    def _begin_moments(self) -> None:
-        """Moments of 0 at step 0. DeepSpeed would look for them once, after its first group has been stepped."""
-        for flat in self._flats():
-            zeros = {kind: torch.zeros_like(flat) for kind in MOMENTS}
-            self._zero.state[flat] = {"step": torch.tensor(0.0), **zeros}
-        if self._level < 3:
-            self._zero._lazy_init_hp_params_optimizer_state()
-
-    def _flats(self) -> list[Tensor]:
-        """This process's piece of each group, in one row."""
-        return (
-            self._zero.single_partition_of_fp32_groups if self._level < 3 else self._zero.fp32_partitioned_groups_flat
-        )
-
     def _watch_gradients(self) -> None:
         for place, parameter in enumerate(self._parameters.values()):
             parameter.register_hook(lambda gradient, place=place: self._look_at(gradient, place))
@@ -190,7 +161,7 @@ class ZeroEngine:
         self._not_finite.zero_()
         self._came.clear()
         self._clock.mark("communication")
-        shared = self._share(batch)
+        shared = self._shared(batch)
         # DeepSpeed takes the mean over the processes, and the sum is wanted.
         weight = self._world_size / max(shared.num_targets, 1)
         again = Repeatable(parts=shared.parts, seed=seed, weight=self._number(weight * self._scaler.get_scale()))
@@ -215,24 +186,11 @@ class ZeroEngine:
         """
         return self._clock.read()
 
-    def _share(self, batch: Batch) -> Shared:
-        """The batch in parts that agree with those of the other processes."""
-        parts = micro_batches(batch, self._options.micro_batch)
-        pictures = () if batch.images_B3HW is None else batch.images_B3HW.shape[-1:]
-        queries = () if batch.queries_BQE is None else batch.queries_BQE.shape[1:]
-        told = torch.tensor(
-            [int((batch.labels_BT != IGNORED).sum()), len(parts), *(pictures or (0,)), *(queries or (0, 0))],
-            device=self._device,
-        )
-        all_told = [torch.empty_like(told) for _ in range(self._world_size)]
-        distributed.all_gather(all_told, told)
-        most = torch.stack(all_told).amax(0).tolist()
-        parts += [_without_targets(parts[0])] * (most[1] - len(parts))
-        if any(most[2:]) and batch.slot_B is None:
-            parts = [_with_black_pictures(part, side=most[2], queries=tuple(most[3:])) for part in parts]
-        num_targets = int(torch.stack(all_told)[:, 0].sum())
-        parts = [self._model.laid_out(part, packed=self._options.packed).to(self._device) for part in parts]
-        return Shared(parts=parts, num_targets=num_targets, has_pictures=any(most[2:]))
+    def _shared(self, batch: Batch) -> Shared:
+        """The parts of all processes on the device, with their layouts."""
+        shared = share(batch, self._options.micro_batch, self._device)
+        parts = [self._model.laid_out(part, packed=self._options.packed).to(self._device) for part in shared.parts]
+        return replace(shared, parts=parts)
 
     def _backward(self, shared: Shared, weight: float, again: Repeatable, where: str) -> float:
         """The mean loss over all processes, its gradients left with DeepSpeed."""
@@ -256,32 +214,21 @@ class ZeroEngine:
 
     def _complete_gradients(self, used: set[str]) -> None:
         """Add what earlier steps have kept, and clear what ZeRO 3 still has of a group that this batch has not used."""
-        for name, parameter in self._parameters.items():
+        for name in self._parameters:
             kept = self._kept.get(name)
             if name in used and kept is None:
                 continue
-            whole = torch.zeros(_shape(parameter), device=self._device) if kept is None else kept
-            self._set_gradient(parameter, whole + _whole_gradient(parameter) if name in used else whole)
-
-    def _set_gradient(self, parameter: nn.Parameter, whole: Tensor) -> None:
-        from deepspeed.utils import safe_get_local_grad, safe_set_full_grad, safe_set_local_grad
-
-        if self._level < 3:
-            safe_set_full_grad(parameter, whole)
-            return
-        size = safe_get_local_grad(parameter).numel()
-        padded = functional.pad(whole.flatten(), (0, size * self._world_size - whole.numel()))
-        safe_set_local_grad(parameter, padded.narrow(0, size * self._rank, size))
+            whole = self._pieces.zeros(name) if kept is None else kept
+            self._pieces.set_gradient(name, whole + self._pieces.gradient(name) if name in used else whole)
 
     def _keep_gradients(self, used: set[str]) -> None:
-        self._kept = {name: _whole_gradient(self._parameters[name]).clone() for name in sorted(used)}
+        self._kept = {name: self._pieces.gradient(name).clone() for name in sorted(used)}
         self._zero.zero_grad()
 
     def _optimizer_step(self, used: set[str], rate: float, again: Repeatable, where: str) -> float:
         """Clip and step. The norm of all gradients; infinite where float16 overflowed, and nothing was stepped."""
-        used_groups = {self._group_of[id(self._parameters[name])] for name in used}
-        for number, group in enumerate(self._zero.param_groups):
-            group["lr"], group[USED] = rate, number in used_groups
+        for group, names in zip(self._zero.param_groups, self._groups, strict=True):
+            group["lr"], group[USED] = rate, not used.isdisjoint(names)
         self._engine.step()  # which leaves everything as it is if the norm is not finite
         if not self._zero.overflow:
             self._update_scale(1)
@@ -298,7 +245,7 @@ class ZeroEngine:
         """Where this process's first gradient that is not finite came to; ZeRO 3 has no weights to look with."""
         if self._level == 3:
             return None
-        with autocast(self._device, self._stage):
+        with autocast(self._stage.precision, self._device):
             return first_gradient_not_finite(self._model, again, packed=self._options.packed)
 
     def _update_scale(self, good_steps: int) -> None:
@@ -318,7 +265,7 @@ class ZeroEngine:
         self._engine.eval()
         with torch.no_grad():
             for batch in batches:
-                for part in self._share(batch).parts:
+                for part in self._shared(batch).parts:
                     told = self._engine(part, packed=self._options.packed)
                     totals += torch.stack([value.double() for value in told])
         self._engine.train()
@@ -327,18 +274,8 @@ class ZeroEngine:
 
     def state(self) -> dict[str, Tensor]:
         """As `DDPEngine.state`, put together from all processes, each of which must call it."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        with self._gathered(list(self._parameters.values())):
-            tensors = {f"parameter/{name}": item.detach().clone() for name, item in self._parameters.items()}
+        tensors = self._pieces.state()
         tensors |= {f"gradient/{name}": gradient for name, gradient in self._kept.items()}
-        steps = [self._zero.state[flat]["step"] for flat in self._flats()]
-        for name, parameter in self._parameters.items():
-            step = steps[self._group_of[id(parameter)]]
-            if step > 0:
-                tensors[f"step/{name}"] = step.clone()
-                for kind in MOMENTS:
-                    tensors[f"{kind}/{name}"] = torch.as_tensor(safe_get_full_optimizer_state(parameter, kind))
         if self._scaler.is_enabled():
             tensors["scaler"] = scaler_tensor(self._scaler)
         return tensors
@@ -350,36 +287,11 @@ class ZeroEngine:
             ValueError: it is the state of other parameters, or of some that have been stepped more often than others
                 of their kind.
         """
-        check_parameters(tensors, self._parameters)
-        steps = self._steps_in(tensors)
-        for kind in MOMENTS:
-            # By way of the parameters, which come last: what ZeRO makes of a whole one is the right piece of it.
-            self._fill(tensors, kind)
-            for flat in self._flats():
-                self._zero.state[flat][kind].copy_(flat)
-        self._fill(tensors, "parameter")
-        for flat, step in zip(self._flats(), steps, strict=True):
-            self._zero.state[flat]["step"].fill_(step)
+        self._pieces.load(tensors)
         gradients = {name: tensors.get(f"gradient/{name}") for name in self._parameters}
         self._kept = {name: item.to(self._device) for name, item in gradients.items() if item is not None}
         if self._scaler.is_enabled():
             load_scaler(self._scaler, tensors["scaler"])
-
-    def _steps_in(self, tensors: Mapping[str, Tensor]) -> list[float]:
-        """How often each group has been stepped."""
-        found: list[set[float]] = [set() for _ in self._flats()]
-        for name, parameter in self._parameters.items():
-            found[self._group_of[id(parameter)]].add(float(tensors.get(f"step/{name}", torch.zeros(()))))
-        if any(len(steps) != 1 for steps in found):
-            raise ValueError(f"the state has parameters of one kind that were stepped {found} times; with ZeRO all are")
-        return [steps.pop() for steps in found]
-
-    def _fill(self, tensors: Mapping[str, Tensor], kind: str) -> None:
-        """Set the parameters to the tensors of this kind, zeros where there are none."""
-        with self._gathered(list(self._parameters.values()), modifier_rank=0), torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(tensors.get(f"{kind}/{name}", torch.zeros(())))
-        self._zero.refresh_fp32_params()
 
     def close(self) -> None:
         """Let go of the model, on which DeepSpeed keeps a hold otherwise."""
@@ -399,7 +311,7 @@ class _Autocast(nn.Module):
 
     def __init__(self, model: TinyGPTV, device: torch.device, stage: Stage) -> None:
         super().__init__()
-        self.model, self._autocast = model, lambda: autocast(device, stage)
+        self.model, self._autocast = model, lambda: autocast(stage.precision, device)
 
     def forward(self, batch: Batch, *, packed: bool) -> tuple[Tensor, Tensor]:
         with self._autocast():
@@ -460,42 +372,6 @@ def _leave_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not group[USED]:
             for parameter in group["params"]:
                 parameter.grad = None
-
-
-def _whole_gradient(parameter: nn.Parameter) -> Tensor:
-    from deepspeed.utils import safe_get_full_grad
-
-    return torch.as_tensor(safe_get_full_grad(parameter))
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    """Of the whole parameter, of which ZeRO 3 leaves nothing in its place."""
-    return getattr(parameter, "ds_shape", parameter.shape)
-
-
-def _without_targets(part: Batch) -> Batch:
-    """Its first sample, which adds nothing to loss and gradients."""
-    first = micro_batches(part, 1)[0]
-    return replace(first, layout=None, labels_BT=torch.full_like(first.labels_BT, IGNORED))
-
-
-def _with_black_pictures(part: Batch, *, side: int, queries: tuple[int, ...]) -> Batch:
-    """Text alone with a picture behind each sample, which no target sees, so that it uses what others do.
-
-    Args:
-        side: of the pictures that others have, in pixels; 0 where they have `queries` (Q, E) instead.
-    """
-    B, T = part.ids_BT.shape
-    return replace(
-        part,
-        ids_BT=functional.pad(part.ids_BT, (0, 1)),
-        labels_BT=functional.pad(part.labels_BT, (0, 1), value=IGNORED),
-        mask_BT=functional.pad(part.mask_BT, (0, 1), value=False),
-        slot_B=torch.full((B,), T, device=part.ids_BT.device),
-        images_B3HW=part.ids_BT.new_zeros((B, 3, side, side), dtype=torch.uint8) if side else None,
-        queries_BQE=None if side else torch.zeros((B, *queries), device=part.ids_BT.device),
-        layout=None,
-    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ Also the folder that a registered model is served from: `model.json`, `stage.jso
 """
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,13 @@ from torch import Tensor, nn
 from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
-from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, Precision, encode
-from tinygptv_core.generate import generate, greedy
+from tinygptv_core.compute import Precision, Progress
+from tinygptv_core.decoding import greedy
+from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, encode
+from tinygptv_core.generate import generate
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
+from tinygptv_core.precision import autocast, dtype_of
 from tinygptv_core.quantize import Bits, lowering
 from tinygptv_core.rank import Ranking, rank
 from tinygptv_core.settings import SHIPPED
@@ -30,9 +32,6 @@ from tinygptv_core.weights import load_backbones, narrowing
 
 # Fixed, and not an option: the last bits of a sum depend on the shape of a batch.
 QUESTIONS_AT_ONCE = 64
-
-Progress = Callable[[int, int, str], None]
-"""(done, total, what) -> nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class ModelCard:
 
 def load_fresh(backbones: Path, stage: Stage, device: str) -> Trained:
     """The model that `stage` starts from when no stage was before it: with fresh projections."""
-    parts = load_backbones(backbones, getattr(torch, stage.precision))
+    parts = load_backbones(backbones, dtype_of(stage.precision))
     parts.llm.leave_out(stage.without)
     model = TinyGPTV.from_backbones(parts, stage.lora, stage.seed)
     return _trained(model, parts.tokenizer, form_of(stage), stage.precision, device)
@@ -95,7 +94,7 @@ def load_trained(
         ValueError: it was made with other backbones or adapters; says which tensors differ.
     """
     found = read_checkpoint(checkpoint)
-    parts = load_backbones(backbones, getattr(torch, precision), lowering(bits, device) if bits else None)
+    parts = load_backbones(backbones, dtype_of(precision), lowering(bits, device) if bits else None)
     parts.llm.leave_out(found.form.without)
     model = TinyGPTV.from_backbones(parts, found.form.lora, seed=0)  # all that is drawn is loaded over
     load_trainable(model, found.tensors, new_lora=False)
@@ -105,7 +104,7 @@ def load_trained(
 def _trained(
     model: TinyGPTV, tokenizer: prompt.Tokenizer, form: CheckpointForm, precision: Precision, device: str
 ) -> Trained:
-    narrow_linears(model, getattr(torch, precision))
+    narrow_linears(model, dtype_of(precision))
     return Trained(model=model.to(device).eval(), tokenizer=tokenizer, form=form, precision=precision)
 
 
@@ -129,7 +128,7 @@ def see(trained: Trained, pictures: Sequence[bytes], features: Features | None =
     device = next(trained.model.parameters()).device
     look = Look(image_size=trained.form.image_size, precision=trained.precision)
     seen: list[Tensor] = []
-    with torch.inference_mode(), _autocast(trained.precision, device):
+    with torch.inference_mode(), autocast(trained.precision, device):
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
             queries_BQE = features.of(chunk).to(device) if features else encode(trained.model, chunk, look)
@@ -174,7 +173,7 @@ def ranked(
         ]
         device = image_PQD.device
         image_BQD = image_PQD[torch.tensor([question.picture for question in questions], device=device)]
-        with torch.inference_mode(), _autocast(trained.precision, device):
+        with torch.inference_mode(), autocast(trained.precision, device):
             found += rank(trained.model, encoded, image_BQD, pad_id=trained.tokenizer.pad_token_id)
         progress(len(found), len(asked), "questions answered")
     return found
@@ -202,7 +201,7 @@ def _answer_batch(
         side="left",
     ).to(device)
     image_BQD = image_PQD[torch.tensor([question.picture for question, _ in batch], device=device)]
-    with torch.inference_mode(), _autocast(trained.precision, device):
+    with torch.inference_mode(), autocast(trained.precision, device):
         texts = generate(
             trained.model,
             collated,
@@ -211,11 +210,6 @@ def _answer_batch(
             image_BQD=image_BQD,
         )
     return [text.strip() for text in texts]
-
-
-def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    dtype = getattr(torch, precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -1,12 +1,10 @@
 """Sizes made into transformers' own configurations, and read from them."""
 
-from typing import Any
-
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig
 
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import PAPER_SIZES, Sizes, sizes_told
 from tinygptv_core.weights import Architecture
 
 
@@ -63,39 +61,12 @@ def architecture(sizes: Sizes) -> Architecture:
 
 def sizes_of(model: TinyGPTV) -> Sizes:
     """The sizes of a model that is there: what `architecture` made it of."""
-    vision, qformer, llm = model.vision.config, model.qformer.config, model.llm.config
+    configs = (model.vision.config, model.qformer.config, model.llm.config)
     linears = [module for module in model.projections if isinstance(module, nn.Linear)]
-    rotary: Any = llm.rope_parameters  # a form of its own for each way of turning
-    end_id: Any = llm.eos_token_id  # one of them in every Phi
-    return Sizes(
-        vision=TowerSizes(
-            width=vision.hidden_size,
-            mlp_width=vision.intermediate_size,
-            layers=vision.num_hidden_layers,
-            heads=vision.num_attention_heads,
-            image_size=model.vision.image_size,
-            patch_size=model.vision.patch_size,
-        ),
-        qformer=QFormerSizes(
-            width=qformer.hidden_size,
-            mlp_width=qformer.intermediate_size,
-            layers=qformer.num_hidden_layers,
-            heads=qformer.num_attention_heads,
-            cross_attention_every=qformer.cross_attention_frequency,
-            queries=model.qformer.query_tokens.shape[1],
-        ),
-        llm=LlmSizes(
-            width=llm.hidden_size,
-            mlp_width=llm.intermediate_size,
-            layers=llm.num_hidden_layers,
-            heads=llm.num_attention_heads,
-            vocabulary=llm.vocab_size,
-            positions=llm.max_position_embeddings,
-            rotary_fraction=rotary["partial_rotary_factor"],
-            dropout=llm.resid_pdrop,
-            end_id=end_id,
-        ),
-        projection_widths=(qformer.hidden_size, *(linear.out_features for linear in linears)),
+    return sizes_told(
+        *(config.to_dict() for config in configs),
+        queries=model.qformer.query_tokens.shape[1],
+        projection_widths=(linears[0].in_features, *(linear.out_features for linear in linears)),
     )
 
 

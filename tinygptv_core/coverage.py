@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.weight_files import CODES, Stored, in_memory
-
-SHOWN_NAMES = 4
+from tinygptv_core.weight_files import CODES, Stored, counted, in_memory, some_of
 
 FLOATS = tuple(dtype for dtype in CODES if dtype.is_floating_point)
 """What weights are numbers of."""
@@ -84,7 +82,7 @@ class Coverage:
                 that usually means.
         """
         faults = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or dtype": self.unfit}
-        told = [f"  {len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+        told = [f"  {line}" for line in counted(faults)]
         if told:
             means = [f"  this usually means: {meaning}" for meaning in self.meanings]
             raise ConfigError(
@@ -169,11 +167,6 @@ def _meanings(faults: Sequence[str], layout: Layout) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + rest
-
-
 def table(coverages: Sequence[Coverage]) -> str:
     """The accounts as a person reads them: a line per part, then what was new and what was left, and why."""
     head = f"{'part':12s}{'found':>8s}{'new':>8s}{'left':>8s}{'missing':>9s}{'unexpected':>12s}  layout"
@@ -185,9 +178,9 @@ def table(coverages: Sequence[Coverage]) -> str:
             f"{len(one.unexpected):12d}  {one.layout}"
         )
     for one in coverages:
-        lines += [f"  {one.part}: new, and not in any file: {_some(one.new)}"] if one.new else []
+        lines += [f"  {one.part}: new, and not in any file: {some_of(one.new)}"] if one.new else []
         reasons: defaultdict[str, list[str]] = defaultdict(list)
         for name, why in one.left.items():
             reasons[why].append(name)
-        lines += [f"  {one.part}: left, {why}: {_some(names)}" for why, names in reasons.items()]
+        lines += [f"  {one.part}: left, {why}: {some_of(names)}" for why, names in reasons.items()]
     return "\n".join(lines)

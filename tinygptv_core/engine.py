@@ -7,8 +7,6 @@ On a GPU the host only says what is to be done, and never waits for what a step 
 next one is: a step that must not be taken is skipped by the GPU itself, and the host hears of it one step later.
 """
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,15 +34,16 @@ from tinygptv_core.not_finite import (
     loss_error,
     with_samples,
 )
+from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.processes import first_told
 from tinygptv_core.run import RunOptions
+from tinygptv_core.seeds import seed_of
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALLEST_SCALE = 1.0
 
 
@@ -354,7 +353,7 @@ class DDPEngine:
             load_scaler(self._scaler, tensors["scaler"])
 
     def _autocast(self) -> torch.autocast:
-        return autocast(self._device, self._stage)
+        return autocast(self._stage.precision, self._device)
 
     def _number(self, value: float) -> Tensor:
         """It on the device: filled there, for the host would wait for a copy."""
@@ -387,12 +386,6 @@ def is_due(stage: Stage, step: int) -> bool:
     return (in_epoch + 1) % stage.published_accumulation == 0
 
 
-def autocast(device: torch.device, stage: Stage) -> torch.autocast:
-    """The stage's precision around float32 parameters."""
-    dtype = DTYPES[stage.precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-
-
 def check_parameters(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
     """Raises ValueError when `tensors`, an engine's state, is of others than `parameters`."""
     names = {name.removeprefix("parameter/") for name in tensors if name.startswith("parameter/")}
@@ -410,11 +403,6 @@ def load_scaler(scaler: torch.amp.GradScaler, tensor: Tensor) -> None:
     """Go on from what `scaler_tensor` gave."""
     scale, growth = tensor.tolist()
     scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
-
-
-def seed_of(*of: int) -> int:
-    """A seed for torch that follows from some numbers."""
-    return int.from_bytes(hashlib.sha256(json.dumps(of).encode()).digest()[:7])
 
 
 def micro_batches(batch: Batch, most: int | None) -> list[Batch]:

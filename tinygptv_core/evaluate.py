@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tinygptv_core import evals
-from tinygptv_core.answer import Asked, Progress, Trained, answer, ranked, see
+from tinygptv_core.answer import Asked, Trained, answer, ranked, see
+from tinygptv_core.compute import Progress
 from tinygptv_core.features import PICTURES_AT_ONCE, Features
 from tinygptv_core.intervals import Interval, auroc, interval
 from tinygptv_core.plain import ConfigError
@@ -27,9 +28,13 @@ from tinygptv_core.shards import Sample
 class Samples(Protocol):
     """A data set to read from: `tinygptv_core.shards.ShardSet`."""
 
-    def __len__(self) -> int: ...
+    def texts(self) -> Iterator[Sample]:
+        """Every sample without its picture, in order."""
+        ...
 
-    def __getitem__(self, position: int, /) -> Sample: ...
+    def read(self, positions: Sequence[int]) -> list[Sample]:
+        """The samples at `positions`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +62,11 @@ class Score(Interval):
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A line of answers.jsonl. What belongs to the control is None for a question that has none.
+    """A question with its answer: all but `picture` is a line of answers.jsonl. Without a control its fields are None.
 
     Attributes:
-        picture: the question's; not in the file.
-        probability: of the answer that `Eval.probability_of` names, where it names one; else not in the file.
+        picture: as the question's.
+        probability: of the answer that `Eval.probability_of` names, where it names one.
     """
 
     eval: str
@@ -73,7 +78,7 @@ class Answered:
     control_answer: str | None
     control_score: float | None
     control_key: str | None
-    picture: int = -1
+    picture: int
     probability: float | None = None
     control_probability: float | None = None
 
@@ -176,19 +181,15 @@ def _auroc_score(answers: Sequence[Answered], positive: str) -> Score:
 
 def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
     evaluation = evals.load(name)
-    found: list[Question] = []
-    splits: set[str] = set()
-    for position in range(len(samples)):
-        sample = samples[position]
-        splits.add(str(sample.split))
-        if evaluation.split in (None, sample.split):
-            found.append(_question(name, sample, gallery))
-    if not found:
+    splits = [sample.split for sample in samples.texts()]
+    chosen = [position for position, split in enumerate(splits) if evaluation.split in (None, split)]
+    if not chosen:
         raise ConfigError(
             f"{evaluation.dataset} has no sample of split {evaluation.split}, which evaluation {name} reads. "
-            f"Its splits are: {', '.join(sorted(splits)) or 'none, for it is empty'}."
+            f"Its splits are: {', '.join(sorted(set(map(str, splits)))) or 'none, for it is empty'}."
         )
-    return found
+    chunks = [chosen[start : start + PICTURES_AT_ONCE] for start in range(0, len(chosen), PICTURES_AT_ONCE)]
+    return [_question(name, sample, gallery) for chunk in chunks for sample in samples.read(chunk)]
 
 
 def _question(name: str, sample: Sample, gallery: Gallery) -> Question:
@@ -345,5 +346,5 @@ def write_results(results: Results, folder: Path) -> None:
 def _written(line: Answered) -> dict[str, object]:
     """What answers.jsonl says of an answer."""
     told = asdict(line)
-    del told["picture"]
-    return {name: value for name, value in told.items() if value is not None or not name.endswith("probability")}
+    unsaid = [name for name in ("probability", "control_probability") if told[name] is None]
+    return {name: value for name, value in told.items() if name not in ("picture", *unsaid)}

@@ -1,10 +1,8 @@
 """A model made into files for others: a folder as Hugging Face lays it out, or the original's `.pth`."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +15,7 @@ from tinygptv_core.trainable import is_lora
 from tinygptv_core.vision import LAST_NORM_EPS
 from tinygptv_core.weight_files import Stored, in_memory, open_weights, write_tensors
 from tinygptv_core.weight_folders import UNTRAINED_NORMS
-from tinygptv_core.weights import Architecture, read_architecture, read_tokenizer, told_by
+from tinygptv_core.weights import Architecture, read_architecture, read_tokenizer, told_by, write_json
 
 PREFIXES = {"vision": "vision_model.", "qformer": "", "llm": "language_model."}
 SHARD_BYTES = 5_000_000_000
@@ -116,12 +114,12 @@ def _write_shards(folder: Path, tensors: Mapping[str, Stored], shard_bytes: int)
         places |= dict.fromkeys(held, file)
     total = sum(stored.nbytes for stored in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    _write_json(folder / "model.safetensors.index.json", index)
+    write_json(folder / "model.safetensors.index.json", index)
 
 
 def _write_settings(folder: Path, checkpoint: Checkpoint, architecture: Architecture) -> None:
     side = checkpoint.form.image_size
-    _write_json(
+    write_json(
         folder / "config.json",
         {
             "model_type": "tinygptv",
@@ -137,7 +135,7 @@ def _write_settings(folder: Path, checkpoint: Checkpoint, architecture: Architec
             "lora": plain(checkpoint.form.lora),
         },
     )
-    _write_json(
+    write_json(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "BlipImageProcessor",
@@ -153,7 +151,7 @@ def _write_settings(folder: Path, checkpoint: Checkpoint, architecture: Architec
         },
     )
     end = architecture.llm.eos_token_id
-    _write_json(
+    write_json(
         folder / "generation_config.json",
         {
             "bos_token_id": end,
@@ -167,7 +165,7 @@ def _write_settings(folder: Path, checkpoint: Checkpoint, architecture: Architec
 
 def _write_tokenizer(folder: Path, backbones: Path) -> None:
     specials = read_tokenizer(backbones / "tokenizer").special_tokens_map
-    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **specials})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **specials})
     shutil.copyfile(backbones / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
 
 
@@ -208,7 +206,3 @@ def _card(checkpoint: Checkpoint, lineage: Mapping[str, str]) -> str:
         *rows,
     ]
     return "\n".join(lines) + "\n"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")

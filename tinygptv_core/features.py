@@ -7,20 +7,22 @@ distinct picture's file, ascending) and `queries.npy` (P x Q x E: float32, or fl
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from tinygptv_core.compute import Compute, Precision, Progress
 from tinygptv_core.image import squashed
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.precision import autocast, dtype_of
 from tinygptv_core.shards import ShardSet
 
 if TYPE_CHECKING:  # processes that read ahead have this module, and start in half the time without a model
@@ -31,7 +33,6 @@ if TYPE_CHECKING:  # processes that read ahead have this module, and start in ha
 # Fixed, and not an option: the last bits of a sum depend on the shape of a batch.
 PICTURES_AT_ONCE = 64
 
-Precision = Literal["float32", "bfloat16", "float16"]
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -41,14 +42,6 @@ class Look:
 
     image_size: int
     precision: Precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """Where work runs: the device, and the CPU threads that it takes."""
-
-    device: str
-    threads: int
 
 
 Place = tuple[str, int]
@@ -96,9 +89,9 @@ def encode(model: "TinyGPTV", pictures: Sequence[bytes], look: Look) -> Tensor:
     Raises:
         ValueError: one of them is no picture which can be read.
     """
-    device, dtype = next(model.parameters()).device, getattr(torch, look.precision)
+    device = next(model.parameters()).device
     seen: list[Tensor] = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    with torch.inference_mode(), autocast(look.precision, device):
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             images_B3HW = squashed(pictures[start : start + PICTURES_AT_ONCE], look.image_size)
             seen.append(model.encode_images(torch.from_numpy(images_B3HW).to(device)))
@@ -111,7 +104,7 @@ def write_features(
     look: Look,
     compute: Compute,
     folder: Path,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> None:
     """Write the features of every distinct picture of `data` to `folder`, in the order of their SHA-256.
 
@@ -128,7 +121,7 @@ def write_features(
     places = dict(sorted(_places(data).items()))
     if not places:
         raise ConfigError(f"there is no picture in {', '.join(data)}, so that there are no vision tokens to keep")
-    parts = load_backbones(backbones, getattr(torch, look.precision))
+    parts = load_backbones(backbones, dtype_of(look.precision))
     model = TinyGPTV.from_backbones(parts, None, seed=0).to(compute.device).eval()
     prepack(model)
     order = list(places.values())
@@ -147,9 +140,7 @@ def write_features(
     (folder / "datasets.json").write_text(json.dumps(sorted(data)) + "\n")
 
 
-def _write_queries(
-    path: Path, seen: Iterator[Tensor], total: int, look: Look, progress: Callable[[int, int, str], None]
-) -> None:
+def _write_queries(path: Path, seen: Iterator[Tensor], total: int, look: Look, progress: Progress) -> None:
     """Write chunks of queries_BQE one after the other, `total` pictures in all."""
     dtype = np.float32 if look.precision == "float32" else np.float16
     first = next(seen)

@@ -1,11 +1,7 @@
 """Answers to a batch of questions: greedy, by beams or drawn, with a cache of what was read."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from math import inf
 from typing import Any
 
 import torch
@@ -13,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import (
     Cache,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -22,74 +17,15 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from tinygptv_core.batch import Batch
+from tinygptv_core.decoding import Decoding, Penalty, chooser
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.phi import Places
 
 # Shape letters of this file: B batch (or beams), S positions with the picture in place, T tokens of an answer so far,
 # Q image queries, D width of the LLM, V vocabulary.
 
-
 ROOM = 64
 """Positions for which the cache makes room at once."""
-
-LEAST_TEMPERATURE = 1e-6
-"""Long before it the likeliest token is all but sure, and divided by less scores are no numbers any more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Tokens are drawn: from the scores divided by `temperature`, among the likeliest that together reach `top_p`."""
-
-    temperature: float
-    top_p: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if not (LEAST_TEMPERATURE <= self.temperature < inf and 0 < self.top_p <= 1):
-            raise ValueError(
-                f"temperature is {self.temperature} and top_p is {self.top_p}; "
-                f"the one must be at least {LEAST_TEMPERATURE} and finite, the other above 0 and at most 1"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How the next token of an answer is chosen, and where the answer ends.
-
-    Attributes:
-        max_new_tokens: the most tokens of an answer, at least 1.
-        stop: what ends an answer, such as the stage's end symbol; spelled as the tokenizer spells it.
-        beams: how many answers are followed side by side, of which the likeliest per token is given; 1 is greedy.
-        repetition_penalty: what the scores of tokens that were said before are divided by (multiplied, below 0).
-            Source: CTRL, arXiv:1909.05858, section 4.1. 1 is none.
-        said: tokens that count as said from the start. The reference's penalty has its end of text there.
-        sampling: None takes the likeliest token.
-    """
-
-    max_new_tokens: int
-    stop: str
-    beams: int
-    repetition_penalty: float
-    said: tuple[int, ...]
-    sampling: Sampling | None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-        if not self.stop:
-            raise ValueError("stop is empty; every text holds that")
-        if self.beams < 1 or not 0 < self.repetition_penalty < inf:
-            raise ValueError(
-                f"beams is {self.beams} and repetition_penalty is {self.repetition_penalty}; "
-                "they must be at least 1, and above 0 and finite"
-            )
-        if self.beams > 1 and self.sampling is not None:
-            raise ValueError(f"beams is {self.beams} and sampling is {self.sampling}; choose one of them")
-
-
-def greedy(max_new_tokens: int, stop: str) -> Decoding:
-    """The likeliest token each time."""
-    return Decoding(max_new_tokens=max_new_tokens, stop=stop, beams=1, repetition_penalty=1.0, said=(), sampling=None)
 
 
 @torch.no_grad()
@@ -148,8 +84,8 @@ def token_steps(
     Args:
         batch, image_BQD: as for `generate`.
     """
-    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
-    penalty, choose = _Penalty(decoding), _chooser(batch, decoding.sampling)
+    embeds_BSD, mask_BS = model.embed(batch, model.images(batch) if image_BQD is None else image_BQD)
+    penalty, choose = Penalty(decoding), chooser(batch, decoding.sampling)
     cache = new_cache()
     tokens_BT = batch.ids_BT.new_empty(len(batch.keys), 0)
     while True:
@@ -207,56 +143,6 @@ def _last(embeds_BSD: Tensor) -> Places:
     return row_B, torch.full_like(row_B, embeds_BSD.shape[1] - 1)
 
 
-class _Penalty(LogitsProcessor):
-    """transformers' own, given embeddings, would leave out as many of the first tokens as a row has padding."""
-
-    def __init__(self, decoding: Decoding) -> None:
-        self._penalty, self._said = decoding.repetition_penalty, decoding.said
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores (B, V) with those of what was said, `input_ids` (B, T), made smaller."""
-        if self._penalty == 1:
-            return scores
-        said_BT = torch.cat([input_ids, input_ids.new_tensor(self._said).expand(len(input_ids), -1)], dim=1)
-        old_BT = scores.gather(1, said_BT)
-        return scores.scatter(1, said_BT, torch.where(old_BT < 0, old_BT * self._penalty, old_BT / self._penalty))
-
-
-def _chooser(batch: Batch, sampling: Sampling | None) -> Callable[[Tensor], Tensor]:
-    """scores_BV -> next_B."""
-    if sampling is None:
-        return lambda scores_BV: scores_BV.argmax(-1)
-    rows = zip(batch.ids_BT.tolist(), batch.mask_BT.tolist(), strict=True)
-    questions = [[token for token, is_seen in zip(ids, mask, strict=True) if is_seen] for ids, mask in rows]
-    generators = [_generator(sampling.seed, tokens) for tokens in questions]
-
-    def draw(scores_BV: Tensor) -> Tensor:
-        likely_BV = _nucleus((scores_BV.float() / sampling.temperature).softmax(-1), sampling.top_p).cpu()
-        drawn = [
-            torch.multinomial(likely_V, 1, generator=generator)
-            for likely_V, generator in zip(likely_BV, generators, strict=True)
-        ]
-        return torch.cat(drawn).to(scores_BV.device)
-
-    return draw
-
-
-def _generator(seed: int, question: Sequence[int]) -> torch.Generator:
-    """What a row is drawn from: a function of the seed and the row's own question."""
-    digest = hashlib.sha256(json.dumps([seed, *question]).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-
-
-def _nucleus(likely_BV: Tensor, top_p: float) -> Tensor:
-    """The probabilities with 0 for all but the likeliest, as many as it takes to reach `top_p`; the first stays.
-
-    Source: A. Holtzman and others, arXiv:1904.09751.
-    """
-    sorted_BV, order_BV = likely_BV.sort(dim=-1, descending=True, stable=True)
-    is_kept_BV = sorted_BV.cumsum(-1) - sorted_BV < top_p
-    return torch.zeros_like(likely_BV).scatter(-1, order_BV, sorted_BV * is_kept_BV)
-
-
 @torch.no_grad()
 def beam_tokens(
     model: TinyGPTV,
@@ -271,7 +157,7 @@ def beam_tokens(
     Args:
         batch, image_BQD: as for `generate`.
     """
-    embeds_BSD, mask_BS = model.embed(batch, model.images(batch, None) if image_BQD is None else image_BQD)
+    embeds_BSD, mask_BS = model.embed(batch, model.images(batch) if image_BQD is None else image_BQD)
     found = model.llm.generate(  # pyright: ignore[reportAttributeAccessIssue] -- the mixin's protocol fits no model
         inputs_embeds=embeds_BSD,
         attention_mask=mask_BS.long(),
@@ -280,7 +166,7 @@ def beam_tokens(
         max_new_tokens=decoding.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        logits_processor=LogitsProcessorList([_Penalty(decoding)]),
+        logits_processor=LogitsProcessorList([Penalty(decoding)]),
         stopping_criteria=StoppingCriteriaList([_Said(tokenizer, decoding.stop)]),
     )
     return torch.as_tensor(found)

@@ -92,9 +92,9 @@ class TinyGPTV(nn.Module):
         embeds_BSD = splice_image(text_BTD, image_BQD.to(text_BTD.dtype), batch.slot_B)
         return embeds_BSD, splice_mask(batch.mask_BT, batch.slot_B, image_BQD.shape[1])
 
-    def images(self, batch: Batch, queries_BQE: Tensor | None) -> Tensor | None:
-        """image_BQD from the queries where they are known, else from the pictures; None for text alone."""
-        queries_BQE = batch.queries_BQE if queries_BQE is None else queries_BQE
+    def images(self, batch: Batch) -> Tensor | None:
+        """image_BQD from the batch's queries where it has them, else from its pictures; None for text alone."""
+        queries_BQE = batch.queries_BQE
         if queries_BQE is None and batch.images_B3HW is not None:
             queries_BQE = self.encode_images(batch.images_B3HW)
         return None if queries_BQE is None else self.project(queries_BQE)
@@ -110,14 +110,11 @@ class TinyGPTV(nn.Module):
         assert packed == (batch.layout.packing is not None)
         return batch
 
-    def forward(
-        self, batch: Batch, queries_BQE: Tensor | None = None, *, packed: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, *, packed: bool = False) -> tuple[Tensor, Tensor]:
         """The loss, as a sum: it is divided by the number of targets of all ranks, not of this batch.
 
         Args:
             batch: padded on the right.
-            queries_BQE: what `encode_images` gave for the batch's pictures, which then need not be in it.
             packed: compute the same without the padding, all samples in one row.
 
         Returns:
@@ -129,7 +126,7 @@ class TinyGPTV(nn.Module):
                 and a target follows a position that is not attended to.
         """
         batch = self.laid_out(batch, packed=packed)
-        logits_KV, labels_K, _ = self._targets(batch, self.images(batch, queries_BQE))
+        logits_KV, labels_K, _ = self._targets(batch, self.images(batch))
         return summed_cross_entropy(logits_KV, labels_K), labels_K.new_full((), len(labels_K))
 
     def row_losses(self, batch: Batch, image_BQD: Tensor | None) -> Tensor:

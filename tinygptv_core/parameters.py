@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tinygptv_core.sizes import COLOURS, LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import COLOURS, LlmSizes, QFormerSizes, Sizes, TowerSizes, sizes_told
 from tinygptv_core.stages import Lora
 
 QUERY_TOKENS = "query_tokens"
@@ -81,35 +81,9 @@ def _llm(llm: LlmSizes) -> int:
 
 def sizes_in(folder: Path) -> Sizes:
     """The sizes of a **backbones** artifact (docs/map.md), from its small files and the head of one large one."""
-    vision, qformer, llm = (_json(folder / part / "config.json") for part in ("vision", "qformer", "llm"))
-    return Sizes(
-        vision=TowerSizes(
-            width=vision["hidden_size"],
-            mlp_width=vision["intermediate_size"],
-            layers=vision["num_hidden_layers"],
-            heads=vision["num_attention_heads"],
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-        ),
-        qformer=QFormerSizes(
-            width=qformer["hidden_size"],
-            mlp_width=qformer["intermediate_size"],
-            layers=qformer["num_hidden_layers"],
-            heads=qformer["num_attention_heads"],
-            cross_attention_every=qformer["cross_attention_frequency"],
-            queries=_queries(folder / "qformer" / "model.safetensors"),
-        ),
-        llm=LlmSizes(
-            width=llm["hidden_size"],
-            mlp_width=llm["intermediate_size"],
-            layers=llm["num_hidden_layers"],
-            heads=llm["num_attention_heads"],
-            vocabulary=llm["vocab_size"],
-            positions=llm["max_position_embeddings"],
-            rotary_fraction=llm["rope_parameters"]["partial_rotary_factor"],
-            dropout=llm["resid_pdrop"],
-            end_id=llm["eos_token_id"],
-        ),
+    return sizes_told(
+        *(_json(folder / part / "config.json") for part in ("vision", "qformer", "llm")),
+        queries=_queries(folder / "qformer" / "model.safetensors"),
         projection_widths=tuple(_json(folder / "backbones.json")["projection_widths"]),
     )
 

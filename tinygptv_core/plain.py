@@ -13,6 +13,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -80,10 +81,13 @@ def leaves(value: object, prefix: str = "") -> dict[str, Any]:
 
 
 def from_plain(kind: type[T], value: Any, where: str = "") -> T:
-    """A `kind` (dataclass, scalar, tuple, frozenset, mapping, union) from JSON types, strictly.
+    """A `kind` (dataclass, scalar, literal, tuple, mapping, union) from JSON types, strictly.
+
+    A value that fits several kinds of a union becomes the first of them.
 
     Raises:
         ConfigError: an unknown or missing name, or a value of another type; says where.
+        TypeError: the kind itself, or one inside it, is none of these.
     """
     return _decode(kind, value, where)
 
@@ -104,8 +108,14 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def _decode_group(origin: Any, args: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not issubclass(origin, (tuple, Mapping)):
+        raise TypeError(f"{where} is to be a {origin.__name__}, which is not read from JSON")
     if issubclass(origin, tuple) and isinstance(value, (list, tuple)):
-        return tuple(_decode(args[0], item, _join(where, _item_name(item, i))) for i, item in enumerate(value))
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where} is {value!r}; it must be a list of {len(kinds)}")
+        named = [_join(where, _item_name(item, i)) for i, item in enumerate(value)]
+        return tuple(map(_decode, kinds, value, named))
     if issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {name: _decode(args[1], item, _join(where, name)) for name, item in value.items()}
     raise ConfigError(f"{where} is {value!r}; it must be {_describe(origin)}")
@@ -125,8 +135,11 @@ def _decode_scalar(kind: Any, value: Any, where: str) -> Any:
 def _decode_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in args:
         return None
-    kinds = [kind for kind in args if kind is not type(None)]
-    return _decode(kinds[0], value, where)
+    *others, last = [kind for kind in args if kind is not type(None)]
+    for kind in others:
+        with suppress(ConfigError):
+            return _decode(kind, value, where)
+    return _decode(last, value, where)
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:

@@ -1,13 +1,30 @@
 """How answers are scored: strictly, and as the paper's own evaluations do, whose numbers are only to be compared so."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from tinygptv_core.evals.scenes_refer import MIN_OVERLAP, parsed, published_overlap
+from tinygptv_core.boxes import Box, first_box, overlap, published_overlap
 
+MIN_OVERLAP = 0.5
 ARTICLES = ("a", "an", "the")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def plain_words(answer: str) -> str:
+    """An answer's words: lower case, English letters and digits alone, no articles.
+
+    >>> plain_words(" The top-left. ")
+    'top left'
+    """
+    words = re.sub(r"[^a-z0-9]+", " ", answer.lower()).split()
+    return " ".join(word for word in words if word not in ARTICLES)
+
+
+def same_words(answer: str, references: Sequence[str]) -> float:
+    """1.0 when the answer has the words of one of the references and no others, else 0.0. No words are wrong."""
+    found = plain_words(answer)
+    return float(found != "" and found in map(plain_words, references))
 
 
 def vqa_normalized(answer: str) -> str:
@@ -31,7 +48,7 @@ def vqa_normalized(answer: str) -> str:
 
 
 def exact(answer: str, references: Sequence[str]) -> float:
-    """1.0 when the answer is one of the references, both normalized, else 0.0. An empty answer is wrong."""
+    """1.0 when the answer is one of the references, to the official VQA evaluation, else 0.0. An empty one is wrong."""
     found = vqa_normalized(answer)
     return float(found != "" and found in map(vqa_normalized, references))
 
@@ -76,11 +93,20 @@ def says_yes(answer: str, references: Sequence[str]) -> float:
     return float(("yes" in answer.lower()) == (references[0] == "yes"))
 
 
+def box_hit(answer: str, references: Sequence[str]) -> float:
+    """1.0 when the answer's first box overlaps one of the references' by more than half, else 0.0."""
+    return _hit(answer, references, overlap)
+
+
 def box_published(answer: str, references: Sequence[str]) -> float:
     """1.0 when the answer's box overlaps the reference's by more than half as the reference code counts it, else 0.0.
 
     To it both edges belong to a box (`published_overlap`), in hundredths of the picture.
     """
-    found = parsed(answer.replace(" ", ""))
-    wanted = [box for box in map(parsed, references) if box is not None]
-    return float(found is not None and any(published_overlap(found, box) > MIN_OVERLAP for box in wanted))
+    return _hit(answer.replace(" ", ""), references, published_overlap)
+
+
+def _hit(answer: str, references: Sequence[str], measure: Callable[[Box, Box], float]) -> float:
+    found = first_box(answer)
+    wanted = [box for box in map(first_box, references) if box is not None]
+    return float(found is not None and any(measure(found, box) > MIN_OVERLAP for box in wanted))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tinygptv_core.compute import Precision
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
 from tinygptv_core.sizes import Sizes
 
@@ -41,7 +42,7 @@ class Sources:
     qformer: Source
     llm: Source
     sizes: Sizes
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Precision
 
 
 @dataclass(frozen=True, kw_only=True)

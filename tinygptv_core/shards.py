@@ -92,13 +92,13 @@ class ShardSet:
         parts = iter([found.get(part) for part in wanted])
         return [_sample(picture, text) for picture, text in zip(parts, parts, strict=True)]
 
-    def keys(self) -> Iterator[str]:
-        """The key of every sample, in order; reads no picture. Raises as `read` does."""
+    def texts(self) -> Iterator[Sample]:
+        """Every sample without its picture, in order; reads none. Raises as `read` does."""
         for begin in range(0, len(self), TEXTS_AT_ONCE):
             places = self.records[["shard", "text", "text_bytes"]][begin : begin + TEXTS_AT_ONCE].tolist()
             parts = [Part(self.shards[shard], start, num_bytes) for shard, start, num_bytes in places]
             found = _read(set(parts))
-            yield from (_sample(None, found[part]).key for part in parts)
+            yield from (_sample(None, found[part]) for part in parts)
 
     @property
     def rows(self) -> Any:

@@ -1,6 +1,8 @@
 """How large each part is, as plain numbers: what files of weights do not say of themselves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from tinygptv_core.plain import ConfigError, require
 
@@ -77,6 +79,47 @@ class Sizes:
                 f"projection_widths is {list(self.projection_widths)}; it must go from {ends[0]} (Q-Former) "
                 f"to {ends[1]} (LLM)"
             )
+
+
+def sizes_told(
+    vision: Mapping[str, Any],
+    qformer: Mapping[str, Any],
+    llm: Mapping[str, Any],
+    *,
+    queries: int,
+    projection_widths: tuple[int, ...],
+) -> Sizes:
+    """The sizes that transformers' configurations tell, which are plain JSON here; what they are silent on is given."""
+    return Sizes(
+        vision=TowerSizes(
+            width=vision["hidden_size"],
+            mlp_width=vision["intermediate_size"],
+            layers=vision["num_hidden_layers"],
+            heads=vision["num_attention_heads"],
+            image_size=vision["image_size"],
+            patch_size=vision["patch_size"],
+        ),
+        qformer=QFormerSizes(
+            width=qformer["hidden_size"],
+            mlp_width=qformer["intermediate_size"],
+            layers=qformer["num_hidden_layers"],
+            heads=qformer["num_attention_heads"],
+            cross_attention_every=qformer["cross_attention_frequency"],
+            queries=queries,
+        ),
+        llm=LlmSizes(
+            width=llm["hidden_size"],
+            mlp_width=llm["intermediate_size"],
+            layers=llm["num_hidden_layers"],
+            heads=llm["num_attention_heads"],
+            vocabulary=llm["vocab_size"],
+            positions=llm["max_position_embeddings"],
+            rotary_fraction=llm["rope_parameters"]["partial_rotary_factor"],
+            dropout=llm["resid_pdrop"],
+            end_id=llm["eos_token_id"],
+        ),
+        projection_widths=projection_widths,
+    )
 
 
 PAPER_SIZES = Sizes(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from tinygptv_core.compute import Precision
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
 
 Dialect = Literal["tinygptv", "published"]
@@ -105,7 +106,7 @@ class Stage:
     mix: Mapping[str, Share]
     image_size: int
     max_tokens: int
-    precision: Literal["float32", "bfloat16", "float16"]
+    precision: Precision
     schedule: Schedule
     lora: Lora | None
     prompt_template: str | None

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,15 +32,17 @@ from tinygptv_core.checkpoint import (
     write_checkpoint,
 )
 from tinygptv_core.compiling import compile_layers, require_compiler
+from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.draws import ORDER_VERSION
-from tinygptv_core.engine import DTYPES, DDPEngine, Engine
+from tinygptv_core.engine import DDPEngine, Engine
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
 from tinygptv_core.metrics import left, words
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.plain import ConfigError, sha256_of
+from tinygptv_core.precision import dtype_of
 from tinygptv_core.processes import gathered
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunOptions, RunSpec, read_spec
@@ -55,9 +57,6 @@ from tinygptv_core.weights import load_backbones
 
 LOGGER = logging.getLogger(__name__)
 
-Report = Callable[[int, int, str], None]
-"""(finished steps, all steps, words about it)."""
-
 
 class NewEngine(Protocol):
     """Makes the engine that trains `model`, in each process of a run."""
@@ -69,7 +68,7 @@ class Train(Protocol):
     """`train`, or one that knows more engines."""
 
     def __call__(
-        self, spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop = never
+        self, spec: RunSpec, rank: int, world_size: int, report: Progress, asked_to_stop: AskedToStop = never
     ) -> None: ...
 
 
@@ -104,7 +103,7 @@ def train(
     spec: RunSpec,
     rank: int,
     world_size: int,
-    report: Report,
+    report: Progress,
     asked_to_stop: AskedToStop = never,
     new_engine: NewEngine = ddp_engine,
 ) -> None:
@@ -130,7 +129,7 @@ def train(
 
 
 def _train(
-    spec: RunSpec, rank: int, world_size: int, report: Report, asked_to_stop: AskedToStop, new_engine: NewEngine
+    spec: RunSpec, rank: int, world_size: int, report: Progress, asked_to_stop: AskedToStop, new_engine: NewEngine
 ) -> None:
     missing = sorted(spec.stage.mix.keys() - (spec.data.keys() & spec.prompts.keys()))
     if missing:
@@ -175,7 +174,7 @@ def be_deterministic() -> None:
 def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
     """The model that the stage starts from, and its tokenizer."""
     stage = spec.stage
-    backbones = load_backbones(spec.backbones, DTYPES[stage.precision])
+    backbones = load_backbones(spec.backbones, dtype_of(stage.precision))
     backbones.llm.leave_out(stage.without)
     model = TinyGPTV.from_backbones(backbones, stage.lora, stage.seed)
     if spec.init is not None:
@@ -207,7 +206,7 @@ class _Run:
     steps: Steps
     rank: int
     world_size: int
-    report: Report
+    report: Progress
 
     @property
     def identity(self) -> str:

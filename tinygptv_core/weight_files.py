@@ -10,7 +10,7 @@ import struct
 import textwrap
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,9 @@ WRAPPERS = ("model", "state_dict", "module")
 """Under which names a pickle may hold its tensors, if not at the top."""
 
 POINTER = b"version https://git-lfs"
-SHOWN_NAMES = 3
+SHOWN_NAMES = 4
+"""Of tensors or of what a pickle wants, in a message."""
+
 MAPPED_BYTES = 32 << 20
 """How much of a mapped file is read before it is mapped anew."""
 
@@ -70,6 +72,17 @@ class Stored:
     def to(self, dtype: torch.dtype) -> "Stored":
         """The same in another dtype."""
         return replace(self, dtype=dtype, read=lambda: self.read().to(dtype))
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    rest = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + rest
+
+
+def counted(faults: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each fault that is some tensors': how many, and which."""
+    return [f"{len(names)} {fault}: {some_of(names)}" for fault, names in faults.items() if names]
 
 
 def in_memory(tensor: Tensor, place: str = "") -> Stored:
@@ -238,7 +251,7 @@ def _refuse(path: Path, said: str) -> NoReturn:
     # What a later protocol may do is not read by torch, so not known to be harmless where it was not seen to be.
     unlike = "Unsupported operand" in said
     if wants or (unlike and seen.endless):
-        what = f"wants {', '.join(wants[:SHOWN_NAMES])}" if wants else "is none of torch's"
+        what = f"wants {some_of(wants)}" if wants else "is none of torch's"
         raise ConfigError(
             f"{path} was not read: it is a pickle that {what}, and could run any code. A file of weights "
             "holds tensors and plain values alone.\n"

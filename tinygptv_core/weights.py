@@ -17,7 +17,7 @@ from tinygptv_core.phi import PostRMSNorm, TinyPhi
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.vision import VisionTower
-from tinygptv_core.weight_files import Reading, Stored, in_memory, open_weights, write_tensors
+from tinygptv_core.weight_files import Reading, Stored, counted, in_memory, open_weights, write_tensors
 
 AnyConfig = Blip2VisionConfig | Blip2QFormerConfig | PhiConfig
 Config = TypeVar("Config", Blip2VisionConfig, Blip2QFormerConfig, PhiConfig)
@@ -26,7 +26,6 @@ Convert = Callable[[str, nn.Linear], nn.Linear]
 """(name, a Linear with its weights) -> what takes its place."""
 
 NORMS = (nn.LayerNorm, PostRMSNorm)
-LISTED_NAMES = 5
 
 PARTS = ("vision", "qformer", "llm")
 """The folders of the artifact that hold tensors."""
@@ -128,10 +127,10 @@ def write_backbones(
     """
     for part, (config, tensors) in parts.items():
         (folder / part).mkdir(parents=True, exist_ok=True)
-        _write_json(folder / part / "config.json", told_by(config))
+        write_json(folder / part / "config.json", told_by(config))
         write_tensors(folder / part / "model.safetensors", tensors)
     save_tokenizer(folder / "tokenizer", tokenizer)
-    _write_json(folder / "backbones.json", told)
+    write_json(folder / "backbones.json", told)
 
 
 def told_by(config: AnyConfig) -> dict[str, Any]:
@@ -143,10 +142,11 @@ def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """`tokenizer.json` and `tokenizer_config.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(pretty=True))
-    _write_json(folder / "tokenizer_config.json", tokenizer.special_tokens_map)
+    write_json(folder / "tokenizer_config.json", tokenizer.special_tokens_map)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """`value` at `path`: the same bytes for the same value."""
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
@@ -292,14 +292,8 @@ def account(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], where
             if name in found and found[name].shape != shape
         ],
     }
-    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
-    if told:
+    if told := counted(faults):
         raise ValueError(f"{where} does not hold the {len(wanted)} tensors that are wanted. " + "; ".join(told))
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - LISTED_NAMES} more" if len(names) > LISTED_NAMES else ""
-    return ", ".join(names[:LISTED_NAMES]) + rest
 
 
 def _num_queries(tensors: Mapping[str, Tensor], folder: Path) -> int:

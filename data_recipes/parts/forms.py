@@ -3,12 +3,7 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from tinygptv_core.recipe import (
-    Join,
-    Layout,
-    Row,
-    Turn,
-    UnfitError,
+from tinygptv_core.columns import (
     any_of,
     clean_caption,
     cleaned,
@@ -20,6 +15,7 @@ from tinygptv_core.recipe import (
     scalar_of,
     text_of,
 )
+from tinygptv_core.recipe import Join, Layout, Row, Turn, UnfitError
 
 LLAVA_ROLES = ("human", "gpt")
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from tests.core.golden_forward import asked_and_answered, collated, stage_of
 from tests.core.reference import Check, Goldens, assert_near, without_space
 from tinygptv_core.batch import Batch
-from tinygptv_core.generate import Decoding, beam_tokens, generate, text_of, token_steps
+from tinygptv_core.decoding import Decoding
+from tinygptv_core.generate import beam_tokens, generate, text_of, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import IMAGE_MARK, Encoded, encode_choice, encode_question
 from tinygptv_core.rank import Ranking, rank
@@ -71,7 +72,7 @@ class Answers:
     @cached_property
     def images(self) -> Tensor | None:
         with torch.no_grad():
-            return self.model.images(self.batch, None)
+            return self.model.images(self.batch)
 
     @cached_property
     def embedded(self) -> tuple[Tensor, Tensor]:

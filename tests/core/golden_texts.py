@@ -16,26 +16,14 @@ import pytest
 import torch
 
 from tests.core.reference import Check, Goldens, assert_near, without_space
+from tinygptv_core.annotations import partners_in, picture_of, records_in, samples_of, with_partners
+from tinygptv_core.boxes import published_overlap
+from tinygptv_core.columns import clean_caption, list_of, mapping_of
 from tinygptv_core.draws import drawn_places
-from tinygptv_core.evals.scenes_refer import published_overlap
 from tinygptv_core.generate import text_of
 from tinygptv_core.image import squashed
 from tinygptv_core.prompt import IMAGE_MARK, IMAGE_SLOT, chat, question
-from tinygptv_core.recipe import (
-    Recipe,
-    Row,
-    Turn,
-    UnfitError,
-    answer_shares,
-    clean_caption,
-    list_of,
-    mapping_of,
-    partners_in,
-    picture_of,
-    records_in,
-    samples_of,
-    with_partners,
-)
+from tinygptv_core.recipe import Recipe, Row, Turn, UnfitError
 from tinygptv_core.stages import PUBLISHED_QUESTION
 from tinygptv_core.vision import normalised
 
@@ -227,7 +215,9 @@ class Dataset:
         for sample in self.samples:
             given = _given(sample)
             drawn = [turn.texts for turn in self.recipe.turns(sample) if turn.also]
-            assert [_shares(texts) for texts in drawn] == ([answer_shares(given)] if len(given) > 1 else [])
+            assert [_shares(texts) for texts in drawn] == (
+                [_shares([clean_caption(text) for text in given])] if len(given) > 1 else []
+            )
 
     def shows(self) -> None:
         """A picture where the reference shows one."""

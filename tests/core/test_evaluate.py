@@ -45,6 +45,21 @@ def sample(number, *, truth="red", group="colour", split="vqa", shown=None):
     )
 
 
+class Held(list):
+    """Samples to read from that note whose pictures were read."""
+
+    def __init__(self, samples):
+        super().__init__(samples)
+        self.seen = []
+
+    def texts(self):
+        return (replace(sample, picture=None) for sample in self)
+
+    def read(self, positions):
+        self.seen += positions
+        return [self[position] for position in positions]
+
+
 def question(number, group, shown):
     return Question(key=str(number), text="", references=("red",), group=group, picture=shown)
 
@@ -60,6 +75,7 @@ def line(own, control):
         control_answer=None if control is None else "c",
         control_score=control,
         control_key=None if control is None else "2",
+        picture=0,
     )
 
 
@@ -150,10 +166,10 @@ def test_each_distinct_picture_goes_through_the_tower_once(trained):
 
 def test_a_model_is_right_when_the_truth_is_what_it_says(trained):
     samples = [sample(number) for number in range(6)]
-    first = evaluate(trained, ["scenes_vqa"], {"scenes_test": samples}, quiet)
+    first = evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples)}, quiet)
     said = [one.answer for one in first.answers]
     own_truth = [sample(number, truth=text) for number, text in enumerate(said)]
-    results = evaluate(trained, ["scenes_vqa"], {"scenes_test": own_truth}, quiet)
+    results = evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(own_truth)}, quiet)
     got = results.scores["scenes_vqa"]["accuracy"]
     assert (got.value, got.n) == (1.0, 6)
     assert [one.key for one in results.answers] == [one.key for one in samples]
@@ -164,25 +180,26 @@ def test_a_model_is_right_when_the_truth_is_what_it_says(trained):
 
 def test_answers_do_not_depend_on_the_batch_nor_on_the_order(trained, monkeypatch):
     samples = [sample(number, shown=number % 4) for number in range(9)]
-    whole = evaluate(trained, ["scenes_vqa"], {"scenes_test": samples}, quiet)
+    whole = evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples)}, quiet)
     monkeypatch.setattr(answering, "QUESTIONS_AT_ONCE", 2)
-    assert evaluate(trained, ["scenes_vqa"], {"scenes_test": samples}, quiet) == whole
-    turned = evaluate(trained, ["scenes_vqa"], {"scenes_test": samples[::-1]}, quiet)
+    assert evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples)}, quiet) == whole
+    turned = evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples[::-1])}, quiet)
     assert [one.answer for one in turned.answers[::-1]] == [one.answer for one in whole.answers]
 
 
 def test_other_splits_are_not_asked_and_a_missing_one_is_named(trained):
-    samples = [sample(0), sample(1), sample(2, split="other")]
+    samples = Held([sample(0), sample(1), sample(2, split="other")])
     results = evaluate(trained, ["scenes_vqa"], {"scenes_test": samples}, quiet)
+    assert samples.seen == [0, 1]
     assert [one.key for one in results.answers] == ["000000000", "000000001"]
     with pytest.raises(ConfigError, match=r"no sample of split vqa.*Its splits are: other\."):
-        evaluate(trained, ["scenes_vqa"], {"scenes_test": samples[2:]}, quiet)
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples[2:])}, quiet)
 
 
 def test_a_sample_without_picture_is_refused(trained):
     blind = Sample(key="7", picture=None, turns=sample(0).turns, split="vqa", group=None)
     with pytest.raises(ValueError, match="sample 7, which evaluation scenes_vqa asks about, has no picture"):
-        evaluate(trained, ["scenes_vqa"], {"scenes_test": [blind]}, quiet)
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([blind])}, quiet)
 
 
 def test_what_is_written_is_what_the_map_says(tmp_path):
@@ -212,7 +229,7 @@ def with_choices(number: int) -> Sample:
 
 def test_where_there_are_choices_the_answer_is_the_likeliest_of_them(trained):
     samples = [with_choices(number) for number in range(3)]
-    found = evaluate(trained, ["iconqa_vqa"], {"iconqa_test": samples}, quiet)
+    found = evaluate(trained, ["iconqa_vqa"], {"iconqa_test": Held(samples)}, quiet)
     asked = [answering.Asked(text=f"which {number}?", prompt="{}", picture=number) for number in range(3)]
     image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
     rankings = answering.ranked(trained, asked, [("aa", "b")] * 3, image_PQD, quiet)
@@ -224,7 +241,7 @@ def test_where_there_are_choices_the_answer_is_the_likeliest_of_them(trained):
 def test_choices_for_some_questions_alone_are_refused(trained):
     odd = Sample(key="9", picture=picture(9), turns=(Turn("user", "q"), Turn("assistant", "b")), split=None, group=None)
     with pytest.raises(ValueError, match="some questions have choices and some have none"):
-        evaluate(trained, ["iconqa_vqa"], {"iconqa_test": [with_choices(0), odd]}, quiet)
+        evaluate(trained, ["iconqa_vqa"], {"iconqa_test": Held([with_choices(0), odd])}, quiet)
 
 
 def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(trained, tmp_path):
@@ -233,7 +250,7 @@ def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(traine
         Sample(key=str(number), picture=picture(number), turns=said, split=None, group=None)
         for number, said in enumerate(turns)
     ]
-    found = evaluate(trained, ["hateful_memes_vqa"], {"hateful_memes_test": samples}, quiet)
+    found = evaluate(trained, ["hateful_memes_vqa"], {"hateful_memes_test": Held(samples)}, quiet)
     assert set(found.scores["hateful_memes_vqa"]) == {"accuracy", "as_published", "auroc"}
     prompt = 'The text on this picture is "{}". Is it hateful? yes or no'
     asked = [answering.Asked(text=f"text {number}", prompt=prompt, picture=number) for number in range(4)]
@@ -250,5 +267,5 @@ def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(traine
 def test_every_text_of_an_answer_is_a_reference(trained):
     turns = (Turn("user", "what?"), Turn("assistant", "a", ("b", "a")))
     samples = [Sample(key=str(n), picture=picture(n), turns=turns, split=None, group=None) for n in range(2)]
-    found = evaluate(trained, ["ok_vqa"], {"ok_vqa_test": samples}, quiet)
+    found = evaluate(trained, ["ok_vqa"], {"ok_vqa_test": Held(samples)}, quiet)
     assert found.answers[0].references == ("a", "b", "a")

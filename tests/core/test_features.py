@@ -7,7 +7,8 @@ import torch
 
 from tests.core.test_train import losses_of, quiet, weights_of
 from tests.core.tiny_run import STAGE, elsewhere, picture, shape_samples, tiny_spec, write_dataset
-from tinygptv_core.features import Compute, Features, Look, encode, write_features
+from tinygptv_core.compute import Compute
+from tinygptv_core.features import Features, Look, encode, write_features
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import ShardSet

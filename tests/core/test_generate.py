@@ -6,7 +6,8 @@ import torch
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.generate import Decoding, Sampling, _nucleus, _Penalty, beam_tokens, generate, greedy
+from tinygptv_core.decoding import Decoding, Penalty, Sampling, greedy, nucleus
+from tinygptv_core.generate import beam_tokens, generate
 from tinygptv_core.model import TinyGPTV
 
 QUESTIONS = ([tiny.END, tiny.SLOT, 2, 3], [tiny.END, 4, tiny.SLOT, 5, 6, 2, 3], [tiny.SLOT, 6])
@@ -69,7 +70,7 @@ def test_each_token_is_the_most_probable_after_those_before_it(model):
     """By the plain forward pass, without cache and padding."""
     batch = questions([1])
     for word in answer(model, batch)[0].split():
-        embeds_BSD, _ = model.embed(batch, model.images(batch, None))
+        embeds_BSD, _ = model.embed(batch, model.images(batch))
         token = model.llm(inputs_embeds=embeds_BSD).logits[0, -1].argmax().item()
         assert tiny.WORDS[token] == word
         batch = replace(
@@ -97,7 +98,7 @@ def test_an_answer_ends_at_the_end_of_text(model):
 @pytest.mark.parametrize("decoding", [GREEDY, BEAMS, DRAWN])
 def test_pictures_that_are_projected_already_give_the_same_answers(model, decoding):
     batch = questions([0, 1])
-    image_BQD = model.images(batch, None)
+    image_BQD = model.images(batch)
     assert answer(model, replace(batch, images_B3HW=None), decoding, image_BQD=image_BQD) == answer(
         model, batch, decoding
     )
@@ -133,7 +134,7 @@ def test_text_alone_is_answered(model):
 def mean_score(model: TinyGPTV, batch: Batch, text: str) -> float:
     """The mean log-probability of the words of `text` after a single question, by the plain forward pass."""
     tokens = [tiny.WORDS.index(word) for word in text.split()]
-    embeds_BSD, _ = model.embed(batch, model.images(batch, None))
+    embeds_BSD, _ = model.embed(batch, model.images(batch))
     words_BSD = model.llm.get_input_embeddings()(torch.tensor([tokens]))
     scores_SV = model.llm(inputs_embeds=torch.cat([embeds_BSD, words_BSD], dim=1)).logits[0].log_softmax(-1)
     start = embeds_BSD.shape[1] - 1
@@ -167,13 +168,13 @@ def test_beams_end_at_the_stop_text(model):
 
 def test_the_penalty_makes_what_was_said_less_likely_whatever_its_sign():
     """Of scores 2, -2 and 3 the first two were said; one of them twice, which counts once."""
-    penalty = _Penalty(replace(PENALTY, said=(1,)))
+    penalty = Penalty(replace(PENALTY, said=(1,)))
     assert penalty(torch.tensor([[0, 0]]), torch.tensor([[2.0, -2.0, 3.0]])).tolist() == [[1.0, -4.0, 3.0]]
 
 
 def test_the_nucleus_is_the_likeliest_that_reach_its_share():
     likely_BV = torch.tensor([[0.1, 0.5, 0.4], [0.2, 0.2, 0.6]])
-    assert _nucleus(likely_BV, 0.55).tolist() == [pytest.approx([0.0, 0.5, 0.4]), pytest.approx([0.0, 0.0, 0.6])]
+    assert nucleus(likely_BV, 0.55).tolist() == [pytest.approx([0.0, 0.5, 0.4]), pytest.approx([0.0, 0.0, 0.6])]
 
 
 def test_drawn_answers_depend_on_the_seed_alone(model):

@@ -43,6 +43,32 @@ def test_there_and_back_is_the_same():
     assert from_plain(Tree, plain(TREE)) == TREE and from_plain(type(NANO), plain(NANO)) == NANO
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "read"),
+    [
+        (tuple[str, int], ["a", 1], ("a", 1)),
+        (tuple[str, ...], ["a", "b", "c"], ("a", "b", "c")),
+        (int | str, "x", "x"),
+        (int | str | None, None, None),
+        (Leaf | int, {"name": "a", "rate": 1}, Leaf(name="a", rate=1.0)),
+    ],
+)
+def test_tuples_of_a_fixed_length_and_unions_are_read(kind, value, read):
+    assert from_plain(kind, value) == read
+
+
+def test_what_is_not_of_that_length_or_of_no_kind_of_a_union_is_refused():
+    with pytest.raises(ConfigError, match=r"^x is \['a', 'b', 'c'\]; it must be a list of 2$"):
+        from_plain(tuple[str, str], ["a", "b", "c"], "x")
+    with pytest.raises(ConfigError, match=r"^x is 0\.5; it must be a text$"):
+        from_plain(int | str, 0.5, "x")
+
+
+def test_a_kind_that_has_no_plain_form_is_a_mistake_of_ours():
+    with pytest.raises(TypeError, match="x is to be a frozenset, which is not read from JSON"):
+        from_plain(frozenset[str], ["a"], "x")
+
+
 def test_the_canonical_spelling_is_sorted_and_leaves_out_what_does_not_bear_on_a_result():
     noted = replace(TREE.leaves[0], note="seen")
     assert canonical_json(noted) == '{"name":"a","rate":0.5}'

@@ -3,7 +3,8 @@
 import pytest
 
 from tinygptv_core import evals
-from tinygptv_core.evals import scenes_caption, scenes_refer, scenes_vqa
+from tinygptv_core.evals import scenes_caption
+from tinygptv_core.scoring import box_hit, same_words
 
 
 @pytest.mark.parametrize(
@@ -11,7 +12,7 @@ from tinygptv_core.evals import scenes_caption, scenes_refer, scenes_vqa
     [("top left", 1.0), (" The top-left.", 1.0), ("left", 0.0), ("top left corner", 0.0), ("", 0.0), ("the", 0.0)],
 )
 def test_an_answer_is_right_when_it_is_the_reference_but_for_case_articles_and_marks(answer, score):
-    assert scenes_vqa.exact(answer, ("top left",)) == score
+    assert same_words(answer, ("top left",)) == score
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_an_answer_is_right_when_it_is_the_reference_but_for_case_articles_and_m
     ],
 )
 def test_a_box_is_right_when_it_overlaps_by_more_than_half(answer, score):
-    assert scenes_refer.hit(answer, ("{<0><0><40><40>}",)) == score
+    assert box_hit(answer, ("{<0><0><40><40>}",)) == score
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from tests.core.test_packing import ragged
 from tests.core.tiny_run import OPTIONS, STAGE
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.clock import PARTS
-from tinygptv_core.engine import DTYPES, DDPEngine
+from tinygptv_core.engine import DDPEngine
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.not_finite import NotFiniteError
+from tinygptv_core.precision import dtype_of
 from tinygptv_core.stages import Lora
 
 LORA = Lora(rank=2, alpha=4, dropout=0.1)
@@ -39,7 +40,7 @@ def late_engine(*, precision: str = "float32") -> LateEngine:
     model = TinyGPTV.from_backbones(tiny.backbones(seed=1), LORA, seed=2)
     for module in model.modules():
         if type(module) is nn.Linear and not module.weight.requires_grad:
-            module.to(DTYPES[precision])
+            module.to(dtype_of(precision))
     return LateEngine(model, replace(STAGE, precision=precision), OPTIONS, rank=0, world_size=1)
 
 

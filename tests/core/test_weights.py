@@ -120,7 +120,7 @@ def test_a_tensor_too_few_or_too_many_or_misshapen_is_named(folder):
 
 
 def test_only_some_of_many_names_are_told():
-    with pytest.raises(ValueError, match=r"7 unexpected: 0, 1, 2, 3, 4 and 2 more"):
+    with pytest.raises(ValueError, match=r"7 unexpected: 0, 1, 2, 3 and 3 more"):
         fill(nn.Module(), {str(number): torch.zeros(1) for number in range(7)}, torch.float32, "x")
 
 

@@ -16,7 +16,8 @@ from tasks.outcomes import Outcome
 from tasks.screen import Against, screen
 from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, TableWriter, Tally
 from tests.tasks.shards import ALONE, encoded, picture, site
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.columns import caption_turns
+from tinygptv_core.recipe import Recipe
 from tinygptv_core.run import DataFolders
 from tinygptv_core.settings import Screen
 

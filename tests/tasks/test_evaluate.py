@@ -3,13 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tasks.evaluate import ComputeOptions, EvaluationSpec, evaluate_checkpoint
+from tasks.evaluate import EvaluationSpec, evaluate_checkpoint
 from tasks.request import Site
 from tests.core.tiny_run import STAGE
 from tests.tasks.registered import new_home
+from tinygptv_core.compute import Compute
 from tinygptv_core.plain import ConfigError
 
-OPTIONS = ComputeOptions(device="cpu", threads=1)
+OPTIONS = Compute(device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from tasks.filter import filter_rows
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Site
 from tasks.tables import SIZE, Drop, TableRow, TableWriter, read_counts, read_table
+from tinygptv_core.columns import caption_turns
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.recipe import Recipe
 from tinygptv_core.settings import Filter
 
 RULES = Filter(schemes=("http", "https"), min_words=2, max_words=3, unique_urls=True)

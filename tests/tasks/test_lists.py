@@ -27,8 +27,9 @@ from tasks.lists import Broken, read_list, read_pieces
 from tasks.request import Site
 from tasks.rows import check_list, rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
+from tinygptv_core.columns import caption_turns
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.recipe import Recipe
 
 WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)
 RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"dog number {n}"} for n in range(100)]

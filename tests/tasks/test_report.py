@@ -19,7 +19,7 @@ from PIL import Image
 from tasks.quantities import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport
 from tasks.report_charts import Curve, loss_chart, standing_alone, thinned
-from tasks.report_page import Box, Metric, Page, boxes_in, course_of, gain, metrics_of
+from tasks.report_page import Box, Metric, Page, course_of, drawn, gain, metrics_of
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import INDEX_COLUMNS
 
@@ -335,8 +335,8 @@ def test_a_run_that_got_to_no_stage_has_a_page_too(tmp_path):
     assert "No model was registered" in page and "0 built, 0 reused" in page
 
 
-def test_the_boxes_of_an_answer_are_read_in_percent_of_the_sides():
-    assert boxes_in("{<10><20><40><100>} and {<9><9><3><3>} {<0><0><101><5>}") == [
+def test_the_boxes_that_a_score_sees_are_drawn_where_they_lie_on_the_picture():
+    assert drawn("{<10><20><40><100>} and {<9><9><3><3>} {<0><0><101><5>} {<0001><0><5><5>}") == [
         Box(left=10, top=20, width=30, height=80)
     ]
 

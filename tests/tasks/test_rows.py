@@ -12,8 +12,9 @@ from tasks.lists import CHUNK_CHARACTERS, read_list
 from tasks.request import Site
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table
+from tinygptv_core.columns import caption_turns, text_of
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, Turn, caption_turns, text_of
+from tinygptv_core.recipe import Recipe, Turn
 
 WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)
 RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"A dog, \u00e9t\u00e9 {n}!"} for n in range(3)]

@@ -17,10 +17,11 @@ from tasks.tables import LedgerRow, read_counts, read_table
 from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import Artifact, digest_of, members_of
+from tinygptv_core.columns import caption_turns
 from tinygptv_core.ordering import places
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import NANO
-from tinygptv_core.recipe import Recipe, caption_turns
+from tinygptv_core.recipe import Recipe
 from tinygptv_core.stages import samples_drawn, samples_wanted
 
 ROWS = 40

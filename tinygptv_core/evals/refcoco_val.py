@@ -6,7 +6,6 @@ picture (here the first), and with both edges belonging to a box.
 
 from tinygptv_core import scoring
 from tinygptv_core.evals import Beside, Eval
-from tinygptv_core.evals.scenes_refer import hit
 
 EVAL = Eval(
     version=1,
@@ -15,6 +14,6 @@ EVAL = Eval(
     prompt="[refer] give me the location of {}",
     max_new_tokens=30,
     metric="iou50",
-    score=hit,
+    score=scoring.box_hit,
     beside=(Beside(metric="as_published", score=scoring.box_published, once_per_picture=True),),
 )

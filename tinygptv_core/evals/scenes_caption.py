@@ -7,7 +7,7 @@ alike. Of several references the best counts.
 from collections.abc import Sequence
 
 from tinygptv_core.evals import Eval
-from tinygptv_core.evals.scenes_vqa import normalized
+from tinygptv_core.scoring import plain_words
 
 
 def longest_common(one: Sequence[str], other: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def longest_common(one: Sequence[str], other: Sequence[str]) -> int:
 def rouge_l(answer: str, references: Sequence[str]) -> float:
     """F1 of the longest common sequence of words, 0..1; 0 when there is nothing in common."""
     return max(
-        (_f1(normalized(answer).split(), normalized(reference).split()) for reference in references), default=0.0
+        (_f1(plain_words(answer).split(), plain_words(reference).split()) for reference in references), default=0.0
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
+from tinygptv_core.boxes import spelled
 from tinygptv_core.scenes.scene import COLOURS, GRID, RADII_PIXELS, SHAPES, SIDE_PIXELS, UNSEEN, Scene, Thing
 
 COUNTS = ("zero", "one", "two", "three", "four")
@@ -44,8 +45,8 @@ def described(thing: Thing) -> str:
 
 
 def box_text(thing: Thing) -> str:
-    """Its box in hundredths of the side, truncated: "{<x1><y1><x2><y2>}"."""
-    return "{" + "".join(f"<{100 * corner // SIDE_PIXELS}>" for corner in thing.corners) + "}"
+    """Its box as the model spells it."""
+    return spelled(thing.corners, SIDE_PIXELS, SIDE_PIXELS)
 
 
 def listed(parts: list[str]) -> str:
