@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.lists import Broken, read_list
+from tasks.json_arrays import Broken
+from tasks.lists import read_list
 from tasks.pickles import read_pickle
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, Row, UnfitError, partners_in, records_in, with_partners

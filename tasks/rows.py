@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tasks.annotations import Unjoined, is_list, records
 from tasks.captions import captioned, is_captioned, side_of, wanted_of
-from tasks.lists import Broken, read_list, read_pieces
+from tasks.json_arrays import Broken
+from tasks.lists import read_list, read_pieces
 from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,
