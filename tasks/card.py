@@ -12,8 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tasks.outcomes import KEPT
-from tasks.tables import DROPPED_FILE, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
+from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import sha256_of
 from tinygptv_core.recipe import Recipe

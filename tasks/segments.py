@@ -24,10 +24,11 @@ from tasks.build import Store
 from tasks.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
 from tasks.fetch import FetchOptions, Found, pack
 from tasks.guard import Rules
-from tasks.outcomes import KEPT, ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
+from tasks.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
 from tasks.request import Request, Site, Step
 from tasks.tables import (
     GROUP_ROWS,
+    KEPT,
     LEDGER_FILE,
     ROWS_FILE,
     LedgerRow,

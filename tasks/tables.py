@@ -26,6 +26,9 @@ DROPPED_FILE = "dropped.parquet"
 LEDGER_FILE = "ledger.parquet"
 COUNTS_FILE = "counts.json"
 
+KEPT = "ok"
+"""The fate of a row that goes on; any other is the reason of its drop."""
+
 GROUP_ROWS = 100_000
 READ_ROWS = 10_000
 SIZE = ("width", "height")
@@ -213,6 +216,13 @@ class Tally:
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def count(self, fate: str) -> None:
+        """Count one row, which is kept, or dropped for the reason `fate`."""
+        if fate == KEPT:
+            self.kept += 1
+        else:
+            self.dropped[fate] += 1
 
     def write(self, folder: Path, rows: int) -> None:
         """`counts.json` of a step that was given `rows` rows and is to leave some.

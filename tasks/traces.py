@@ -17,12 +17,11 @@ from tasks.build import MANIFEST
 from tasks.evaluate import EVALUATE
 from tasks.filter import is_below
 from tasks.lineage import chain, roots_of
-from tasks.outcomes import KEPT
 from tasks.records import Record, Records
 from tasks.registry import Version
 from tasks.removals import Removals
 from tasks.screen import SCREEN
-from tasks.tables import DROPPED_FILE, LEDGER_FILE, compute
+from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, compute
 from tasks.train import TRAIN
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,15 @@ from tinygptv_core.run import DataFolders
 INDEX_COLUMNS = ("row", "shard", "image", "image_bytes", "text", "text_bytes")
 SHARED_COLUMNS = (*INDEX_COLUMNS, "image_shard")
 """Of a data set whose pictures lie in picture sets: beside the others, which of their tars each is in."""
+
+
+def write_index(columns_NC: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Write a record for each of N samples, of C columns so named; the numbers of shards are int32, others int64."""
+    rows = np.empty(len(columns_NC), dtype=[(name, np.int32 if name.endswith("shard") else np.int64) for name in names])
+    for column, name in enumerate(names):
+        rows[name] = columns_NC[:, column]
+    np.save(path, rows)
+
 
 TEXTS_AT_ONCE = 1_000
 
