@@ -15,7 +15,7 @@ from tasks.build import MANIFEST
 from tasks.estimates import estimate_fetch
 from tasks.fetch import FETCH, fetch_files
 from tasks.filter import FILTER, filter_rows
-from tasks.guard import canonical_host
+from tasks.hosts import canonical_host
 from tasks.list_files import COPY, copy_lists, is_far, state_of
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.removals import NO_REMOVALS, read_removals

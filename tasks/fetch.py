@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.guard import canonical_host
+from tasks.hosts import canonical_host
 from tasks.outcomes import Outcome
 from tasks.request import Site, Step
 from tasks.tables import (

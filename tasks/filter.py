@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.facts import Known, known_of, texts_of
-from tasks.guard import canonical_host
+from tasks.hosts import canonical_host
 from tasks.removals import Removals
 from tasks.repeats import Repeats
 from tasks.request import Site, Step

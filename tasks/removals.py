@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.guard import canonical_host
+from tasks.hosts import canonical_host
 from tasks.lists import opened
 from tinygptv_core.plain import ConfigError, unknown
 

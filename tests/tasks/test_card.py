@@ -131,7 +131,7 @@ def test_hosts_are_told_without_port_name_and_password(sources):
     assert [(host["host"], host["kept"], host["dropped"]) for host in card["hosts"]] == [
         ("a.org", 2, {"too_small": 1}),
         ("b.net", 1, {"not_allowed_scheme": 1}),
-        ("[2001:db8::1]", 1, {}),
+        ("2001:db8::1", 1, {}),
         ("c.com", 0, {"http_404": 1}),
     ]
 
