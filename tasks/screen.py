@@ -12,19 +12,9 @@ from pathlib import Path
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE
+from tasks.repeats import FirstOf
 from tasks.request import Site, Step
-from tasks.tables import (
-    DROPPED_FILE,
-    KEPT,
-    LEDGER_FILE,
-    Drop,
-    FirstOf,
-    LedgerRow,
-    TableWriter,
-    Tally,
-    clear,
-    read_table,
-)
+from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
 from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.settings import Scorer, Screen
 
