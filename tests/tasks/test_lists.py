@@ -446,5 +446,5 @@ def test_an_address_that_cannot_be_read_is_refused():
         state_of("memory:///far/none.jsonl")
     with pytest.raises(ConfigError, match="has no known format"):
         state_of("memory:///far/list.docx")
-    with pytest.raises(ConfigError, match="nowhere://a.json cannot be read"):
+    with pytest.raises(ConfigError, match="nowhere://a.json cannot be used"):
         lists_named("nowhere://a.json")
