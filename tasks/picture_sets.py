@@ -61,16 +61,16 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
             tally.count(row.fate)
     if not tally.kept:
         raise ConfigError(f"{source} has no picture for {pictures.name}: {tally.reasons()}")
-    expected = pictures.pictures or position
-    if abs(position - expected) > UNLIKE * expected:
-        logging.getLogger(__name__).warning(
-            "%s: %d pictures, where about %d are expected; is %s whole?",
-            pictures.name,
-            position,
-            expected,
-            source,
-        )
+    _tell_if_unlike(pictures, source, position)
     tally.write(site.out, position)
+
+
+def _tell_if_unlike(pictures: PictureSet, source: Path, found: int) -> None:
+    """Warn where there are many more or fewer pictures than the set has."""
+    expected = pictures.pictures or found
+    if abs(found - expected) > UNLIKE * expected:
+        told = "%s: %d pictures, where about %d are expected; is %s whole?"
+        logging.getLogger(__name__).warning(told, pictures.name, found, expected, source)
 
 
 def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
