@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tasks.json_arrays import Broken
 from tasks.lists import read_list
-from tasks.pickles import read_pickle
+from tasks.pickles import read_plain_pickle
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, Row, UnfitError, partners_in, records_in, with_partners
 
@@ -69,7 +69,7 @@ def _reading(path: Path, read: Callable[[object], T]) -> T:
         ConfigError: it does not have that layout.
     """
     try:
-        return read(read_pickle(path) if path.suffix == ".p" else _json(path))
+        return read(read_plain_pickle(path) if path.suffix == ".p" else _json(path))
     except KeyError as error:
         raise ConfigError(f"{path} has no column {error}, or one of its records has not; it is another file") from None
     except TypeError as error:

@@ -11,7 +11,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from tasks.lists import form_of
+from tasks.lists import list_form
 from tasks.request import Site, Step
 from tasks.tables import clear
 from tinygptv_core.file_systems import file_system_of
@@ -58,7 +58,7 @@ def _near(part: str) -> list[str]:
 
 def _is_list(file: Path) -> bool:
     try:
-        return bool(form_of(file)) and file.is_file()
+        return bool(list_form(file)) and file.is_file()
     except ConfigError:
         return False
 
@@ -83,7 +83,7 @@ def state_of(address: str) -> dict[str, str]:
     Raises:
         ConfigError: there is none, it cannot be read, or its name has no format of ours.
     """
-    form_of(Path(_file_name(address)))
+    list_form(Path(_file_name(address)))
     files, path = file_system_of(address)
     try:
         about = files.info(path)

@@ -44,7 +44,7 @@ def _checked_form(path: Path) -> str:
         raise ConfigError(f"{path} is a folder; a list is one file ({', '.join(READERS)})")
     if not path.exists():
         raise ConfigError(f"there is no file {path}; give the path of a list ({', '.join(READERS)})")
-    form = form_of(path)
+    form = list_form(path)
     if path.stat().st_size == 0:
         raise ConfigError(f"{path} is empty; a list holds at least one record")
     return form
@@ -67,7 +67,7 @@ def read_pieces(path: Path, wanted: Wanted) -> Iterator[Sequence[object]]:
     return iter(lambda: list(islice(records, BATCH_ROWS)), [])
 
 
-def form_of(path: Path) -> str:
+def list_form(path: Path) -> str:
     """The suffix that says how the list is written, that of its compression apart.
 
     Raises:
@@ -85,7 +85,7 @@ def form_of(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, newline: str | None) -> Iterator[TextIO]:
+def opened_text(path: Path, newline: str | None) -> Iterator[TextIO]:
     """`path` as text, unpacked where its name says that it is packed."""
     opener = OPENERS.get(path.suffix.lower())
     try:
@@ -103,14 +103,14 @@ def opened(path: Path, newline: str | None) -> Iterator[TextIO]:
 
 def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
     """The items of the array, some at a time."""
-    with opened(path, newline="") as file:
+    with opened_text(path, newline="") as file:
         yield from read_array(file, path, wanted)
 
 
 def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
     """The records of the lines, some at a time."""
     number, done_bytes = 0, 0
-    with opened(path, newline="\n") as file:
+    with opened_text(path, newline="\n") as file:
         for text in _whole_lines(path, file):
             count = text.count("\n") + (not text.endswith("\n"))
             piece = text_columns(text.removesuffix("\n"), BREAK, wanted) if wanted else None
@@ -162,7 +162,7 @@ def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -
 
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    with opened(path, newline="") as file:
+    with opened_text(path, newline="") as file:
         reader = csv.reader(_lines(path, file), delimiter=delimiter, quoting=quoting, strict=True)
         names: list[str] = []
         while True:

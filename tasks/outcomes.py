@@ -25,7 +25,7 @@ _REASON_AND_DETAIL = re.compile(r"([a-z][a-z0-9_]*): (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Span:
     """Where bytes lie: `size` of them from `offset` on in `file`."""
 
     file: Path
@@ -51,7 +51,7 @@ class Outcome:
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
-    picture: Place | None = None
+    picture: Span | None = None
 
 
 def lost() -> Outcome:
@@ -108,11 +108,11 @@ def outcomes_of(folder: Path, shard: int) -> dict[str, Outcome]:
     return found
 
 
-def _places(tar: Path) -> dict[str, Place]:
+def _places(tar: Path) -> dict[str, Span]:
     """Where each picture lies in one of img2dataset's tars, by img2dataset's key."""
     with tarfile.open(tar) as archive:
         return {
-            member.name.removesuffix(".jpg"): Place(file=tar, offset=member.offset_data, size=member.size)
+            member.name.removesuffix(".jpg"): Span(file=tar, offset=member.offset_data, size=member.size)
             for member in archive
             if member.name.endswith(".jpg")
         }
