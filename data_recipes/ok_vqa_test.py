@@ -7,7 +7,7 @@ from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn
 
 def picture_name(row: Row) -> str:
     """`{"image_id": 9}` -> `COCO_val2014_000000000009.jpg`."""
-    return f"COCO_val2014_{scalar_of(row, 'image_id'):0>12}.jpg"
+    return forms.coco_name("val2014", scalar_of(row, "image_id"))
 
 
 def turns(row: Row) -> tuple[Turn, ...]:

@@ -1,32 +1,19 @@
 """Sentences that mean one thing in a picture, and its box: RefCOCO, its training split."""
 
 from data_recipes.parts import forms, pictures, prompts
-from tinygptv_core.recipe import Download, Recipe
+from tinygptv_core.recipe import Recipe
 
 RECIPE = Recipe(
     version=1,
     source="refcoco/refs(unc).p",
     how="file",
-    licence="Apache-2.0 (the REFER toolbox); COCO's pictures under the terms of Flickr's users",
+    licence=forms.REFER_LICENCE,
     citation="Yu, Poirson, Yang, Berg and Berg, 2016, arXiv:1608.00272",
     picture=None,
     turns=forms.refer,
     prompts=prompts.REFER,
     expected_rows=50_000,
-    files=(
-        Download(
-            path="refcoco/refs(unc).p",
-            url="https://web.archive.org/web/20220413011718/https://bvisionweb1.cs.unc.edu/licheng/referit/data/refcoco.zip",
-            direct=False,
-            note="the archive has it; unpack it",
-        ),
-        Download(
-            path="refcoco/instances.json",
-            url="https://web.archive.org/web/20220413011718/https://bvisionweb1.cs.unc.edu/licheng/referit/data/refcoco.zip",
-            direct=False,
-            note="the archive has it; unpack it",
-        ),
-    ),
+    files=forms.refer_files("refcoco", "unc"),
     layout=forms.refer_layout("refcoco"),
     picture_sets=(pictures.COCO_TRAIN2014,),
     picture_name=forms.reference_picture,

@@ -1,5 +1,6 @@
 """Scenes with captions of several sentences. It stands for MiniGPT-4's 3,500 aligned pairs (`cc_sbu_align`)."""
 
+from data_recipes.parts import prompts
 from tinygptv_core.columns import text_of
 from tinygptv_core.recipe import Recipe, Row, Turn
 
@@ -17,10 +18,5 @@ RECIPE = Recipe(
     citation="drawn by this project",
     picture="image",
     turns=turns,
-    prompts=(
-        "Tell me in detail what is in this picture.",
-        "Go through everything that you see here.",
-        "What is in the picture? Leave nothing out.",
-        "Write down all that the picture holds.",
-    ),
+    prompts=prompts.DETAIL,
 )

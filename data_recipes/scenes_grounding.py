@@ -1,5 +1,6 @@
 """Scenes with captions in which every phrase has its box, as in the grounded captions of Flickr30k."""
 
+from data_recipes.parts import prompts
 from tinygptv_core.columns import text_of
 from tinygptv_core.recipe import Recipe, Row, Turn
 
@@ -17,10 +18,5 @@ RECIPE = Recipe(
     citation="drawn by this project",
     picture="image",
     turns=turns,
-    prompts=(
-        "[grounding] Say what the picture shows and where each thing is.",
-        "[grounding] Describe the picture with a box for every thing.",
-        "[grounding] What is there, and at which place?",
-        "[grounding] Caption the picture and mark all that you name.",
-    ),
+    prompts=prompts.GROUNDING,
 )

@@ -1,5 +1,6 @@
 """The boxes of shapes in scenes, and what is in them: RefCOCO asked the other way round."""
 
+from data_recipes.parts import prompts
 from tinygptv_core.columns import box_of, text_of
 from tinygptv_core.recipe import Recipe, Row, Turn
 
@@ -17,13 +18,5 @@ RECIPE = Recipe(
     citation="drawn by this project",
     picture="image",
     turns=turns,
-    prompts=(
-        "[identify] {}",
-        "[identify] name what is in {}",
-        "[identify] what do you see in {}?",
-        "[identify] which thing is at {}?",
-        "[identify] say what {} holds",
-        "[identify] there is something in {}, what is it?",
-        "[identify] tell me about the thing in {}",
-    ),
+    prompts=prompts.IDENTIFY,
 )

@@ -1,5 +1,6 @@
 """Phrases that mean one shape of a scene, and its box, as in RefCOCO."""
 
+from data_recipes.parts import prompts
 from tinygptv_core.columns import box_of, text_of
 from tinygptv_core.recipe import Recipe, Row, Turn
 
@@ -17,13 +18,5 @@ RECIPE = Recipe(
     citation="drawn by this project",
     picture="image",
     turns=turns,
-    prompts=(
-        "[refer] {}",
-        "[refer] give me the location of {}",
-        "[refer] where in the picture is {}?",
-        "[refer] show me {}",
-        "[refer] put a box around {}",
-        "[refer] find {}",
-        "[refer] at which place do you see {}?",
-    ),
+    prompts=prompts.REFER,
 )

@@ -1,5 +1,6 @@
 """Questions about scenes with answers of one or two words, as in VQA and GQA."""
 
+from data_recipes.parts import prompts
 from tinygptv_core.columns import text_of
 from tinygptv_core.recipe import Recipe, Row, Turn
 
@@ -17,9 +18,6 @@ RECIPE = Recipe(
     citation="drawn by this project",
     picture="image",
     turns=turns,
-    prompts=(
-        "[vqa] {}",
-        "[vqa] Based on the image, respond to this question with a short answer: {}",
-    ),
+    prompts=prompts.VQA,
     group="type",
 )

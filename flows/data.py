@@ -15,13 +15,13 @@ from tasks.build import MANIFEST
 from tasks.estimates import estimate_fetch
 from tasks.fetch import FETCH, fetch_files
 from tasks.filter import FILTER, filter_rows
-from tasks.guard import canonical_host
+from tasks.hosts import canonical_host
 from tasks.list_files import COPY, copy_lists, is_far, state_of
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Estimate, Inputs, Request, Site
 from tasks.rows import ROWS, rows_of_lists
-from tasks.scenes import DRAW, draw
+from tasks.scenes import DRAW, SCENES_HOST, draw
 from tasks.segments import Keeper, Wanted, fetch_urls, rounded
 from tasks.serve import serving
 from tasks.sources import brought_file, brought_pictures, warn_of_size
@@ -36,7 +36,6 @@ from tinygptv_core.stages import samples_wanted
 SOURCE = "scenes/draw"
 LIST = "list"
 INSTRUCT = "instruct"
-SCENES_HOST = "scenes.invalid"
 
 
 @cache
@@ -52,7 +51,7 @@ def recipe(name: str) -> Recipe:
     return importlib.import_module(f"data_recipes.{name}").RECIPE
 
 
-def source_steps(preset: Preset, place: Place) -> tuple[Request, ...]:
+def source_steps(preset: Preset) -> tuple[Request, ...]:
     """Draw the scenes, where the preset has any."""
     if preset.scenes is None:
         return ()

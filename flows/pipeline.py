@@ -20,7 +20,7 @@ def steps(preset: Preset, place: Place, init: str | None = None) -> tuple[Reques
     Args:
         init: the stage whose checkpoint is given (`--init`), the preset's first.
     """
-    order = [*source_steps(preset, place), backbones_step(preset.backbones, place.store)]
+    order = [*source_steps(preset), backbones_step(preset.backbones, place.store)]
     order += [pictures_step(pictures, place) for pictures in picture_sets(preset.data).values()]
     for name in preset.data:
         order += [*dataset_steps(name, preset, place), *screen_steps(preset, name, place)]

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.lists import Broken, read_list
-from tasks.pickles import read_pickle
+from tasks.json_arrays import Broken
+from tasks.lists import read_list
+from tasks.pickles import read_plain_pickle
 from tinygptv_core.annotations import partners_in, records_in, with_partners
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe, Row, UnfitError
@@ -69,7 +70,7 @@ def _reading(path: Path, read: Callable[[object], T]) -> T:
         ConfigError: it does not have that layout.
     """
     try:
-        return read(read_pickle(path) if path.suffix == ".p" else _json(path))
+        return read(read_plain_pickle(path) if path.suffix == ".p" else _json(path))
     except KeyError as error:
         raise ConfigError(f"{path} has no column {error}, or one of its records has not; it is another file") from None
     except TypeError as error:

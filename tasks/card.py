@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tasks.outcomes import KEPT
-from tasks.tables import DROPPED_FILE, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
+from tasks.hosts import hosts_of
+from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import sha256_of
 from tinygptv_core.recipe import Recipe
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyarrow.compute import Expression
 
-CARD_VERSION = 2
+CARD_VERSION = 3
 """Raised when a card of the same artifacts comes to say something else."""
 STEPS = ("rows", "filter", "fetch", "screen")
 
 SAMPLED_ROWS = 5_000
 """Of so many kept rows, evenly from first to last, the words are counted."""
 SHOWN_HOSTS, SHOWN_DROPS = 100, 3
-HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>\[[^\]]*\]|[^/?#:]+)"
 
 
 class Counts(TypedDict):
@@ -239,11 +238,10 @@ def _num_rows(host: Host) -> int:
 def _by_host(rows: "pa.Table") -> "pa.Table":
     """How many of the rows (url, fate) there are of each host and fate: host, fate, n. Of none where no host is."""
     import pyarrow as pa
-    from pyarrow.compute import ExtractRegexOptions, StructFieldOptions, call_function, field
+    from pyarrow.compute import field
 
-    parts = call_function("extract_regex", [rows["url"]], ExtractRegexOptions(HOST))
-    host = call_function("utf8_lower", [call_function("struct_field", [parts], StructFieldOptions([0]))])
-    found = pa.table({"host": host, "fate": rows["fate"]}).filter(field("host").is_valid())
+    host = hosts_of(rows["url"].combine_chunks()).dictionary_decode()
+    found = pa.table({"host": host, "fate": rows["fate"]}).filter(field("host") != "")
     return found.group_by(["host", "fate"]).aggregate([([], "count_all")]).rename_columns(["host", "fate", "n"])
 
 

@@ -27,11 +27,11 @@ SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # at Ray's own 15 whatever else runs takes the cores from training
+    # At Ray's own 15 whatever else runs takes the cores from training, the orchestrator among it.
+    "RAY_worker_niceness": "0",
 }
 """How Ray behaves here, wherever its cluster is: what a run does not need costs seconds a stage."""
 LOCAL_SETTINGS = {
-    "RAY_worker_niceness": "0",  # or the workers yield to everything else, the orchestrator among it
     # Ray turns the address 127.0.0.1 into the machine's own, and listens on all of them, unless clusters of
     # several machines are off. The name is from the systems on which they are off by default.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

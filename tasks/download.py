@@ -32,9 +32,10 @@ from img2dataset.writer import WebDatasetSampleWriter
 
 from tasks.downloads import ENVIRONMENT, WORKER_LOST, DownloadSpec, Job, shared, unwritten
 from tasks.guard import Rules, install
-from tasks.outcomes import KEPT, ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
+from tasks.outcomes import ROW_COLUMN, finished_shards, progress_file, reason_of, to_retry
 from tasks.pictures import PictureError, decoded
 from tasks.reservations import USER_AGENT
+from tasks.tables import KEPT
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import from_plain
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from tasks.guard import Rules
-from tasks.outcomes import KEPT, finished_shards, forget, progress_file, progress_of
+from tasks.outcomes import finished_shards, forget, progress_file, progress_of
 from tasks.shortages import NO_ROOM_WORDS
-from tasks.tables import num_rows
+from tasks.tables import KEPT, num_rows
 from tinygptv_core.plain import plain
 
 POLL_SECONDS = 0.1

@@ -27,7 +27,7 @@ _IN_WORDS = bytes(letter if " " <= chr(letter) <= "~" and chr(letter) not in '"\
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class Facts:
     """What the rules ask of some rows, a place for each.
 
     Attributes:
@@ -49,19 +49,19 @@ class Known:
     turns: "pa.StringArray"
     sizes: "np.ndarray | None"
 
-    def host_of(self, place: int) -> str:
+    def host_at(self, place: int) -> str:
         """The host of one of the rows."""
         return self.hosts[int(self.host[place])]
 
 
-def known_of(settings: Filter, batch: "pa.RecordBatch") -> Known:
+def facts_of(settings: Filter, batch: "pa.RecordBatch") -> Facts:
     """What the rules ask of the rows of `batch`."""
     import numpy as np
 
     hosts, host, bad_urls = _addresses(settings, batch.column("url"))
     words, characters = _said(batch.column("turns"))
     is_sized = all(name in batch.schema.names for name in SIZE)
-    return Known(
+    return Facts(
         urls=batch.column("url"),
         hosts=hosts,
         host=host,

@@ -12,10 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.guard import canonical_host
-from tasks.outcomes import KEPT, Outcome
+from tasks.hosts import canonical_host
+from tasks.outcomes import Outcome
 from tasks.request import Site, Step
-from tasks.tables import LEDGER_FILE, ROWS_FILE, LedgerRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
+from tasks.tables import (
+    KEPT,
+    LEDGER_FILE,
+    ROWS_FILE,
+    LedgerRow,
+    TableRow,
+    TableWriter,
+    Tally,
+    clear,
+    num_rows,
+    read_table,
+)
 from tinygptv_core.compute import Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Fetch
@@ -113,10 +124,7 @@ def pack(found: Found, samples_per_shard: int, folder: Path) -> Tally:
     with Packer(folder, samples_per_shard) as packer:
         for row, outcome, picture in found:
             packer.write(row, outcome, picture)
-            if outcome.fate == KEPT:
-                tally.kept += 1
-            else:
-                tally.dropped[outcome.fate] += 1
+            tally.count(outcome.fate)
     return tally
 
 
@@ -141,7 +149,7 @@ def _from_files(settings: Fetch, rows: Path, source: Path, options: FetchOptions
         if position % 500 == 0:
             options.progress(position, total, "reading pictures")
         if row.file is None:
-            yield row, Outcome(fate=KEPT, detail="", sha256=None, width=None, height=None, picture=None), None
+            yield row, Outcome(fate=KEPT, detail=""), None
         else:
             yield row, *_from_file(images, row.file, settings.max_bytes)
     options.progress(total, total, "reading pictures")
@@ -153,19 +161,15 @@ def _from_file(images: Path, name: str, max_bytes: int) -> tuple[Outcome, tuple[
     path = images / name
     try:
         if not path.resolve().is_relative_to(images):
-            return _drop("outside_images", f"{name} does not lie below images/"), None
+            return Outcome(fate="outside_images", detail=f"{name} does not lie below images/"), None
         if not path.is_file():
-            return _drop("missing", f"there is no images/{name}"), None
+            return Outcome(fate="missing", detail=f"there is no images/{name}"), None
         data = path.read_bytes()
         picture = decoded(data, max_bytes)
     except PictureError as error:
-        return _drop(error.reason, error.detail), None
+        return Outcome(fate=error.reason, detail=error.detail), None
     except (OSError, ValueError) as error:  # a name too long, with a zero byte, or that may not be read
-        return _drop("unreadable", type(error).__name__), None
+        return Outcome(fate="unreadable", detail=type(error).__name__), None
     width, height = picture.image.size
-    outcome = Outcome(fate=KEPT, detail="", sha256=sha256(data).hexdigest(), width=width, height=height, picture=None)
+    outcome = Outcome(fate=KEPT, detail="", sha256=sha256(data).hexdigest(), width=width, height=height)
     return outcome, (picture.extension, data)
-
-
-def _drop(reason: str, detail: str) -> Outcome:
-    return Outcome(fate=reason, detail=detail, sha256=None, width=None, height=None, picture=None)

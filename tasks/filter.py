@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.facts import Known, known_of, texts_of
-from tasks.guard import canonical_host
+from tasks.facts import Facts, facts_of, texts_of
+from tasks.hosts import canonical_host
 from tasks.removals import Removals
 from tasks.repeats import Repeats
 from tasks.request import Site, Step
@@ -72,13 +72,13 @@ class Overview:
         self.hosts: Counter[str] = Counter()
         self.dropped: Counter[tuple[str, str]] = Counter()
 
-    def count(self, batch: "pa.RecordBatch", known: Known, faults: Faults) -> None:
+    def count(self, batch: "pa.RecordBatch", known: Facts, faults: Faults) -> None:
         """Take in some rows."""
         import numpy as np
 
         rows = np.bincount(known.host, minlength=len(known.hosts)).tolist()
         self.hosts.update(dict(zip(known.hosts, rows, strict=True)))
-        self.dropped.update((known.host_of(place), reason) for place, (reason, _) in faults.found.items())
+        self.dropped.update((known.host_at(place), reason) for place, (reason, _) in faults.found.items())
         kept = [(place, ("kept", "")) for place in np.flatnonzero(~faults.is_at_fault)[:SAMPLES].tolist()]
         for place, (reason, detail) in (*kept, *sorted(faults.found.items())):
             if len(samples := self.samples.setdefault(reason, [])) < SAMPLES:
@@ -119,7 +119,7 @@ def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site, remov
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
     ):
         for batch in _batches(source):
-            known = known_of(settings, batch)
+            known = facts_of(settings, batch)
             faults = judged(settings, removals, known)
             for reason, repeat in repeats.items():
                 faults.add(*repeat.later(batch, faults.is_at_fault), reason)
@@ -182,7 +182,7 @@ def _drops(batch: "pa.RecordBatch", faults: Faults) -> "pa.Table":
     )
 
 
-def judged(settings: Filter, removals: Removals, known: Known) -> Faults:
+def judged(settings: Filter, removals: Removals, known: Facts) -> Faults:
     """What is wrong with each row, by every rule but those on repeated rows, in their order."""
     import numpy as np
 
@@ -207,7 +207,7 @@ def judged(settings: Filter, removals: Removals, known: Known) -> Faults:
     return faults
 
 
-def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known: Known) -> None:
+def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known: Facts) -> None:
     import numpy as np
 
     pc = compute()
@@ -216,11 +216,11 @@ def _judge_addresses(faults: Faults, settings: Filter, removals: Removals, known
         return np.array([is_below(host, hosts) for host in known.hosts])[known.host]
 
     if settings.hosts:
-        faults.add(~is_listed(_canonical(settings.hosts)) & (known.host > 0), known.host_of, "not_allowed_host")
+        faults.add(~is_listed(_canonical(settings.hosts)) & (known.host > 0), known.host_at, "not_allowed_host")
     if settings.not_hosts:
-        faults.add(is_listed(_canonical(settings.not_hosts)), known.host_of, "refused_host")
+        faults.add(is_listed(_canonical(settings.not_hosts)), known.host_at, "refused_host")
     if removals.hosts:
-        faults.add(is_listed(removals.hosts), known.host_of, "removed_host")
+        faults.add(is_listed(removals.hosts), known.host_at, "removed_host")
     if removals.urls:
         is_removed = np.array(pc.is_in(known.urls, value_set=_strings(removals.urls)))
         faults.add(is_removed, lambda at: "the removal list names it", "removed_url")

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any, cast
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from tasks.hosts import canonical_host
 from tasks.reservations import reservation
 
 SCHEMES = {"http": 80, "https": 443}
@@ -333,26 +334,6 @@ def _successful(response: http.client.HTTPResponse, pace: _Pace) -> http.client.
 @functools.cache
 def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
-
-
-def canonical_host(host: str) -> str:
-    """One spelling of a host: as it is looked up (IDNA), in lower case, no dot at the end, IPv6 as Python writes it."""
-    name = host if host.isascii() else _looked_up(host)
-    name = name.lower().rstrip(".").removeprefix("[").removesuffix("]")
-    if ":" not in name:
-        return name
-    try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        return name
-
-
-def _looked_up(host: str) -> str:
-    """What `socket` asks a resolver for; a host that has no such form cannot be connected to, and stays as it is."""
-    try:
-        return host.encode("idna").decode("ascii")
-    except UnicodeError:
-        return host
 
 
 def is_public(address: str) -> bool:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tasks.lineage import Link
-from tasks.outcomes import KEPT
-from tasks.tables import DROPPED_FILE, GROUP_ROWS, LEDGER_FILE
+from tasks.tables import DROPPED_FILE, GROUP_ROWS, KEPT, LEDGER_FILE
 
 COLUMNS = ("key", "url", "sha256", "fate")
 

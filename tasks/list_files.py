@@ -11,9 +11,10 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from tasks.lists import form_of
+from tasks.lists import list_form
 from tasks.request import Site, Step
 from tasks.tables import clear
+from tinygptv_core.file_systems import file_system_of
 from tinygptv_core.plain import ConfigError
 
 COPY = Step(name="copy", kind="source", version=1)
@@ -57,13 +58,13 @@ def _near(part: str) -> list[str]:
 
 def _is_list(file: Path) -> bool:
     try:
-        return bool(form_of(file)) and file.is_file()
+        return bool(list_form(file)) and file.is_file()
     except ConfigError:
         return False
 
 
 def _far(part: str) -> list[str]:
-    files, path = _opened(part)
+    files, path = file_system_of(part)
     try:
         found = sorted(files.glob(path)) if has_magic(part) else [path]
     except Exception as error:  # each of fsspec's ways has its own errors
@@ -71,15 +72,6 @@ def _far(part: str) -> list[str]:
     if not found:
         raise ConfigError(f"{part} names no list: there is no file that fits it")
     return [files.unstrip_protocol(name) for name in found]
-
-
-def _opened(address: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{address} cannot be read: {error}") from error
 
 
 def state_of(address: str) -> dict[str, str]:
@@ -91,8 +83,8 @@ def state_of(address: str) -> dict[str, str]:
     Raises:
         ConfigError: there is none, it cannot be read, or its name has no format of ours.
     """
-    form_of(Path(_file_name(address)))
-    files, path = _opened(address)
+    list_form(Path(_file_name(address)))
+    files, path = file_system_of(address)
     try:
         about = files.info(path)
         told = {name: str(about[name]) for name in ("size", *VERSIONS) if about.get(name) is not None}
@@ -119,6 +111,6 @@ def copy_lists(addresses: Sequence[str], site: Site) -> None:
     """The files at `addresses`, in their order by name."""
     clear(site.out)
     for number, address in enumerate(addresses):
-        files, path = _opened(address)
+        files, path = file_system_of(address)
         with files.open(path, "rb") as there, (site.out / f"{number:05d}-{_file_name(address)}").open("wb") as here:
             shutil.copyfileobj(there, here, READ_BYTES)

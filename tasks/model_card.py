@@ -61,7 +61,7 @@ def card_text(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
         _asking(facts, stage, model),
         _scores(facts),
         _data(facts),
-        _limits(facts, stage, model),
+        _limits(facts, stage),
         _lineage(facts),
     ]
     return "\n\n".join(parts) + "\n"
@@ -161,7 +161,7 @@ def _reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join([*told, *([f"{rest:,} for other reasons"] if rest else [])]) or "none"
 
 
-def _limits(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
+def _limits(facts: CardFacts, stage: Stage) -> str:
     scores = facts.scores[list(facts.scores)[-1]]
     told = [
         f"It was scored on {', '.join(scores)} alone; what it does elsewhere is not known.",

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.tables import KEPT
+
 ROW_COLUMN = "row"
 """The column that carries a row's key through img2dataset, which has a `key` of its own."""
 
-KEPT = "ok"
 LOST = "lost"
 RETRIED = re.compile(r"http_(5\d\d|408|429)|timeout|incomplete_body|resolver_failed|lost")
 """The reasons that may have gone by a little later; a 404 has not."""
@@ -24,7 +25,7 @@ _REASON_AND_DETAIL = re.compile(r"([a-z][a-z0-9_]*): (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Span:
     """Where bytes lie: `size` of them from `offset` on in `file`."""
 
     file: Path
@@ -40,20 +41,22 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one row: `fate` is `KEPT` or the reason of the drop; the rest as in the ledger."""
+    """What became of one row: `fate` is `KEPT` or the reason of the drop; the rest as in the ledger.
+
+    `picture` says where its bytes lie, if they are still to be packed.
+    """
 
     fate: str
     detail: str
-    sha256: str | None
-    width: int | None
-    height: int | None
-    picture: Place | None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    picture: Span | None = None
 
 
 def lost() -> Outcome:
     """The outcome of a row that img2dataset says nothing of."""
-    detail = "img2dataset wrote nothing about it"
-    return Outcome(fate=LOST, detail=detail, sha256=None, width=None, height=None, picture=None)
+    return Outcome(fate=LOST, detail="img2dataset wrote nothing about it")
 
 
 def finished_shards(folder: Path) -> dict[int, int]:
@@ -101,15 +104,15 @@ def outcomes_of(folder: Path, shard: int) -> dict[str, Outcome]:
             found[row] = Outcome(fate=KEPT, detail="", sha256=sha256, width=width, height=height, picture=places[key])
         else:
             fate, detail = reason_of(status, message or "")
-            found[row] = Outcome(fate=fate, detail=detail, sha256=None, width=None, height=None, picture=None)
+            found[row] = Outcome(fate=fate, detail=detail)
     return found
 
 
-def _places(tar: Path) -> dict[str, Place]:
+def _places(tar: Path) -> dict[str, Span]:
     """Where each picture lies in one of img2dataset's tars, by img2dataset's key."""
     with tarfile.open(tar) as archive:
         return {
-            member.name.removesuffix(".jpg"): Place(file=tar, offset=member.offset_data, size=member.size)
+            member.name.removesuffix(".jpg"): Span(file=tar, offset=member.offset_data, size=member.size)
             for member in archive
             if member.name.endswith(".jpg")
         }

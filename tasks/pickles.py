@@ -20,7 +20,7 @@ MAX_BITS = 64
 """Of a whole number."""
 
 
-def read_pickle(path: Path) -> object:
+def read_plain_pickle(path: Path) -> object:
     """The value in the pickle at `path`, as plain as JSON; tuples are lists in it.
 
     Raises:

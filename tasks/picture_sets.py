@@ -16,9 +16,9 @@ from types import TracebackType
 
 from tasks.archives import SUFFIXES, Limits, Packed, pictures_in
 from tasks.fetch import Packer
-from tasks.outcomes import KEPT, Outcome
+from tasks.outcomes import Outcome
 from tasks.request import Site, Step
-from tasks.tables import ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
+from tasks.tables import KEPT, ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
 from tinygptv_core.compute import Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import PictureSet
@@ -57,22 +57,19 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
             row = _added(packed, tars, seen)
             seen.add(packed.name)
             table.write(row)
-            if row.fate == KEPT:
-                tally.kept += 1
-            else:
-                tally.dropped[row.fate] += 1
+            tally.count(row.fate)
     if not tally.kept:
         raise ConfigError(f"{source} has no picture for {pictures.name}: {tally.reasons()}")
-    expected = pictures.pictures or position
-    if abs(position - expected) > UNLIKE * expected:
-        logging.getLogger(__name__).warning(
-            "%s: %d pictures, where about %d are expected; is %s whole?",
-            pictures.name,
-            position,
-            expected,
-            source,
-        )
+    _tell_if_unlike(pictures, source, position)
     tally.write(site.out, position)
+
+
+def _tell_if_unlike(pictures: PictureSet, source: Path, found: int) -> None:
+    """Warn where there are many more or fewer pictures than the set has."""
+    expected = pictures.pictures or found
+    if abs(found - expected) > UNLIKE * expected:
+        told = "%s: %d pictures, where about %d are expected; is %s whole?"
+        logging.getLogger(__name__).warning(told, pictures.name, found, expected, source)
 
 
 def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
@@ -196,22 +193,25 @@ def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], site: Site, p
     Raises:
         ConfigError: nothing is left.
     """
+    import numpy as np
+
+    from tinygptv_core.shards import write_index
+
     clear(site.out)
     tally, total = Tally(), num_rows(table / ROWS_FILE)
     gallery = _Gallery(sets)
-    places = array("q")
+    places = array("q")  # of each kept sample: the number of its picture's tar (-1: none), its offset, its size
     with Packer(site.out, settings.samples_per_shard) as packer:
         for position, row in enumerate(read_table(table / ROWS_FILE, TableRow)):
             if position % (20 * TOLD_EVERY) == 0:
                 progress(position, total, "finding pictures")
             picture, outcome = gallery.find(row, settings.max_bytes)
             packer.write(row, outcome, None)
+            tally.count(outcome.fate)
             if outcome.fate == KEPT:
-                tally.kept += 1
                 places.extend(gallery.place(picture) if picture else (-1, 0, 0))
-            else:
-                tally.dropped[outcome.fate] += 1
-    _save(places, site.out / PLACES_FILE)
+    columns = np.array(places, dtype=np.int64).reshape(-1, 3)
+    write_index(columns, ("image_shard", "image", "image_bytes"), site.out / PLACES_FILE)
     (site.out / TARS_FILE).write_text(json.dumps(gallery.tars, indent=1) + "\n")
     tally.write(site.out, total)
 
@@ -234,34 +234,17 @@ class _Gallery:
     def find(self, row: TableRow, max_bytes: int) -> tuple[PictureRow | None, Outcome]:
         """The picture of a row, and what becomes of the row."""
         if row.file is None:
-            return None, _outcome(KEPT, "", None)
+            return None, Outcome(fate=KEPT, detail="")
         picture = self.rows.get(row.file)
         if picture is None:
-            return None, _outcome("missing", f"there is no {row.file} in {', '.join(self.names)}", None)
+            return None, Outcome(fate="missing", detail=f"there is no {row.file} in {', '.join(self.names)}")
         if picture.fate != KEPT:
-            return None, _outcome(picture.fate, picture.detail, None)
+            return None, Outcome(fate=picture.fate, detail=picture.detail)
         if (picture.size or 0) > max_bytes:
-            return None, _outcome("too_large", f"over {max_bytes} bytes", None)
-        return picture, _outcome(KEPT, "", picture)
+            return None, Outcome(fate="too_large", detail=f"over {max_bytes} bytes")
+        return picture, Outcome(fate=KEPT, detail="", sha256=picture.sha256, width=picture.width, height=picture.height)
 
     def place(self, picture: PictureRow) -> tuple[int, int, int]:
         """The number of its tar among those of all sets, where it begins, and its size."""
         assert picture.tar is not None and picture.offset is not None and picture.size is not None
         return self.first_tar[picture.name] + picture.tar, picture.offset, picture.size
-
-
-def _outcome(fate: str, detail: str, picture: PictureRow | None) -> Outcome:
-    digest, width, height = (picture.sha256, picture.width, picture.height) if picture else (None, None, None)
-    return Outcome(fate=fate, detail=detail, sha256=digest, width=width, height=height, picture=None)
-
-
-def _save(places: "array[int]", path: Path) -> None:
-    """Of each kept sample the number of its picture's tar (-1: none), and the picture's offset and size."""
-    import numpy as np
-
-    columns = np.array(places, dtype=np.int64).reshape(-1, 3)
-    kind = [("image_shard", np.int32), ("image", np.int64), ("image_bytes", np.int64)]
-    saved = np.empty(len(columns), dtype=kind)
-    for number, (name, _) in enumerate(kind):
-        saved[name] = columns[:, number]
-    np.save(path, saved)

@@ -19,6 +19,7 @@ from tasks.lineage import chain, segments_of
 from tasks.records import NO_KINDS, Record, Records
 from tasks.request import SHORT
 from tinygptv_core.artifact import Artifact, Member, sha256_of_file
+from tinygptv_core.file_systems import file_system_of
 from tinygptv_core.plain import ConfigError, from_plain, sha256_of
 
 AT_ONCE = 64
@@ -56,13 +57,8 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         self.url = url
-        try:
-            self._files, root = fsspec.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"{url} cannot be used: {error}\n  for s3://  pip install 'tinygptv[s3]'") from error
+        self._files, root = file_system_of(url)
         self._root = root.rstrip("/")
         self._files.invalidate_cache()  # what others wrote since is seen
 

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.guard import canonical_host
-from tasks.lists import opened
+from tasks.hosts import canonical_host
+from tasks.lists import opened_text
 from tinygptv_core.plain import ConfigError, unknown
 
 _FORMS = {
@@ -64,7 +64,7 @@ def read_removals(path: Path) -> Removals:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with opened(path, newline=None) as file:
+    with opened_text(path, newline=None) as file:
         for number, line in enumerate(file, start=1):
             text = line.strip()
             if text and not text.startswith("#") and not (number == 1 and text.lower().split(",") == _HEAD):

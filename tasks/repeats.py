@@ -1,9 +1,12 @@
-"""Rows that repeat the text of an earlier one, found in a column of any length.
+"""Rows that repeat the text of an earlier one, told from the first that has it.
 
-The texts are hashed once, into a file of eight bytes each; what is kept in memory grows with the number of texts that
-are repeated, not with the number of rows.
+`Repeats` is for a column of any length, whose rows come in batches: the texts are hashed once, into a file of eight
+bytes each, and what is kept in memory grows with the number of texts that are repeated, not with the number of rows.
+
+`FirstOf` is for rows that are judged one by one, as those of a ledger; it takes eight bytes of memory for each.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,3 +95,24 @@ def _chunks(path: Path) -> Iterator["np.ndarray"]:
     with path.open("rb") as file:
         while len(chunk := np.fromfile(file, np.int64, PART_HASHES // 8)):
             yield chunk
+
+
+class FirstOf:
+    """Tells the first of equal texts from the later ones, where texts come one by one and not all are asked about.
+
+    Only texts that may be repeated are remembered; of the others there is no more than a hash, while it is made.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        import numpy as np
+
+        hashes = np.sort(np.array(array("q", map(hash, texts)), dtype=np.int64))
+        self.repeated = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        self.seen: dict[str, str] = {}
+
+    def holder(self, text: str, key: str) -> str | None:
+        """The key that `text` was first given with, or None if that is now."""
+        if hash(text) not in self.repeated:
+            return None
+        first = self.seen.setdefault(text, key)
+        return None if first == key else first

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tasks.annotations import Unjoined, is_list, records
 from tasks.captions import captioned, is_captioned, side_of, wanted_of
-from tasks.lists import Broken, read_list, read_pieces
+from tasks.json_arrays import Broken
+from tasks.lists import read_list, read_pieces
 from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,
@@ -196,9 +197,9 @@ def check_list(path: Path, recipe: Recipe) -> int:
         ConfigError: the list is missing, no file, empty, cut off, no list, of no known format, or no record that was
             read has the form of `recipe`; says what was found and which columns there are.
     """
-    records, example, columns = 0, None, dict[str, None]()
+    num_records, example, columns = 0, None, dict[str, None]()
     for position, record in enumerate(islice(read_list(path), CHECKED_RECORDS)):
-        records = position + 1
+        num_records = position + 1
         if isinstance(example, TableRow):
             continue  # one good record is enough; the rest is read for the file's own sake
         row = next(rows_of(recipe, position, record))
@@ -208,15 +209,15 @@ def check_list(path: Path, recipe: Recipe) -> int:
     if example is None:
         raise ConfigError(f"{path} holds no record; a list holds at least one")
     if isinstance(example, Drop):
-        raise ConfigError(_refusal(path, recipe, records, example, list(columns)))
-    return records
+        raise ConfigError(_refusal(path, recipe, num_records, example, list(columns)))
+    return num_records
 
 
-def _refusal(path: Path, recipe: Recipe, records: int, example: Drop, columns: list[str]) -> str:
+def _refusal(path: Path, recipe: Recipe, num_records: int, example: Drop, columns: list[str]) -> str:
     found = f"Its columns are: {', '.join(columns) or 'none'}"
     missing = example.detail.removeprefix("there is no ").strip("'")
     if columns and recipe.picture and recipe.picture not in columns:
         return f"{path} has no column {recipe.picture}. {found}"
     if columns and example.detail == f"there is no {missing!r}":
         return f"{path} has no column {missing}. {found}"
-    return f"{path}: none of its {records} records can be used. The first: {example.detail}. {found}"
+    return f"{path}: none of its {num_records} records can be used. The first: {example.detail}. {found}"

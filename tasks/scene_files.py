@@ -16,15 +16,13 @@ from typing import Any
 
 from PIL import Image
 
+from tasks.scenes import SCENES_HOST
 from tinygptv_core.scenes import texts
 from tinygptv_core.scenes.draw import draw, jpeg
 from tinygptv_core.scenes.scene import SIDE_PIXELS, Scene, Split, draw_scene
 from tinygptv_core.settings import Scenes
 
 Record = dict[str, Any]
-
-ADDRESS = "http://scenes.invalid"
-"""A name that no server on the web can have (RFC 2606); a run maps it to its own loopback server."""
 
 # Of the held-out pictures, so many show only colours and shapes that were met together in training.
 SEEN_SHARE = Fraction(3, 5)
@@ -98,7 +96,7 @@ def _web_record(random: Random, picture: Picture) -> Record:
     caption = texts.caption(random, picture.scene)
     if random.random() < 1 / 3:
         caption = f"{caption[0].upper()}{caption[1:]}."
-    return {"url": f"{ADDRESS}/{picture.name}", "caption": caption}
+    return {"url": f"http://{SCENES_HOST}/{picture.name}", "caption": caption}
 
 
 def _spoil(random: Random, records: list[Record], served: dict[str, bytes]) -> None:

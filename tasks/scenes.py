@@ -4,6 +4,8 @@ from tasks.request import Site, Step
 from tinygptv_core.settings import Scenes
 
 DRAW = Step(name="draw", kind="source", version=2)
+SCENES_HOST = "scenes.invalid"
+"""A name that no server on the web can have (RFC 2606); a run maps it to its own loopback server."""
 
 
 def draw(scenes: Scenes, site: Site) -> None:

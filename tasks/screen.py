@@ -12,8 +12,9 @@ from pathlib import Path
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE
+from tasks.repeats import FirstOf
 from tasks.request import Site, Step
-from tasks.tables import DROPPED_FILE, LEDGER_FILE, Drop, FirstOf, LedgerRow, TableWriter, Tally, clear, read_table
+from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
 from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.settings import Scorer, Screen
 
@@ -70,40 +71,28 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
         ConfigError: nothing is left.
         AssertionError: ledger and tars do not have the same samples.
     """
+    import numpy as np
+
+    from tinygptv_core.shards import INDEX_COLUMNS, SHARED_COLUMNS, write_index
+
     clear(site.out)
     tars = sorted(shards.glob("*.tar"))
     faults, samples = _faults(settings, shards, against, over_tars(_looked_at, tars, sharing))
     tally = Tally()
     with TableWriter(site.out / DROPPED_FILE, Drop) as dropped:
         for place, (_, row) in enumerate(_fetched(shards)):
-            if place not in faults:
-                tally.kept += 1
-                continue
-            reason, detail = faults[place]
-            dropped.write(Drop(key=row.key, url=row.url, reason=reason, detail=detail))
-            tally.dropped[reason] += 1
+            reason, detail = faults.get(place, (KEPT, ""))
+            tally.count(reason)
+            if reason != KEPT:
+                dropped.write(Drop(key=row.key, url=row.url, reason=reason, detail=detail))
     in_sets = (shards / TARS_FILE).is_file()
-    names = COLUMNS if in_sets else COLUMNS[:-1]
-    _save(samples, names, faults, site.out / "samples.npy")
+    names = SHARED_COLUMNS if in_sets else INDEX_COLUMNS
+    columns = np.array(samples, dtype=np.int64).reshape(-1, len(names))
+    write_index(np.delete(columns, list(faults), axis=0), names, site.out / "samples.npy")
     if in_sets:
         (site.out / TARS_FILE).write_bytes((shards / TARS_FILE).read_bytes())
     (site.out / "shards.json").write_text(json.dumps([tar.name for tar in tars], indent=1) + "\n")
-    tally.write(site.out, len(samples) // len(names))
-
-
-COLUMNS = ("row", "shard", "image", "image_bytes", "text", "text_bytes", "image_shard")
-"""Of the index; the last where pictures lie in picture sets."""
-
-
-def _save(samples: "array[int]", names: Sequence[str], faults: Mapping[int, Fault], path: Path) -> None:
-    """The index: of each kept sample its row in the ledger, its shard, and where its picture and its text lie."""
-    import numpy as np
-
-    columns = np.delete(np.array(samples, dtype=np.int64).reshape(-1, len(names)), list(faults), axis=0)
-    kept = np.empty(len(columns), dtype=[(name, np.int32 if name.endswith("shard") else np.int64) for name in names])
-    for column, name in enumerate(names):
-        kept[name] = columns[:, column]
-    np.save(path, kept)
+    tally.write(site.out, len(columns))
 
 
 def _fetched(shards: Path) -> Iterator[tuple[int, LedgerRow]]:

@@ -18,16 +18,17 @@ from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from tasks.build import Store
 from tasks.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
 from tasks.fetch import FetchOptions, Found, pack
 from tasks.guard import Rules
-from tasks.outcomes import KEPT, ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
+from tasks.hosts import host_of
+from tasks.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
 from tasks.request import Request, Site, Step
 from tasks.tables import (
     GROUP_ROWS,
+    KEPT,
     LEDGER_FILE,
     ROWS_FILE,
     LedgerRow,
@@ -354,10 +355,7 @@ class Hosts:
 
     def count(self, row: LedgerRow) -> None:
         """Add what became of a row."""
-        try:
-            host = urlsplit(row.url or "").hostname or ""
-        except ValueError:
-            host = ""
+        host = host_of(row.url)
         self.rows[host] += 1
         self.kept[host] += row.fate == KEPT
 

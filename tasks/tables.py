@@ -3,12 +3,10 @@
 Whatever goes into a step comes out as a row that is kept or as a drop with a reason; the counts say so.
 """
 
-import hashlib
 import json
 import shutil
-from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
@@ -25,6 +23,9 @@ ROWS_FILE = "rows.parquet"
 DROPPED_FILE = "dropped.parquet"
 LEDGER_FILE = "ledger.parquet"
 COUNTS_FILE = "counts.json"
+
+KEPT = "ok"
+"""The fate of a row that goes on; any other is the reason of its drop."""
 
 GROUP_ROWS = 100_000
 READ_ROWS = 10_000
@@ -214,6 +215,13 @@ class Tally:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
+    def count(self, fate: str) -> None:
+        """Count one row, which is kept, or dropped for the reason `fate`."""
+        if fate == KEPT:
+            self.kept += 1
+        else:
+            self.dropped[fate] += 1
+
     def write(self, folder: Path, rows: int) -> None:
         """`counts.json` of a step that was given `rows` rows and is to leave some.
 
@@ -261,37 +269,6 @@ def data_counts(*folders: Path) -> Mapping[str, Any]:
     first, last = counts[0]["rows"], counts[-1]["kept"]
     assert first == last + dropped.total(), f"{first} rows in, but {last} kept and {dropped.total()} dropped"
     return {"rows": first, "kept": last, "dropped": dict(sorted(dropped.items()))}
-
-
-def repeated_hashes(texts: Iterable[str]) -> frozenset[int]:
-    """The 64-bit hashes that more than one of `texts` has, in eight bytes a text.
-
-    A text whose hash is not among them is unique; of the others the caller compares the texts themselves.
-    """
-    import numpy as np
-
-    hashes = np.sort(np.array(array("Q", (short_hash(text) for text in texts)), dtype=np.uint64))
-    return frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-
-
-def short_hash(text: str) -> int:
-    """64 bits that are the same for the same text, in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-class FirstOf:
-    """Tells the first of equal texts from the later ones, remembering only texts that can be repeated."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self.repeated = repeated_hashes(texts)
-        self.seen: dict[str, str] = {}
-
-    def holder(self, text: str, key: str) -> str | None:
-        """The key that `text` was first given with, or None if that is now."""
-        if short_hash(text) not in self.repeated:
-            return None
-        first = self.seen.setdefault(text, key)
-        return None if first == key else first
 
 
 def clear(folder: Path) -> None:

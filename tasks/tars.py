@@ -15,9 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from tasks.outcomes import KEPT
 from tasks.picture_sets import PLACES_FILE, TARS_FILE
-from tasks.tables import LEDGER_FILE
+from tasks.tables import KEPT, LEDGER_FILE
 
 R = TypeVar("R")
 

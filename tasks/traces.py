@@ -11,18 +11,17 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from tasks.build import MANIFEST
 from tasks.evaluate import EVALUATE
 from tasks.filter import is_below
+from tasks.hosts import hosts_of
 from tasks.lineage import chain, roots_of
-from tasks.outcomes import KEPT
 from tasks.records import Record, Records
 from tasks.registry import Version
 from tasks.removals import Removals
 from tasks.screen import SCREEN
-from tasks.tables import DROPPED_FILE, LEDGER_FILE, compute
+from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, compute
 from tasks.train import TRAIN
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 SHARDS = "shards"
 SAME_BYTES = "same bytes"
 COLUMNS = ["key", "url", "fate", "sha256"]
-NETLOC = "^[A-Za-z][A-Za-z0-9+.-]*://(?P<netloc>[^/?#]*)"
-"""Of a URL: host, port and perhaps a user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,20 +305,9 @@ def _of_hosts(rows: "pa.Table", hosts: frozenset[str]) -> list[int]:
     """The rows whose URL has one of these hosts, or one below it; every host is looked at once."""
     import numpy as np
 
-    column = rows.column("url").combine_chunks()
-    places = compute().struct_field(compute().extract_regex(column, NETLOC), "netloc").dictionary_encode()
-    named = [_is_of(f"http://{place}", hosts) for place in places.dictionary.to_pylist()]
-    of_row = np.array([*named, False])[places.indices.fill_null(len(named)).to_numpy()]
-    odd = np.flatnonzero(places.indices.is_null().to_numpy(zero_copy_only=False))  # written in no usual way
-    return [*np.flatnonzero(of_row).tolist(), *(at for at in odd.tolist() if _is_of(column[at].as_py(), hosts))]
-
-
-def _is_of(url: str | None, hosts: frozenset[str]) -> bool:
-    try:
-        host = urlsplit(url).hostname if url else None
-    except ValueError:
-        return False
-    return host is not None and is_below(host, hosts)
+    found = hosts_of(rows.column("url").combine_chunks())
+    named = np.array([is_below(host, hosts) for host in found.dictionary.to_pylist()])
+    return np.flatnonzero(named[found.indices.to_numpy()]).tolist()
 
 
 def matching(ledger: Ledger, test: Asked | SameBytes) -> Iterator[Row]:

@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygptv_core.file_systems import file_system_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
@@ -16,6 +18,15 @@ from tinygptv_core.run import DataFolders
 INDEX_COLUMNS = ("row", "shard", "image", "image_bytes", "text", "text_bytes")
 SHARED_COLUMNS = (*INDEX_COLUMNS, "image_shard")
 """Of a data set whose pictures lie in picture sets: beside the others, which of their tars each is in."""
+
+
+def write_index(columns_NC: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Write a record for each of N samples, of C columns so named; the numbers of shards are int32, others int64."""
+    rows = np.empty(len(columns_NC), dtype=[(name, np.int32 if name.endswith("shard") else np.int64) for name in names])
+    for column, name in enumerate(names):
+        rows[name] = columns_NC[:, column]
+    np.save(path, rows)
+
 
 TEXTS_AT_ONCE = 1_000
 
@@ -66,7 +77,7 @@ class ShardSet:
         self.shards = tuple(f"{folders.shards}/{name}" for name in names)
         self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
         for folder in filter(_is_url, map(str, (folders.shards, *folders.pictures.values()))):
-            _place(folder)
+            file_system_of(folder)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -156,21 +167,8 @@ def _local(wanted: Sequence[Part]) -> Iterator[bytes]:
 
 
 def _remote(wanted: Sequence[Part]) -> Iterator[bytes]:
-    for files, parts in groupby(wanted, key=lambda part: _place(part.file)[0]):
-        paths, starts, sizes = zip(*((_place(part.file)[1], part.start, part.num_bytes) for part in parts), strict=True)
+    for files, parts in groupby(wanted, key=lambda part: file_system_of(part.file)[0]):
+        ranges = ((file_system_of(part.file)[1], part.start, part.num_bytes) for part in parts)
+        paths, starts, sizes = zip(*ranges, strict=True)
         ends = [start + size for start, size in zip(starts, sizes, strict=True)]
         yield from files.cat_ranges(list(paths), list(starts), ends, on_error="raise")
-
-
-def _place(url: str) -> tuple[Any, str]:
-    """(the file system, the path in it), of any kind that fsspec reads.
-
-    Raises:
-        ConfigError: of none.
-    """
-    import fsspec
-
-    try:
-        return fsspec.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{url} cannot be read: {error}") from error

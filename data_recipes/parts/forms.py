@@ -15,9 +15,11 @@ from tinygptv_core.columns import (
     scalar_of,
     text_of,
 )
-from tinygptv_core.recipe import Join, Layout, Row, Turn, UnfitError
+from tinygptv_core.recipe import Download, Join, Layout, Row, Turn, UnfitError
 
 LLAVA_ROLES = ("human", "gpt")
+REFER_LICENCE = "Apache-2.0 (the REFER toolbox); COCO's pictures under the terms of Flickr's users"
+REFER_ARCHIVES = "https://web.archive.org/web/20220413011718/https://bvisionweb1.cs.unc.edu/licheng/referit/data"
 
 
 def file_name(row: Row, column: str) -> str:
@@ -37,7 +39,12 @@ def numbered_picture(row: Row) -> str:
 
 def coco_picture(row: Row) -> str:
     """`{"id": "000000000009"}` -> `COCO_train2014_000000000009.jpg`, LLaVA's way to name a picture."""
-    return f"COCO_train2014_{scalar_of(row, 'id'):0>12}.jpg"
+    return coco_name("train2014", scalar_of(row, "id"))
+
+
+def coco_name(part: str, number: int | str) -> str:
+    """What COCO calls a picture of that part of its release of 2014: `COCO_val2014_000000000009.jpg`."""
+    return f"COCO_{part}_{number:0>12}.jpg"
 
 
 def conversation(row: Row) -> tuple[Turn, ...]:
@@ -98,6 +105,19 @@ def caption(row: Row) -> tuple[Turn, ...]:
     return (Turn("assistant", cleaned(row, "caption")),)
 
 
+def refer_files(folder: str, split: str) -> tuple[Download, ...]:
+    """RefCOCO's references, cut as `split` says, and their boxes: one archive has both."""
+    return tuple(
+        Download(
+            path=f"{folder}/{name}",
+            url=f"{REFER_ARCHIVES}/{folder}.zip",
+            direct=False,
+            note="the archive has it; unpack it",
+        )
+        for name in (f"refs({split}).p", "instances.json")
+    )
+
+
 def refer_layout(folder: str) -> Layout:
     """RefCOCO's references, each with its box and its picture, which stand in COCO's form beside them."""
     instances = f"{folder}/instances.json"
@@ -111,7 +131,7 @@ def refer_layout(folder: str) -> Layout:
 
 def reference_picture(row: Row) -> str:
     """A reference's picture: `COCO_train2014_000000581857.jpg`."""
-    return f"COCO_train2014_{scalar_of(row, 'image_id'):0>12}.jpg"
+    return coco_name("train2014", scalar_of(row, "image_id"))
 
 
 def reference_box(row: Row) -> str:

@@ -69,7 +69,9 @@ def test_an_answer_does_not_depend_on_what_is_asked_beside_it(model, attention, 
 def test_each_token_is_the_most_probable_after_those_before_it(model):
     """By the plain forward pass, without cache and padding."""
     batch = questions([1])
-    for word in answer(model, batch)[0].split():
+    words = answer(model, batch)[0].split()
+    assert len(words) == 8
+    for word in words:
         embeds_BSD, _ = model.embed(batch, model.images(batch))
         token = model.llm(inputs_embeds=embeds_BSD).logits[0, -1].argmax().item()
         assert tiny.WORDS[token] == word

@@ -320,7 +320,7 @@ def test_shards_may_lie_elsewhere(tmp_path, spec):
 
 @pytest.mark.parametrize(("url", "message"), [("nowhere://x", "Protocol not known: nowhere"), ("gdrive://x", "gdrive")])
 def test_a_url_that_nothing_here_reads_is_refused(spec, url, message):
-    with pytest.raises(ConfigError, match=f"{url} cannot be read: .*{message}"):
+    with pytest.raises(ConfigError, match=f"{url} cannot be used: .*{message}"):
         ShardSet(replace(spec.data["shapes"], shards=url))
 
 

@@ -141,7 +141,9 @@ def test_every_volume_configuration_and_service_that_compose_uses_exists():
         assert {config["source"] for config in service.get("configs", ())} <= set(COMPOSE["configs"])
         for source in (volume.split(":")[0] for volume in service.get("volumes", ())):
             assert (FOLDER / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
-    for name, port in re.findall(r"(?:http://|@|address=)([a-z][\w-]+):(\d+)", (FOLDER / "compose.yaml").read_text()):
+    asked = re.findall(r"(?:http://|@|address=)([a-z][\w-]+):(\d+)", (FOLDER / "compose.yaml").read_text())
+    assert {name for name, _ in asked} == {"prefect", "mlflow", "s3", "postgres", "ray-head"}
+    for name, port in asked:
         assert name in COMPOSE["services"]
         assert port == {"postgres": "5432"}.get(name) or port in str(COMPOSE["services"][name]), (name, port)
 

@@ -109,10 +109,13 @@ def test_the_pictures_of_coco_are_one_set_for_thirteen_data_sets_of_the_released
 
 
 def test_every_picture_of_coco_is_looked_for_in_the_set_that_its_name_says():
+    named = set[str]()
     for name, case in CASES.items():
         sets = {pictures.name for pictures in recipe(name).picture_sets}
         years = {match[1] for picture, _ in case.kept if (match := re.match("COCO_(train|val)2014_", picture or ""))}
         assert {f"coco_{year}2014" for year in years} <= sets
+        named |= years
+    assert named == {"train", "val"}
 
 
 def test_a_file_that_is_much_too_short_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -196,9 +196,9 @@ def _writes(name: str, text: str) -> Any:
 
 def _outcome(number: int | None) -> Outcome:
     if number is None:
-        return Outcome(fate="http_404", detail="", sha256=None, width=None, height=None, picture=None)
+        return Outcome(fate="http_404", detail="")
     digest = sha256(PICTURES[number]).hexdigest()
-    return Outcome(fate="ok", detail="", sha256=digest, width=48, height=36, picture=None)
+    return Outcome(fate="ok", detail="", sha256=digest, width=48, height=36)
 
 
 def copied(home: MadeHome, root: Path) -> MadeHome:

@@ -53,7 +53,7 @@ def write_shards(folder: Path, pictures: list[bytes | None], *, per_tar: int = 2
             row = TableRow(key=f"{number:09d}", url=None, file=None, turns=turns, split=split, group=None)
             width, height = _size(data)
             digest = sha256(data).hexdigest() if data else None
-            outcome = Outcome(fate="ok", detail="", sha256=digest, width=width, height=height, picture=None)
+            outcome = Outcome(fate="ok", detail="", sha256=digest, width=width, height=height)
             packer.write(row, outcome, ("jpg", data) if data else None)
     return folder
 

@@ -70,13 +70,13 @@ def shards(folder, rows):
     with Packer(folder, 2) as packer:
         for number, one in enumerate(rows):
             if one.url == URLS[4]:
-                lost = Outcome(fate="http_404", detail=EVIL, sha256=None, width=None, height=None, picture=None)
+                lost = Outcome(fate="http_404", detail=EVIL)
                 packer.write(one, lost, None)
                 tally.dropped["http_404"] += 1
                 continue
             size = (16, 12) if one.url == URLS[5] else (96, 72)
             data = encoded(picture(number, size))
-            kept = Outcome(fate="ok", detail="", sha256=str(number), width=size[0], height=size[1], picture=None)
+            kept = Outcome(fate="ok", detail="", sha256=str(number), width=size[0], height=size[1])
             packer.write(one, kept, ("jpg", data))
             tally.kept += 1
     tally.write(folder, len(rows))
@@ -132,7 +132,7 @@ def test_hosts_are_told_without_port_name_and_password(sources):
     assert [(host["host"], host["kept"], host["dropped"]) for host in card["hosts"]] == [
         ("a.org", 2, {"too_small": 1}),
         ("b.net", 1, {"not_allowed_scheme": 1}),
-        ("[2001:db8::1]", 1, {}),
+        ("2001:db8::1", 1, {}),
         ("c.com", 0, {"http_404": 1}),
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import filter, repeats
-from tasks.facts import address_of, known_of, said_in
+from tasks.facts import address_of, facts_of, said_in
 from tasks.filter import filter_rows
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Site
@@ -224,9 +224,9 @@ URLS = st.builds(
 @given(urls=st.lists(URLS | st.none(), min_size=1, max_size=20))
 def test_addresses_in_columns_are_those_of_each_alone(urls):
     batch = pa.record_batch({"url": pa.array(urls, pa.string()), "turns": ['[["assistant", "a"]]'] * len(urls)})
-    known = known_of(RULES, batch)
+    known = facts_of(RULES, batch)
     alone = [address_of(RULES, url) for url in urls]
-    assert [known.host_of(place) for place in range(len(urls))] == [host for host, _ in alone]
+    assert [known.host_at(place) for place in range(len(urls))] == [host for host, _ in alone]
     assert known.bad_urls == {place: fault for place, (_, fault) in enumerate(alone) if fault}
 
 
@@ -242,7 +242,7 @@ SAID = st.lists(
 def test_words_in_columns_are_those_of_each_alone(talks):
     turns = [json.dumps(said, ensure_ascii=False) for said in talks]
     batch = pa.record_batch({"url": pa.array([None] * len(turns), pa.string()), "turns": turns})
-    known = known_of(RULES, batch)
+    known = facts_of(RULES, batch)
     assert list(zip(known.words.tolist(), known.characters.tolist(), strict=True)) == [said_in(item) for item in turns]
     spoken = [[text for role, text in said if role == "assistant"] for said in talks]
     assert [said_in(item) for item in turns] == [

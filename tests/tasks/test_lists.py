@@ -16,17 +16,19 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks import list_columns, lists
+from tasks import json_arrays, list_columns, lists
 from tasks.captions import wanted_of
+from tasks.json_arrays import Broken
 from tasks.list_columns import BREAK, Columns, Wanted, text_columns
 from tasks.list_files import copy_lists, lists_named, state_of
-from tasks.lists import Broken, read_list, read_pieces
+from tasks.lists import read_list, read_pieces
 from tasks.request import Site
 from tasks.rows import check_list, rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
+from tests.tasks.json_values import FUZZ, VALUES, wanted, written
 from tinygptv_core.columns import caption_turns
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Recipe
@@ -34,16 +36,18 @@ from tinygptv_core.recipe import Recipe
 WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none", picture="url", turns=caption_turns)
 RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"dog number {n}"} for n in range(100)]
 
-FUZZ = settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
 
 def zst(data):
     with pa.BufferOutputStream() as out:
         with pa.CompressedOutputStream(out, "zstd") as packed:
             packed.write(data)
         return out.getvalue().to_pybytes()
+
+
+def set_everywhere(monkeypatch, name, value):
+    """Give another value to a number that both the readers of arrays and of lines go by."""
+    for module in (json_arrays, lists):
+        monkeypatch.setattr(module, name, value)
 
 
 def in_pieces(path):
@@ -100,17 +104,6 @@ def test_a_list_in_several_streams_is_read_whole_or_refused(tmp_path, packing):
             list(read_list(path))
 
 
-@pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}, {"indent": 1}])
-def test_records_are_the_same_wherever_the_pieces_end(tmp_path, monkeypatch, layout):
-    """Records with what stands between two of them also inside, in a text and as a list of objects."""
-    records = [{"a": "}, {", "b": [{"c": n}, {"c": n}], "d": 'x"},{"'} for n in range(20)] + [1, "}", []]
-    (tmp_path / "a.json").write_text(json.dumps(records, **layout))
-    for size in (1, 7, 40, 100, 10_000):
-        monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
-        assert list(read_list(tmp_path / "a.json")) == records
-        assert in_pieces(tmp_path / "a.json") == records
-
-
 def test_a_piece_whose_places_32_bits_cannot_hold_is_not_cut_at_its_quotes(monkeypatch):
     text, wanted = "\n".join(map(json.dumps, RECORDS)), Wanted(texts=("url", "caption"))
     monkeypatch.setattr(list_columns, "_MOST_BYTES", len(text) + 1)
@@ -119,35 +112,11 @@ def test_a_piece_whose_places_32_bits_cannot_hold_is_not_cut_at_its_quotes(monke
     assert text_columns(text, BREAK, wanted) is None
 
 
-@pytest.mark.parametrize("between", [",", ", ", ",\n", "\n,\n  "])
-def test_an_array_of_objects_is_read_in_columns_however_it_is_set(tmp_path, between):
-    (tmp_path / "a.json").write_text(f"[{between.join(map(json.dumps, RECORDS))}]")
-    pieces = list(read_pieces(tmp_path / "a.json", Wanted(texts=("url", "caption"))))
-    assert [type(piece) for piece in pieces] == [Columns, list]  # the last one is read by itself, to its very end
-    assert in_pieces(tmp_path / "a.json") == RECORDS
-
-
 def test_records_with_escapes_are_read_in_columns(tmp_path):
     records = [{"url": f"http://a.example/{n}\\", "caption": 'a "d\u00f6g"\n'} for n in range(9)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert has_tables(tmp_path / "a.jsonl")
     assert in_pieces(tmp_path / "a.jsonl") == records
-
-
-def test_what_waits_stays_short_though_no_two_records_are_set_apart_alike(tmp_path, monkeypatch):
-    """Else each of the few records that are had at once would cost the reading of another piece."""
-    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 200)
-    waiting, read_on = [], lists._Window.more
-
-    def more(window):
-        read_on(window)
-        waiting.append(len(window.text))
-
-    monkeypatch.setattr(lists._Window, "more", more)
-    text = "".join(f"{' ' * (number % 90)},\n{json.dumps(record)}" for number, record in enumerate(RECORDS))
-    (tmp_path / "a.json").write_text(f"[{text.lstrip(' ,')}]")
-    assert in_pieces(tmp_path / "a.json") == RECORDS
-    assert max(waiting) <= 3 * 200
 
 
 @pytest.mark.parametrize(
@@ -171,101 +140,6 @@ def test_lines_and_parquet_are_read_in_columns(tmp_path):
     for path in tmp_path.iterdir():
         assert has_tables(path)
         assert in_pieces(path) == RECORDS
-
-
-SPELLED = ("\t", "\\\\", '\\\\\\"', '\\"', "\\ud800", "\\/", "\\x", "\\")
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [
-        '{"url": "a", "z": [{"c": 1}, {"c": 2}]}',
-        '{"url": "a", "url": "b"}',
-        '{"url": "a}, {b"}',
-        '{"url": 3, "caption": null}',
-        '{"url": "a", "caption": "b", "width": "3"}',
-        *(f'{{"url": "{text}", "caption": "b"}}' for text in SPELLED),
-        '{"url": "\\ud800"}',
-        '{"url": "a", "width": 2.5}',
-        '{"url": "a", "z": -Inf}',
-        '{"url": "a", "z": NaN}',
-        '{"url": "a", "z": Infinity, "caption": "Info Infinity"}',
-        '{"url": "a", "z": %s}' % ("9" * 5_000),
-        '{"url": "a", "z": %s}' % ("[" * 3_000 + "]" * 3_000),
-    ],
-)
-def test_what_columns_cannot_hold_is_read_as_it_was(tmp_path, odd):
-    path = tmp_path / "a.json"
-    path.write_text(f"[{json.dumps(RECORDS[0])}, {odd}, {odd}, {json.dumps(RECORDS[1])}, {json.dumps(RECORDS[2])}]")
-    check_same(path, odd)
-    path.write_text(f"[{odd}, {odd}, {odd}]")
-    check_same(path, odd)
-
-
-def test_a_record_without_a_comma_behind_it_is_one_drop_and_the_next_is_read(tmp_path):
-    path = tmp_path / "a.json"
-    first, *others = map(json.dumps, RECORDS)
-    path.write_text(f"[{first}, {first}\n{', '.join(others)}]")
-    found = list(read_list(path))
-    assert found[:1] + found[2:] == RECORDS
-    assert isinstance(found[1], Broken) and "is followed by '{', not by a comma" in found[1].detail
-    assert in_pieces(path) == found
-
-
-def check_same(path, odd):
-    expected = list(read_list(path))
-    assert str(in_pieces(path)) == str(expected)
-    try:
-        assert str(expected[1]) == str(json.loads(odd))
-    except (ValueError, RecursionError):
-        assert isinstance(expected[1], Broken)
-    assert expected[3:] == RECORDS[1:3][: len(expected) - 3]
-
-
-NO_QUOTE = '"url": "a", "caption": "b'
-MISTAKES = (
-    '"url": "a", "caption": oops',
-    '"url": "a", "caption": "b\tc"',
-    '"url": "a", "caption": "\\x"',
-    '"url": "a" "caption": "b"',
-    '"url": "a", "width": %s' % ("9" * 5_000),
-    '"url": "a", "tags": [{"b": oops}, {"b": 1}, {"b": 2}]',
-    '"url": "a", "caption": "6" nails, {big}"',
-    '"url": "a", "caption": "6\\" nails""',
-    NO_QUOTE,
-    '"url": "C:\\", "caption": "b"',
-    '"url": "a", "more": {"b": 1',
-    '"url": "a", "tags": ["b"',
-    '"url": "a", "tags": "b"]',
-    '"url": "a"}',
-)
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("between", [", ", ",", "\n,\n"])
-def test_a_broken_record_of_an_array_is_one_drop_and_the_others_are_read(tmp_path, monkeypatch, mistake, between):
-    """Wherever it stands, and wherever the pieces end; the drop says where the record begins, and what is wrong."""
-    path, good = tmp_path / "a.json", [json.dumps(record) for record in RECORDS[:4]]
-    for place in range(4 if mistake == NO_QUOTE else 5):  # at the end the text would just stop within that quote
-        text = f"[{between.join([*good[:place], f'{{{mistake}}}', *good[place:]])}]"
-        path.write_text(text)
-        for size in (7, 60, 10_000):
-            monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
-            found = list(read_list(path))
-            assert in_pieces(path) == found
-            assert found[:place] + found[place + 1 :] == RECORDS[:4]
-            begin = text.index(f"{{{mistake}}}")
-            assert found[place].detail.startswith(f"record {place}, at byte {begin}, ")
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_list_with_a_broken_record_that_is_cut_is_refused_with_its_byte(tmp_path, mistake):
-    good = json.dumps(RECORDS[0])
-    whole = f"[{good}, {{{mistake}}}, {good}, {good}]"
-    for size in range(len(whole) - 2 * len(good) - 3, len(whole)):
-        (tmp_path / "a.json").write_text(whole[:size])
-        with pytest.raises(ConfigError, match=f"ends at byte {size}"):
-            list(read_list(tmp_path / "a.json"))
 
 
 def test_a_line_that_holds_two_records_is_broken_though_another_is_blank(tmp_path):
@@ -325,8 +199,8 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_a_list_without_an_end_of_its_lines_is_refused_before_it_is_read_whole(tmp_path, monkeypatch, name):
     """What no list is must not fill memory: of 16 million letters, which gzip makes of a few bytes, 100 are enough."""
-    monkeypatch.setattr(lists, "MAX_RECORD_CHARACTERS", 100)
-    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 50)
+    set_everywhere(monkeypatch, "MAX_RECORD_CHARACTERS", 100)
+    set_everywhere(monkeypatch, "CHUNK_CHARACTERS", 50)
     begin, said = LONG[name]
     path = tmp_path / f"{name}.gz"
     path.write_bytes(gzip.compress(begin.encode() + b"x" * (1 << 24)))
@@ -345,67 +219,13 @@ def test_an_array_that_is_called_lines_is_refused_with_the_name_that_it_needs(tm
         list(read_list(tmp_path / "a.jsonl"))
 
 
-def test_what_orjson_refuses_is_read_all_the_same(tmp_path):
-    text = '[{"a": 1}, {"a": NaN}, {"b": "\\ud800"}, {"c": 2}, {"c": 3}]'
-    (tmp_path / "a.json").write_text(text)
-    assert str(list(read_list(tmp_path / "a.json"))) == str(json.loads(text))
-
-
 def test_a_long_list_is_refused_with_the_byte_where_it_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", 500)
+    set_everywhere(monkeypatch, "CHUNK_CHARACTERS", 500)
     text = json.dumps([{**record, "caption": "\u00e9t\u00e9"} for record in RECORDS], ensure_ascii=False).encode()
     for size in (len(text) - 1, len(text) - 2, len(text) - 40, 3_000):
         (tmp_path / "a.json").write_bytes(text[:size])
         with pytest.raises(ConfigError, match=f"ends at byte {size}"):
             list(read_list(tmp_path / "a.json"))
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def written(value, indent):
-    return json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def wanted(data):
-    """What Python makes of a list's bytes; None where it is no list."""
-    try:
-        found = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
-
-
-@FUZZ
-@given(
-    records=st.lists(VALUES, max_size=6),
-    indent=st.sampled_from([None, 0, 2]),
-    cut=st.integers(0, 200),
-    other=st.sampled_from([b"", b"}", b"]", b",", b'"', b"{", b"\\", b"\xff", b"\x00", b" ", b"1", b"[[["]),
-    size=st.integers(1, 60),
-)
-def test_any_array_is_read_as_python_reads_it_or_has_a_broken_record_or_is_refused(
-    tmp_path, monkeypatch, records, indent, cut, other, size
-):
-    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
-    data = written(records, indent)
-    data = data[:cut] + other + data[cut:]
-    (tmp_path / "a.json").write_bytes(data)
-    expected = wanted(data)
-    try:
-        found = list(read_list(tmp_path / "a.json"))
-    except ConfigError:
-        assert expected is None
-        return
-    assert str(in_pieces(tmp_path / "a.json")) == str(found)
-    if expected is None:
-        assert any(isinstance(record, Broken) for record in found)
-    else:
-        assert str(found) == str(expected)
 
 
 PUT_IN = ["", "", "", "\\", '"', "\\u00e9", "\\ud800", "\n", "\x7f", '"}, {"', '", "', "}", ",", " ", "1"]
@@ -425,7 +245,7 @@ ALIKE = st.fixed_dictionaries({"url": st.text(max_size=6), "caption": st.text('a
 def test_records_written_alike_are_read_as_each_alone_or_refused(
     tmp_path, monkeypatch, records, form, is_ascii, indent, cut, other, size
 ):
-    monkeypatch.setattr(lists, "CHUNK_CHARACTERS", size)
+    set_everywhere(monkeypatch, "CHUNK_CHARACTERS", size)
     written = [json.dumps(record, ensure_ascii=is_ascii, indent=indent) for record in records]
     text = f"[{', '.join(written)}]" if form == "json" else "".join(line + "\n" for line in written)
     path, data = tmp_path / f"a.{form}", (text[:cut] + other + text[cut:]).encode("utf-8", "surrogatepass")
@@ -627,5 +447,5 @@ def test_an_address_that_cannot_be_read_is_refused():
         state_of("memory:///far/none.jsonl")
     with pytest.raises(ConfigError, match="has no known format"):
         state_of("memory:///far/list.docx")
-    with pytest.raises(ConfigError, match="nowhere://a.json cannot be read"):
+    with pytest.raises(ConfigError, match="nowhere://a.json cannot be used"):
         lists_named("nowhere://a.json")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.pickles import read_pickle
+from tasks.pickles import read_plain_pickle
 from tinygptv_core.plain import ConfigError
 
 REFS = [{"ref_id": 0, "box": (1.5, 2), "split": "train", "sentences": [{"raw": "the caf\u00e9"}], "none": None}]
@@ -25,11 +25,11 @@ def written(folder: Path, data: bytes) -> Path:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_values_are_read(tmp_path: Path, protocol: int):
-    assert read_pickle(written(tmp_path, pickle.dumps(REFS, protocol=protocol))) == PLAIN
+    assert read_plain_pickle(written(tmp_path, pickle.dumps(REFS, protocol=protocol))) == PLAIN
 
 
 def test_what_python_2_wrote_is_read(tmp_path: Path):
-    assert read_pickle(written(tmp_path, FROM_PYTHON_2)) == [{"split": "train", "ann_id": 7, "big": 8}]
+    assert read_plain_pickle(written(tmp_path, FROM_PYTHON_2)) == [{"split": "train", "ann_id": 7, "big": 8}]
 
 
 class Hostile:
@@ -45,7 +45,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path:
     mark = tmp_path / "mark"
     path = written(tmp_path, pickle.dumps([*REFS, Hostile(mark)], protocol=protocol))
     with pytest.raises(ConfigError, match="is refused: it is a pickle that has the instruction"):
-        read_pickle(path)
+        read_plain_pickle(path)
     assert not mark.exists()
 
 
@@ -93,19 +93,19 @@ def looped() -> list[Any]:
 )
 def test_what_no_publisher_would_write_is_refused(tmp_path: Path, data: bytes, error: str):
     with pytest.raises(ConfigError, match=error):
-        read_pickle(written(tmp_path, data))
+        read_plain_pickle(written(tmp_path, data))
 
 
 def test_a_place_for_later_use_takes_no_memory_for_those_below_it(tmp_path: Path):
-    assert read_pickle(written(tmp_path, b"\x80\x02]r" + struct.pack("<I", 1 << 31) + b".")) == []
+    assert read_plain_pickle(written(tmp_path, b"\x80\x02]r" + struct.pack("<I", 1 << 31) + b".")) == []
 
 
 def test_every_instruction_for_plain_values_is_done_as_python_does_it(tmp_path: Path):
     """A mark that is taken back, a group that is, a value that is doubled, lists and objects made at once."""
     data = b"\x80\x04((0(NN1]\x94N0(S'a'\nI01\nda(K\x072lah\x00\x89\x88t."
     wanted = [[{"a": True}, [7, 7]], [{"a": True}, [7, 7]], False, True]
-    assert read_pickle(written(tmp_path, data)) == list(pickle.loads(data)) == wanted
+    assert read_plain_pickle(written(tmp_path, data)) == list(pickle.loads(data)) == wanted
 
 
 def test_sixteen_lists_within_each_other_are_plain(tmp_path: Path):
-    assert read_pickle(written(tmp_path, pickle.dumps(nested(16)))) == nested(16)
+    assert read_plain_pickle(written(tmp_path, pickle.dumps(nested(16)))) == nested(16)

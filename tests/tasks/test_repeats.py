@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from tasks import repeats
-from tasks.repeats import Repeats
+from tasks.repeats import FirstOf, Repeats
 
 
 def later(texts: list[str | None], left_out: list[int], scratch) -> dict[int, str]:
@@ -31,3 +31,11 @@ def test_texts_of_one_hash_are_told_apart_by_another(texts, tmp_path, monkeypatc
     monkeypatch.setattr(repeats, "hash", lambda text: ord(text[:1]), raising=False)
     found = later(texts, left_out=[], scratch=tmp_path / "hashes")
     assert found == ({} if texts[0] == "ab" else {2: "as row 000000000"})
+
+
+@pytest.mark.parametrize("told_by", [hash, lambda text: 1], ids=["hash", "one for all"])
+def test_of_texts_that_come_one_by_one_the_first_that_is_asked_about_holds_its_text(told_by, monkeypatch):
+    monkeypatch.setattr(repeats, "hash", told_by, raising=False)
+    first = FirstOf(["a", "b", "a", "c", "a"])
+    asked = [("b", "1"), ("a", "2"), ("c", "3"), ("a", "4"), ("a", "2")]
+    assert [first.holder(text, key) for text, key in asked] == [None, None, None, "2", None]

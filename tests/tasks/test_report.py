@@ -19,7 +19,8 @@ from PIL import Image
 from tasks.quantities import duration, size
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport
 from tasks.report_charts import Curve, loss_chart, standing_alone, thinned
-from tasks.report_page import Box, Metric, Page, course_of, drawn, gain, metrics_of
+from tasks.report_page import PARTS, Box, Metric, Page, course_of, drawn, gain, metrics_of
+from tinygptv_core import clock
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import INDEX_COLUMNS
 
@@ -349,6 +350,10 @@ def test_a_duration_is_in_words(seconds, words):
 @pytest.mark.parametrize(("number", "words"), [(12, "12 bytes"), (2_500_000, "2.5 MB"), (1.5e9, "1.5 GB")])
 def test_a_size_is_in_words(number, words):
     assert size(number) == words
+
+
+def test_the_parts_of_a_steps_time_are_those_of_the_clock_and_what_lies_beside_them():
+    assert sorted(PARTS) == sorted([*clock.PARTS, "data", "other"])
 
 
 def test_the_page_is_made_without_torch() -> None:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.lists import CHUNK_CHARACTERS, read_list
+from tasks.json_arrays import CHUNK_CHARACTERS
+from tasks.lists import read_list
 from tasks.request import Site
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table

@@ -95,6 +95,10 @@ def test_the_evaluations_ask_about_held_out_pictures_only(source):
 
 
 def test_no_training_file_has_a_held_out_picture(source):
-    for path in (source / "annotations").glob("*.json"):
-        if path.stem != "scenes_test":
-            assert {r["image"][:5] for r in records(source, f"annotations/{path.name}") if "image" in r} <= {"train"}
+    files = [path for path in (source / "annotations").glob("*.json") if path.stem != "scenes_test"]
+    kinds = {
+        path.stem: {record["image"].rsplit("_", 1)[0] for record in json.loads(path.read_text()) if "image" in record}
+        for path in files
+    }
+    assert {name for name, found in kinds.items() if not found} == {"scenes_text"}
+    assert set().union(*kinds.values()) == {"train"}

@@ -37,7 +37,7 @@ def shards_of(folder, samples):
     with Packer(folder, 2) as packer:
         for number, (sha256, width, height, data) in enumerate(samples):
             row = TableRow(key=f"{number:09d}", url=None, file=None, turns="[]", split=None, group=None)
-            outcome = Outcome(fate="ok", detail="", sha256=sha256, width=width, height=height, picture=None)
+            outcome = Outcome(fate="ok", detail="", sha256=sha256, width=width, height=height)
             packer.write(row, outcome, ("png", data) if data else None)
     return folder
 
