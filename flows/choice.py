@@ -140,21 +140,21 @@ def preset_named(name: str) -> Preset:
 
 def typed(choice: Choice) -> list[str]:
     """The options of `choice` that say what is built and where, as a person types them; what is usual is left out."""
-    pairs = [
-        ("--preset", choice.preset),
-        ("--list", choice.list_file),
-        ("--removal-list", choice.removal_list),
-        ("--instruct", choice.instruct),
-        ("--images", choice.images),
-        ("--data", choice.data),
-        ("--home", choice.home),
-        ("--init", choice.init),
-        ("--promote", choice.promote if choice.promote != DEFAULT_RULE else None),
+    chosen: list[tuple[str, str | None, str | None]] = [
+        ("--preset", choice.preset, DEFAULT_PRESET),
+        ("--list", choice.list_file, None),
+        ("--removal-list", choice.removal_list, None),
+        ("--instruct", choice.instruct, None),
+        ("--images", choice.images, None),
+        ("--data", choice.data, default_data()),
+        ("--home", choice.home, default_home()),
+        ("--init", choice.init, None),
+        ("--promote", choice.promote, DEFAULT_RULE),
+        *(("--set", setting, None) for setting in choice.settings),
+        *(("--allow-host", host, None) for host in choice.allow_hosts),
+        *(("--option", option, None) for option in choice.options),
     ]
-    pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
-    pairs += [("--option", option) for option in choice.options]
-    unsaid = (None, DEFAULT_PRESET, default_home(), default_data())
-    words = [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
+    words = [word for name, value, usual in chosen if value not in (None, usual) for word in (name, value)]
     return [*words, *(["--bundle"] if choice.bundle else [])]
 
 

@@ -1,0 +1,22 @@
+from dataclasses import replace
+
+from flows.choice import DEFAULT_PRESET, DEFAULT_RULE, default_home, typed
+from tests.flows.choices import CHOICE
+
+USUAL = replace(CHOICE, preset=DEFAULT_PRESET, home=default_home(), promote=DEFAULT_RULE)
+
+
+def test_of_what_is_usual_nothing_is_typed():
+    assert typed(USUAL) == []
+
+
+def test_a_value_that_is_usual_for_another_option_is_typed(monkeypatch):
+    monkeypatch.delenv("TINYGPTV_DATA", raising=False)
+    asked = replace(USUAL, home="/big", data=".tinygptv", init="nano", images="first", promote="never")
+    words = ["--images", "first", "--data", ".tinygptv", "--home", "/big", "--init", "nano", "--promote", "never"]
+    assert typed(asked) == words
+
+
+def test_settings_and_options_are_typed_each():
+    asked = replace(USUAL, settings=("stage1.seed=5", "stage2.seed=6"), options=("processes=1",), bundle=True)
+    assert typed(asked) == ["--set", "stage1.seed=5", "--set", "stage2.seed=6", "--option", "processes=1", "--bundle"]
