@@ -22,7 +22,7 @@ from tasks.promote import Rule
 from tasks.registry import database_in, names
 from tasks.removals import read_removals
 from tasks.shortages import has_no_room
-from tinygptv_core.plain import ConfigError, change, unknown
+from tinygptv_core.plain import ConfigError, change, pairs_of, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
 
@@ -291,13 +291,7 @@ def _fetching(choice: Choice, options: RunOptions) -> FetchOptions:
 
 def _options(usual: RunOptions, texts: Sequence[str]) -> RunOptions:
     """How training runs: as the preset has it, changed as `--option` says."""
-    values: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--option {text}: it must read NAME=VALUE, as in micro_batch=8")
-        values[name] = value
-    return change(usual, values)
+    return change(usual, dict(pairs_of(texts, "--option", "micro_batch=8")))
 
 
 def _new_run() -> str:

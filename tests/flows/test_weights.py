@@ -262,6 +262,7 @@ def test_what_may_not_be_read_is_one_message(command, tmp_path, monkeypatch):
         (["weights", "export", "aaaaaaaa", "out.pth", "--to", "published"], "checkpoint aaaaaaaa: 0 of that name"),
         (["weights", "export", "aaaaaaaa", ".", "--to", "hf"], "is there already"),
         (["weights", "import", "backbones", "--preset", "nano"], "come with the package"),
+        (["weights", "import", "backbones", "--set", "backbones.sources.llm.path"], "it must read NAME=VALUE, as in"),
         (["weights", "import", "checkpoint", "none.pth", "--stage", "stage1"], "there is no file or folder"),
         (["weights", "import", "checkpoint", "none.pth", "--stage", "stage7"], "There are: stage1"),
         (["plan", "--init", "stage2"], "it must read STAGE=DIGEST"),
