@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="build one data set and print what was kept and dropped")
     data.add_argument("name", metavar="NAME", help="a data set, as in `tinygptv data scenes_web`")
     train = commands.add_parser("train", help="build one stage and what it is made from")
-    train.add_argument("stage", metavar="STAGE", help="stage1, stage2, stage3 or stage4")
+    train.add_argument("stage", metavar="STAGE", help="stage1, stage2, ...: a stage of the preset (`tinygptv presets`)")
     for command in (run, plan, data, train):
         _add_choice(command)
     for command in (run, plan):
@@ -97,7 +97,7 @@ def _add_weights(weights: argparse.ArgumentParser) -> None:
     backbones.add_argument("--preset", help="take sizes, dtype, pins and paths from this one (default: the paper's)")
     checkpoint = kinds.add_parser("checkpoint", help="TinyGPT-V_for_StageN.pth")
     checkpoint.add_argument("file", metavar="FILE")
-    checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is: stage1 ... stage4")
+    checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is, as in stage2")
     checkpoint.add_argument("--preset", default="nano", help="whose stage and backbones (default: nano)")
     for command in (backbones, checkpoint):
         _add_settings(command)
