@@ -166,10 +166,18 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from tasks.ask import ask
+    from tasks.ask import Manner, ask
 
+    manner = Manner(
+        most_tokens=options.most_tokens,
+        beams=options.beams,
+        repetition_penalty=options.repetition_penalty,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
     uri = tracking_uri(_home(options))
-    print(ask(options.model, Path(options.image), options.question, uri, options.low_resource))
+    print(ask(options.model, Path(options.image), options.question, uri, options.low_resource, manner))
     return DONE
 
 

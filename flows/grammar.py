@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--low-resource", type=int, choices=(8, 4),
         help="hold the large weights in 8 or 4 bit: little memory, and nearly the same answers",
     )  # fmt: skip
+    _add_manner(ask)
     _add_home(ask)
     brought = commands.add_parser(
         "weights",
@@ -110,6 +111,38 @@ def _add_weights(weights: argparse.ArgumentParser) -> None:
     take.add_argument("--backbones", metavar="DIGEST", help="on which it was trained, where the store does not say")
     for command in (backbones, checkpoint, model, take):
         _add_home(command)
+
+
+def _add_manner(ask: argparse.ArgumentParser) -> None:
+    manner = ask.add_argument_group(
+        "how the answer is chosen",
+        "By default the likeliest token each time, so that the same question gets the same answer.",
+    )
+    manner.add_argument(
+        "--most-tokens", type=int, metavar="N", help="where an answer is cut (default: as the model says)"
+    )
+    manner.add_argument(
+        "--beams", type=int, default=1, metavar="N",
+        help="follow N answers side by side and give the likeliest (default: 1, which follows one)",
+    )  # fmt: skip
+    manner.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="X",
+        help="above 1: what was said already is said less (default: 1, no penalty)",
+    )  # fmt: skip
+    manner.add_argument(
+        "--temperature", type=float, metavar="T",
+        help="draw tokens by chance: near 0 almost always the likeliest, 1 as the model rates them, above it bolder; "
+        "not with --beams",
+    )  # fmt: skip
+    manner.add_argument(
+        "--top-p", type=float, metavar="P",
+        help="draw among the likeliest tokens alone, as many as together have the share P (above 0, at most 1) of the "
+        "probability; not with --beams",
+    )  # fmt: skip
+    manner.add_argument(
+        "--seed", type=int, metavar="N",
+        help="another seed draws another answer, the same one the same (default: 0: the same when asked again)",
+    )  # fmt: skip
 
 
 def _add_up(up: argparse.ArgumentParser) -> None:
