@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.data import INSTRUCT, LIST, recipe
+from flows.data import INSTRUCT, LIST
 from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
+from flows.recipes import recipe
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from flows.who_is_up import up_on

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from flows.inputs import data_folders, data_inputs
 from flows.place import Progress
-from flows.train import BACKBONES, data_folders, data_inputs
+from flows.train import BACKBONES
 from tasks.evaluate import EVALUATE, ComputeOptions, EvaluationSpec, evaluate_checkpoint
 from tasks.request import Request, Site
 from tinygptv_core import evals

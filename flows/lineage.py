@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flows.data import recipe
+from flows.recipes import recipe
 from tasks.build import Store
 from tasks.differences import short_commit
 from tasks.evaluate import EVALUATE

@@ -11,10 +11,10 @@ from typing import Any
 
 from flows.choice import check_writable, tracking_uri
 from flows.evaluate import evaluate_step
+from flows.inputs import data_inputs
 from flows.noted import noted
 from flows.place import Progress
 from flows.terminal import Terminal, say
-from flows.train import data_inputs
 from tasks.ask import training_of
 from tasks.build import MANIFEST, Built, Store
 from tasks.evaluate import ComputeOptions

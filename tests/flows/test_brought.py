@@ -13,8 +13,8 @@ from PIL import Image
 
 from flows.choice import Prepared, prepare
 from flows.cli import _choice, main
-from flows.data import picture_sets, pictures_name
 from flows.grammar import parser
+from flows.inputs import picture_sets, pictures_name
 from flows.plan import lacking_files, resolve
 from tasks.build import Built, Store
 from tasks.tables import read_counts

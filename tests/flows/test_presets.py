@@ -7,9 +7,9 @@ import pytest
 
 from flows.choice import prepare
 from flows.cli import _choice, main
-from flows.data import recipe
 from flows.grammar import parser
 from flows.presets import downloads
+from flows.recipes import recipe
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError, from_plain, plain
