@@ -19,6 +19,7 @@ from tasks.ask import training_of
 from tasks.build import MANIFEST, Built, Store
 from tasks.evaluate import ComputeOptions
 from tasks.lineage import resolved
+from tasks.quantities import interval, percent
 from tasks.records import Records
 from tasks.register import CHALLENGER, CHAMPION
 from tasks.registry import CHECKPOINT_TAG, Version, find, versions
@@ -190,15 +191,7 @@ def lines_of(scores: Mapping[str, Any]) -> list[str]:
     for evaluation, metrics in scores.items():
         for metric, told in metrics.items():
             control = told["control"]
-            beside = (_percent(control), _interval(control)) if control else ("none", "")
-            rows.append((evaluation, metric, _percent(told), _interval(told), *beside, f"{told['n']:,}"))
+            beside = (percent(control["value"]), interval(control)) if control else ("none", "")
+            rows.append((evaluation, metric, percent(told["value"]), interval(told), *beside, f"{told['n']:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _percent(told: Mapping[str, float]) -> str:
-    return f"{told['value']:.1%}"
-
-
-def _interval(told: Mapping[str, float]) -> str:
-    return f"{told['low']:.1%} to {told['high']:.1%}"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.quantities import duration, size
+from tasks.quantities import cut, duration, interval, percent, size, spread
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport
 from tasks.report_charts import Curve, loss_chart, standing_alone, thinned
 from tasks.report_page import Box, Metric, Page, boxes_in, course_of, gain, metrics_of
@@ -349,6 +349,16 @@ def test_a_duration_is_in_words(seconds, words):
 @pytest.mark.parametrize(("number", "words"), [(12, "12 bytes"), (2_500_000, "2.5 MB"), (1.5e9, "1.5 GB")])
 def test_a_size_is_in_words(number, words):
     assert size(number) == words
+
+
+def test_a_share_and_an_interval_are_in_percent():
+    assert percent(0.125) == "12.5%"
+    assert interval({"low": 0.1, "high": 0.15}) == "10.0% to 15.0%"
+
+
+def test_what_is_long_is_cut_and_of_many_some_are_taken_evenly():
+    assert [cut(text, 6, " ...") for text in ("sixsix", "seven77")] == ["sixsix", "se ..."]
+    assert [list(spread(range(count), 3)) for count in (0, 3, 4, 9)] == [[], [0, 1, 2], [0, 2], [0, 3, 6]]
 
 
 def test_the_page_is_made_without_torch() -> None:
