@@ -23,6 +23,7 @@ from tasks.promote import Rule
 from tasks.registry import database_in, names
 from tasks.removals import read_removals
 from tasks.shortages import has_no_room
+from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError, change, pairs_of, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
@@ -50,7 +51,7 @@ class Choice:
     images: str | None
     data: str | None
     allow_hosts: tuple[str, ...]
-    home: str
+    home: Path
     ray_address: str | None
     init: str | None
     options: tuple[str, ...]
@@ -81,7 +82,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     preset = changed(_preset(choice), choice.settings)
     stage, digest = _init(choice.init)
     preset = starting_at(preset, stage) if stage else preset
-    home, options = Path(choice.home).expanduser().absolute(), _options(preset.options, choice.options)
+    home, options = choice.home, _options(preset.options, choice.options)
     _check_folder(home)
     if writes:
         check_writable(home)
@@ -91,7 +92,7 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         fetching=_fetching(choice, options),
         own_lists={name: lists_named(typed) for name, typed in _own(choice).items()},
         removal_list=_removal_list(choice.removal_list),
-        images=_path(choice.images) if choice.images else None,
+        images=typed_path(choice.images) if choice.images else None,
         data=_folder("--data", choice.data) if choice.data else None,
         ray_address=choice.ray_address,
         tracking_uri=tracking_uri(home),
@@ -141,7 +142,7 @@ def preset_named(name: str) -> Preset:
 
 def typed(choice: Choice) -> list[str]:
     """The options of `choice` that say what is built and where, as a person types them; what is usual is left out."""
-    chosen: list[tuple[str, str | None, str | None]] = [
+    chosen: list[tuple[str, str | Path | None, str | Path | None]] = [
         ("--preset", choice.preset, DEFAULT_PRESET),
         ("--list", choice.list_file, None),
         ("--removal-list", choice.removal_list, None),
@@ -155,19 +156,19 @@ def typed(choice: Choice) -> list[str]:
         *(("--allow-host", host, None) for host in choice.allow_hosts),
         *(("--option", option, None) for option in choice.options),
     ]
-    words = [word for name, value, usual in chosen if value not in (None, usual) for word in (name, value)]
+    words = [word for name, value, usual in chosen if value not in (None, usual) for word in (name, str(value))]
     return [*words, *(["--bundle"] if choice.bundle else [])]
 
 
-def default_home() -> str:
+def default_home() -> Path:
     """The home of a run that names none."""
-    return os.environ.get("TINYGPTV_HOME") or ".tinygptv"
+    return typed_path(os.environ.get("TINYGPTV_HOME") or ".tinygptv")
 
 
 def default_data() -> str | None:
     """The folder of the user's own files, where no option names one."""
     named = os.environ.get("TINYGPTV_DATA")
-    return str(Path(named).expanduser().absolute()) if named else None
+    return str(typed_path(named)) if named else None
 
 
 def _own(choice: Choice) -> dict[str, str]:
@@ -194,12 +195,8 @@ def _preset(choice: Choice) -> Preset:
 def _removal_list(typed: str | None) -> Path | None:
     if typed is None:
         return None
-    read_removals(_path(typed))
-    return _path(typed)
-
-
-def _path(typed: str) -> Path:
-    return Path(typed).expanduser().absolute()
+    read_removals(typed_path(typed))
+    return typed_path(typed)
 
 
 def _folder(option: str, typed: str) -> Path:
@@ -208,9 +205,9 @@ def _folder(option: str, typed: str) -> Path:
     Raises:
         ConfigError: it is none.
     """
-    if not _path(typed).is_dir():
-        raise ConfigError(f"{option} {typed}: there is no folder {_path(typed)}")
-    return _path(typed)
+    if not typed_path(typed).is_dir():
+        raise ConfigError(f"{option} {typed}: there is no folder {typed_path(typed)}")
+    return typed_path(typed)
 
 
 def _from_file(path: Path, name: str) -> Preset:

@@ -25,6 +25,7 @@ from flows.who_is_up import use_up
 from tasks.build import DamagedError, Store
 from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, has_no_room, what_is_full
+from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
 from tinygptv_core.shortage import has_no_memory
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except (ConfigError, OSError) as error:  # the latter: what may not be read, a folder in the place of a file, ...
-        full = what_is_full(error, [_home(options)]) if has_no_room(error) else None
+        full = what_is_full(error, [options.home]) if has_no_room(error) else None
         print(f"tinygptv: {f'{full}; the same command goes on from here' if full else error}", file=sys.stderr)
         return FAILED if full else MISTAKE
     except DamagedError as error:
@@ -113,10 +114,9 @@ def _walk(choice: Choice) -> int:
     builds = [item.step for item in planned if item.action == "build"]
     # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    home = Path(choice.home).expanduser().absolute()
-    use_up(home)
+    use_up(choice.home)
     try:
-        wait_for_server = start_prefect_server(home)
+        wait_for_server = start_prefect_server(choice.home)
         from flows.walk import run_pipeline
 
         import_ahead(choice.ray_address, builds)  # while the server starts
@@ -131,7 +131,7 @@ def _walk(choice: Choice) -> int:
 
 
 def _failed(choice: Choice, error: Exception) -> int:
-    log, told = Path(choice.home).expanduser().absolute() / "failed.txt", "".join(traceback.format_exception(error))
+    log, told = choice.home / "failed.txt", "".join(traceback.format_exception(error))
     try:
         log.write_text(told)
         details = f"details in {log}"
@@ -145,11 +145,11 @@ def _failed(choice: Choice, error: Exception) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    check_writable(_home(options))
+    check_writable(options.home)
     try:
         run_up(
             UpOptions(
-                home=_home(options),
+                home=options.home,
                 port=options.port,
                 mlflow_port=options.mlflow_port,
                 runs=options.runs,
@@ -176,29 +176,25 @@ def _ask(options: argparse.Namespace) -> int:
         top_p=options.top_p,
         seed=options.seed,
     )
-    uri = tracking_uri(_home(options))
+    uri = tracking_uri(options.home)
     print(ask(options.model, Path(options.image), options.question, uri, options.low_resource, manner))
     return DONE
-
-
-def _home(options: argparse.Namespace) -> Path:
-    return Path(options.home).expanduser().absolute()
 
 
 def _weights(options: argparse.Namespace) -> int:
     if options.way == "export":
         return _export(options)
-    check_writable(_home(options))
-    store = Store(_home(options) / "store")
+    check_writable(options.home)
+    store = Store(options.home / "store")
     store.root.mkdir(exist_ok=True)
     if options.kind == "backbones":
         paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
         requests = (backbones_step(weights.backbones_to_import(options.preset, paths, options.settings), store),)
     elif options.kind == "checkpoint":
-        file = Path(options.file).expanduser().absolute()
+        file = typed_path(options.file)
         requests = (weights.checkpoint_request(options.preset, options.stage, options.settings, file, store),)
     else:
-        requests = weights.model_requests(Path(options.folder).expanduser().absolute(), store)
+        requests = weights.model_requests(typed_path(options.folder), store)
     for request in requests:
         print(weights.words(weights.build(request, store), store))
     return DONE
@@ -207,9 +203,9 @@ def _weights(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from tasks.weights import Export, export
 
-    out = Path(options.out).expanduser().absolute()
+    out = typed_path(options.out)
     wanted = Export(model=options.model, backbones=options.backbones, to=options.to, out=out)
-    export(wanted, Store(_home(options) / "store"), tracking_uri(_home(options)))
+    export(wanted, Store(options.home / "store"), tracking_uri(options.home))
     print(out)
     return DONE
 

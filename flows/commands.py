@@ -101,7 +101,7 @@ def commands(choose: Choose) -> Mapping[str, Command]:
         from flows import traces
         from tasks.ledgers import gone
 
-        home = home_of(options)
+        home = options.home
         store, uri = Store(home / "store"), tracking_uri(home)
         if options.model is None or options.urls or options.removal_list:
             tracked = traces.track(_asking(choose(options), options.urls, options.model), options.urls, uri, store)
@@ -123,7 +123,7 @@ def commands(choose: Choose) -> Mapping[str, Command]:
 def _promote(options: argparse.Namespace) -> int:
     from tasks.promote import in_words, promote
 
-    home = home_of(options)
+    home = options.home
     event = promote(tracking_uri(home), options.model, options.because, Records(Store(home / "store")))
     name = re.split("[/@]", options.model.removeprefix("models:/"))[0]
     print(in_words(name, event) if event else f"{options.model} is the champion already; nothing was changed")
@@ -133,14 +133,14 @@ def _promote(options: argparse.Namespace) -> int:
 def _rollback(options: argparse.Namespace) -> int:
     from tasks.promote import in_words, rollback
 
-    print(in_words(options.model, rollback(tracking_uri(home_of(options)), options.model, options.because)))
+    print(in_words(options.model, rollback(tracking_uri(options.home), options.model, options.because)))
     return DONE
 
 
 def _store(options: argparse.Namespace) -> int:
     from flows import store
 
-    home = home_of(options)
+    home = options.home
     if options.way in ("push", "pull"):
         return _move(options, home)
     asked = {"keep_data": True, "days": 7.0, "unregistered": False}
@@ -197,11 +197,6 @@ def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:
     for link in gone:
         print(f"tinygptv: the ledger of {link.step} {link.digest} is not on this home", file=sys.stderr)
     return DONE
-
-
-def home_of(options: argparse.Namespace) -> Path:
-    """The home that `--home` names."""
-    return Path(options.home).expanduser().absolute()
 
 
 def _json(value: object) -> str:

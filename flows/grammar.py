@@ -7,6 +7,7 @@ from flows import commands as keeping
 from flows import register_options, scoring
 from flows.choice import DEFAULT_PRESET, default_data, default_home
 from flows.up import MLFLOW_PORT, PREFECT_PORT
+from tasks.typed_paths import typed_path
 
 EXAMPLES = """\
 examples:
@@ -226,6 +227,6 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 
 def _add_home(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--home", default=default_home(), metavar="DIR",
+        "--home", type=typed_path, default=default_home(), metavar="DIR",
         help="where everything is kept (default: $TINYGPTV_HOME, or .tinygptv here)",
     )  # fmt: skip

@@ -68,7 +68,7 @@ def demo(options: argparse.Namespace) -> int:
     from tasks.ask import loaded
     from tasks.demo import showing
 
-    uri = tracking_uri(Path(options.home).expanduser().absolute())
+    uri = tracking_uri(options.home)
     models = {name: loaded(name, uri) for name in options.models or _rivals(uri)}
     with showing(models, options.port) as address:
         print(address, flush=True)
@@ -90,7 +90,7 @@ def _rivals(uri: str) -> list[str]:
 
 def evaluate(options: argparse.Namespace) -> int:
     """`tinygptv eval`."""
-    home = Path(options.home).expanduser().absolute()
+    home = options.home
     check_writable(home)
     store = Store(home / "store")
     where = Computing(

@@ -1,7 +1,6 @@
 """The steps that say which samples of a data set stay: hashes and scores where a rule wants them, then the index."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from flows.inputs import set_inputs, sets_in
 from flows.place import Place
@@ -10,6 +9,7 @@ from tasks.ratings import RATE, Rating, rate_pictures
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Request, Site
 from tasks.screen import SCREEN, Against, EvaluationPictures, Screened, screen
+from tasks.typed_paths import typed_path
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, plain
@@ -79,7 +79,7 @@ def _hash_step(preset: Preset, name: str, place: Place) -> Request:
 
 
 def _rate_step(name: str, scorer: Scorer, place: Place) -> Request:
-    file = Path(scorer.file).expanduser().absolute()
+    file = typed_path(scorer.file)
     if not file.is_file():
         raise ConfigError(f"data.{name}.screen.scorers.{scorer.name}.file: there is no Python file {file}")
 

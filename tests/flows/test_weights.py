@@ -278,7 +278,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
     """Nothing before it is trained; it is evaluated, and the next stage starts from it."""
     arguments = ("weights", "import", "checkpoint", brought.checkpoint(tmp_path / "s.pth", lora=True), "--stage")
     given = digest(command(*arguments, "stage2", *command.preset), "checkpoint")
-    choice = replace(CHOICE, home=str(command.home), init=f"stage2={given[:12]}")
+    choice = replace(CHOICE, home=command.home, init=f"stage2={given[:12]}")
     walked = {request.name: request for request in prepare(choice, writes=False).selection.walked}
     assert not {"stage1/train", "stage1/evaluate", "stage2/train"} & walked.keys()
     for step, name in {
