@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.choice import default_home
+from flows.home import default_home
 from flows.server import start_prefect_server
 from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 
-from flows.choice import DEFAULT_RULE, Choice, default_data, default_home
+from flows.choice import DEFAULT_RULE, Choice, default_data
+from flows.home import default_home
 from tasks.promote import Rule
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError

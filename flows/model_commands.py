@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from flows.choice import check_writable, tracking_uri
+from flows.home import check_writable, tracking_uri
 from flows.options import DONE, add_home
 from flows.scoring import Computing, checkpoint_named, lines_of, score
 from flows.terminal import Terminal, say

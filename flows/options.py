@@ -3,7 +3,8 @@
 import argparse
 from typing import get_args
 
-from flows.choice import DEFAULT_PRESET, DEFAULT_RULE, Choice, default_data, default_home
+from flows.choice import DEFAULT_PRESET, DEFAULT_RULE, Choice, default_data
+from flows.home import default_home
 from tasks.promote import Rule
 from tasks.typed_paths import typed_path
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from flows.choice import Choice, prepare, tracking_uri
+from flows.choice import Choice, prepare
+from flows.home import tracking_uri
 from flows.options import DONE, FAILED, add_choice, add_home, choice_of
 from tasks.build import Store
 from tasks.keeping import Keeping, for_machines

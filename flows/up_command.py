@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-from flows.choice import check_writable
+from flows.home import check_writable
 from flows.options import DONE, FAILED, add_home
 from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up
 

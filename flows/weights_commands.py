@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows import weights
-from flows.choice import DEFAULT_PRESET, check_writable, tracking_uri
+from flows.choice import DEFAULT_PRESET
+from flows.home import check_writable, tracking_uri
 from flows.options import DONE, add_home, add_settings
 from flows.train import backbones_step
 from tasks.build import Store

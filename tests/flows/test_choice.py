@@ -1,8 +1,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from flows.choice import DEFAULT_PRESET, DEFAULT_RULE, default_home, typed
+from flows.choice import DEFAULT_PRESET, DEFAULT_RULE, typed
 from flows.grammar import parser
+from flows.home import default_home
 from tests.flows.choices import CHOICE
 
 USUAL = replace(CHOICE, preset=DEFAULT_PRESET, home=default_home(), promote=DEFAULT_RULE)

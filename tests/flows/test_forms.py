@@ -6,9 +6,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from flows import forms
-from flows.choice import default_home
 from flows.deployed import stages
 from flows.forms import ALL, Changes, Data, Filled, Machine, PresetName, StageChanges, choice_of, datasets_of
+from flows.home import default_home
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import NANO, PRESETS, changed, with_list
 
