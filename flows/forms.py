@@ -78,7 +78,7 @@ class Data(Form):
         "The absolute path of a file of URLs, hosts or hashes of pictures that are left out"
     )
     instruct: ListName | None = _none(
-        "Your own talks about pictures, in LLaVA's form, in place of what the instruction stages draw from: an "
+        "Your own conversations about pictures, in LLaVA's form, in place of what the instruction stages draw from: an "
         "absolute path or an address"
     )
     images: AbsolutePath | None = _none("The absolute path of the folder of the pictures that `instruct` is about")

@@ -13,7 +13,7 @@ examples:
   tinygptv plan --probe                              ... after 20 steps of each stage, how long it will take
   tinygptv run --from stage3                         stage 3 anew, and what follows from it
   tinygptv run --list my.json --allow-host 10.0.0.5  stages 1 and 2 on your own list of URLs
-  tinygptv run --instruct my.json --images pictures/ the instruction stages on your own talks
+  tinygptv run --instruct my.json --images pictures/ stages 3 and 4 on your own conversations
   tinygptv weights --help                            published weights, to bring them and to write them
   tinygptv ask models:/tinygptv@challenger picture.jpg "what colour is the circle?"
 """

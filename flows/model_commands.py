@@ -31,7 +31,9 @@ def add_parsers(commands: Any) -> None:
         "--eval", action="append", default=[], metavar="NAME", dest="evals",
         help="an evaluation; may be repeated (default: every one whose data are in the store)",
     )  # fmt: skip
-    scoring.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
+    scoring.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: %(default)s)"
+    )
     scoring.add_argument("--json", action="store_true", help="print what scores.json holds, for machines")
     add_home(scoring)
     shown = commands.add_parser("demo", help="a page on this machine: your picture, and the answers of several models")
@@ -39,16 +41,22 @@ def add_parsers(commands: Any) -> None:
     shown.add_argument(
         "models", metavar="MODEL", nargs="*", help="as for `ask` (default: tinygptv's champion and challenger)"
     )
-    shown.add_argument("--port", type=int, default=DEMO_PORT, metavar="N", help="of the page (default: %(default)s)")
+    shown.add_argument(
+        "--port", type=int, default=DEMO_PORT, metavar="N", help="the page's port (default: %(default)s)"
+    )
     add_home(shown)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.set_defaults(act=_ask)
     ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
     ask.add_argument("image", type=typed_path, metavar="IMAGE", help="a picture file")
-    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument(
+        "question",
+        metavar="QUESTION",
+        help="in quotes; one that begins with a task word, as in [caption], is asked as it is",
+    )
     ask.add_argument(
         "--low-resource", type=int, choices=(8, 4),
-        help="hold the large weights in 8 or 4 bit: little memory, and nearly the same answers",
+        help="hold the large weights in 8 or 4 bit: less memory, and nearly the same answers",
     )  # fmt: skip
     _add_manner(ask)
     add_home(ask)
@@ -82,7 +90,7 @@ def _add_manner(ask: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     manner.add_argument(
         "--seed", type=int, metavar="N",
-        help="another seed draws another answer, the same one the same (default: 0: the same when asked again)",
+        help="what is drawn follows from it: the same seed gives the same answer again (default: 0)",
     )  # fmt: skip
 
 

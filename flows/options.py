@@ -48,7 +48,7 @@ def add_choice(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--instruct", metavar="FILE",
-        help="your own talks about pictures, in LLaVA's form, in place of what the instruction stages draw from; "
+        help="your own conversations about pictures, in LLaVA's form, in place of the data of the instruction stages; "
         "with --images",
     )  # fmt: skip
     command.add_argument("--images", metavar="DIR", help="where the pictures of --instruct lie")
@@ -60,7 +60,9 @@ def add_choice(command: argparse.ArgumentParser) -> None:
         "--allow-host", action="append", default=[], metavar="H", dest="allow_hosts",
         help="fetch from this host although its address is not public; may be repeated",
     )  # fmt: skip
-    command.add_argument("--ray-address", metavar="A", help="a running Ray cluster (default: one on this machine)")
+    command.add_argument(
+        "--ray-address", metavar="A", help="of a running Ray cluster (default: one is started on this machine)"
+    )
     command.add_argument(
         "--init", metavar="STAGE=DIGEST",
         help="take this checkpoint of the store for what STAGE trains; the stages before it are left out",

@@ -37,20 +37,29 @@ def add_parsers(commands: Any) -> None:
     )
     lineage.set_defaults(act=_lineage)
     lineage.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
-    lineage.add_argument("--url", action="append", default=[], metavar="U", dest="urls", help="a picture's address")
+    lineage.add_argument(
+        "--url", action="append", default=[], metavar="U", dest="urls", help="where this picture went; may be repeated"
+    )
     lineage.add_argument("--urls", action="store_true", dest="all_urls", help="every URL behind MODEL, one a line")
     lineage.add_argument("--json", action="store_true", help="for machines; with --urls a JSON object a line")
     for command in (why, lineage):
         add_choice(command)
-    _add_store(commands.add_parser("store", help="list, verify and clean what is kept in the home"))
+    _add_store(commands.add_parser("store", help="list, verify, clean, push and pull what is kept in the home"))
     promote = commands.add_parser("promote", help="make a version the champion; compares it with the one before")
     promote.set_defaults(act=_promote)
     promote.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger or tinygptv/3")
     rollback = commands.add_parser("rollback", help="take the last promotion back")
     rollback.set_defaults(act=_rollback)
-    rollback.add_argument("--model", default="tinygptv", metavar="NAME", help="which model's (default: tinygptv)")
+    rollback.add_argument(
+        "--model",
+        default="tinygptv",
+        metavar="NAME",
+        help="the model whose last promotion is taken back (default: tinygptv)",
+    )
     for command in (promote, rollback):
-        command.add_argument("--because", default="", metavar="TEXT", help="why; is kept with who and when")
+        command.add_argument(
+            "--because", default="", metavar="TEXT", help="the reason, which is kept with who did it and when"
+        )
         add_home(command)
 
 
@@ -63,18 +72,18 @@ def _add_store(store: argparse.ArgumentParser) -> None:
     verify.set_defaults(act=_verify)
     clean = ways.add_parser("clean", help="what no registered version and no preset's newest run needs")
     clean.set_defaults(act=_clean)
-    clean.add_argument("--yes", action="store_true", help="remove it; without this it is only told")
+    clean.add_argument("--yes", action="store_true", help="remove it; without this it is only listed")
     clean.add_argument(
         "--keep-data", action=argparse.BooleanOptionalAction, default=True,
         help="keep what registered versions were trained on (default: yes)",
     )  # fmt: skip
     clean.add_argument(
         "--days", type=float, default=LEFT_DAYS, metavar="N",
-        help="let what a run left that did not end wait so long to be gone on with (default: 7)",
+        help="keep for N days what a run left that did not end, so that the run can go on (default: 7)",
     )  # fmt: skip
     clean.add_argument(
         "--unregistered", action="store_true",
-        help="remove models, too, that the registry does not hold (any more): is it the one that you mean?",
+        help="remove models, too, that the registry does not hold (any more); make sure that it is the one you mean",
     )  # fmt: skip
     push = ways.add_parser("push", help="bring artifacts, and what they are made from, to another file system")
     pull = ways.add_parser("pull", help="bring here what was pushed there; every byte is hashed")

@@ -15,10 +15,14 @@ def add_parsers(commands: Any) -> None:
     up = commands.add_parser("up", help="Prefect's and MLflow's pages, and the worker that runs what is started there")
     up.set_defaults(act=_up)
     up.add_argument(
-        "--port", type=int, default=PREFECT_PORT, metavar="N", help="of Prefect's pages (default: %(default)s)"
+        "--port", type=int, default=PREFECT_PORT, metavar="N", help="the port of Prefect's pages (default: %(default)s)"
     )
     up.add_argument(
-        "--mlflow-port", type=int, default=MLFLOW_PORT, metavar="N", help="of MLflow's pages (default: %(default)s)"
+        "--mlflow-port",
+        type=int,
+        default=MLFLOW_PORT,
+        metavar="N",
+        help="the port of MLflow's pages (default: %(default)s)",
     )
     up.add_argument("--runs", type=int, default=4, metavar="N", help="runs at once (default: %(default)s)")
     up.add_argument(

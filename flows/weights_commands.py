@@ -47,22 +47,31 @@ def add_parsers(commands: Any) -> None:
     backbones.add_argument("--preset", help="take sizes, dtype, pins and paths from this one (default: the paper's)")
     checkpoint = kinds.add_parser("checkpoint", help="TinyGPT-V_for_StageN.pth")
     checkpoint.set_defaults(act=_import_checkpoint)
-    checkpoint.add_argument("file", type=typed_path, metavar="FILE")
+    checkpoint.add_argument(
+        "file", type=typed_path, metavar="FILE", help="what was trained in that stage, as it was published"
+    )
     checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is, as in stage2")
     checkpoint.add_argument("--preset", default=DEFAULT_PRESET, help="whose stage and backbones (default: %(default)s)")
     for command in (backbones, checkpoint):
         add_settings(command)
     model = kinds.add_parser("model", help="a folder that `weights export --to hf` wrote")
     model.set_defaults(act=_import_model)
-    model.add_argument("folder", type=typed_path, metavar="DIR")
+    model.add_argument("folder", type=typed_path, metavar="DIR", help="what it wrote: the folder that was OUT")
     take = ways.add_parser("export", help="make files of a model for others")
     take.set_defaults(act=_export)
     take.add_argument("model", metavar="MODEL", help="as for `ask`, or the beginning of a checkpoint's digest")
     take.add_argument(
         "out", type=typed_path, metavar="OUT", help="a folder (hf) or file (published) that is not there yet"
     )
-    take.add_argument("--to", required=True, choices=("hf", "published"), help="which layout")
-    take.add_argument("--backbones", metavar="DIGEST", help="on which it was trained, where the store does not say")
+    take.add_argument(
+        "--to",
+        required=True,
+        choices=("hf", "published"),
+        help="as a folder of Hugging Face, or as the original's file",
+    )
+    take.add_argument(
+        "--backbones", metavar="DIGEST", help="those on which it was trained, where the store does not say"
+    )
     for command in (backbones, checkpoint, model, take):
         add_home(command)
 
