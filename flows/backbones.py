@@ -12,20 +12,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.choice import default_home
+from flows.home import default_home
 from flows.server import start_prefect_server
 from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import Built, Store
 from tasks.request import Request, Site
+from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact
 
 
 def main() -> int:
     """Train, or find what was trained before on this home."""
     parser = argparse.ArgumentParser(prog="python -m flows.backbones", description="Train the nano backbones.")
-    parser.add_argument("--home", default=default_home(), metavar="DIR")
-    home = Path(parser.parse_args().home).expanduser().absolute()
+    parser.add_argument("--home", type=typed_path, default=default_home(), metavar="DIR")
+    home = parser.parse_args().home
     start_prefect_server(home)()
     built = backbones(home)
     say(f"{built.action}: {built.artifact.digest}")

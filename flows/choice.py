@@ -7,22 +7,24 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from flows.data import INSTRUCT, LIST, recipe
+from flows.data import INSTRUCT, LIST
+from flows.home import check_folder, check_writable, default_home, tracking_uri
 from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
+from flows.recipes import recipe
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
-from flows.who_is_up import up_on
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
 from tasks.promote import Rule
-from tasks.registry import database_in, names
+from tasks.registry import names
 from tasks.removals import read_removals
-from tasks.shortages import has_no_room
-from tinygptv_core.plain import ConfigError, change, unknown
+from tasks.typed_paths import typed_path
+from tinygptv_core.plain import ConfigError, change, pairs_of, unknown
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
 
@@ -30,8 +32,6 @@ DEFAULT_PRESET = "nano"
 DEFAULT_RULE: Rule = "first"
 COMPUTING = ("/features", "/train", "/evaluate")
 """How the names of the steps end that compute on the device."""
-HELD = ("store", "mlflow", "prefect", "runs", "ray")
-"""The folders of a home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,19 @@ class Choice:
     images: str | None
     data: str | None
     allow_hosts: tuple[str, ...]
-    home: str
+    home: Path
     ray_address: str | None
     init: str | None
     options: tuple[str, ...]
     promote: Rule
     bundle: bool
+
+
+class Init(NamedTuple):
+    """The checkpoint that a run begins with, and the stage whose it is."""
+
+    stage: str
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,23 +84,54 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     Raises:
         ConfigError: something the person can mend: an unknown name, a wrong value, a list that cannot be read ...
     """
-    preset = changed(_preset(choice), choice.settings)
-    stage, digest = _init(choice.init)
-    preset = starting_at(preset, stage) if stage else preset
-    home, options = Path(choice.home).expanduser().absolute(), _options(preset.options, choice.options)
-    _check_folder(home)
+    init = _init(choice.init)
+    preset = _preset(choice, init)
+    options = change(preset.options, dict(pairs_of(choice.options, "--option", "micro_batch=8")))
+    check_folder(choice.home)
     if writes:
-        check_writable(home)
+        check_writable(choice.home)
     terminal = Terminal()
-    place = Place(
-        home=home,
+    place = _place(choice, preset, options, terminal)
+    selection = _selection(choice, preset, place, init)
+    planned = with_cache_advice(preset, plan(place.store, selection))
+    if writes:
+        _check_complete(preset, options, selection, planned)
+    check_present(selection, planned, typed(choice))
+    if any(item.step == "register" and item.action == "build" for item in planned):
+        names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
+    return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)
+
+
+def _init(text: str | None) -> Init | None:
+    """That of `--init stage2=DIGEST`."""
+    if text is None:
+        return None
+    stage, _, digest = text.partition("=")
+    if not (stage and digest):
+        raise ConfigError(
+            f"--init {text}: it must read STAGE=DIGEST, as in stage2=9c41d0b2aa17.\n"
+            "  tinygptv weights import checkpoint FILE --stage stage2 ends with it"
+        )
+    return Init(stage, digest)
+
+
+def _preset(choice: Choice, init: Init | None) -> Preset:
+    """What is to be run: the preset with the user's own data and settings, from the stage on that is begun with."""
+    preset = changed(_with_own(preset_named(choice.preset), choice), choice.settings)
+    return starting_at(preset, init.stage) if init else preset
+
+
+def _place(choice: Choice, preset: Preset, options: RunOptions, terminal: Terminal) -> Place:
+    """Where and how it is to be run."""
+    return Place(
+        home=choice.home,
         fetching=_fetching(choice, options),
         own_lists={name: lists_named(typed) for name, typed in _own(choice).items()},
         removal_list=_removal_list(choice.removal_list),
-        images=_path(choice.images) if choice.images else None,
+        images=typed_path(choice.images) if choice.images else None,
         data=_folder("--data", choice.data) if choice.data else None,
         ray_address=choice.ray_address,
-        tracking_uri=tracking_uri(home),
+        tracking_uri=tracking_uri(choice.home),
         experiment=preset.name,
         options=options,
         promote=choice.promote,
@@ -101,31 +139,23 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         run=_new_run(),
         progress=terminal.progress,
     )
+
+
+def _selection(choice: Choice, preset: Preset, place: Place, init: Init | None) -> Selection:
+    """The steps of the run, and which of them are walked."""
     if preset.backbones.sources is None:
         shipped(preset.backbones)
-    requests = steps(preset, place, stage or None)
-    if stage:
-        requests = given(requests, f"{stage}/train", place.store.find("checkpoint", digest))
-    selection = select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
-    planned = with_cache_advice(preset, plan(place.store, selection))
-    lacks = [lacking_files(selection), _lacking_device(preset, options, planned)] if writes else []
+    requests = steps(preset, place, init.stage if init else None)
+    if init:
+        requests = given(requests, f"{init.stage}/train", place.store.find("checkpoint", init.digest))
+    return select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
+
+
+def _check_complete(preset: Preset, options: RunOptions, selection: Selection, planned: Sequence[Planned]) -> None:
+    """Refuse a run that lacks files of the user's or a device."""
+    lacks = [lacking_files(selection), _lacking_device(preset, options, planned)]
     if any(lacks):
         raise ConfigError("\n".join(filter(None, lacks)))
-    check_present(selection, planned, typed(choice))
-    if any(item.step == "register" and item.action == "build" for item in planned):
-        names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
-    return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)
-
-
-def _init(text: str | None) -> tuple[str, str]:
-    """(stage, digest) of `--init stage2=DIGEST`; two empty texts without it."""
-    stage, equals, digest = (text or "").partition("=")
-    if text is not None and not (stage and equals and digest):
-        raise ConfigError(
-            f"--init {text}: it must read STAGE=DIGEST, as in stage2=9c41d0b2aa17.\n"
-            "  tinygptv weights import checkpoint FILE --stage stage2 ends with it"
-        )
-    return stage, digest
 
 
 def preset_named(name: str) -> Preset:
@@ -140,33 +170,28 @@ def preset_named(name: str) -> Preset:
 
 def typed(choice: Choice) -> list[str]:
     """The options of `choice` that say what is built and where, as a person types them; what is usual is left out."""
-    pairs = [
-        ("--preset", choice.preset),
-        ("--list", choice.list_file),
-        ("--removal-list", choice.removal_list),
-        ("--instruct", choice.instruct),
-        ("--images", choice.images),
-        ("--data", choice.data),
-        ("--home", choice.home),
-        ("--init", choice.init),
-        ("--promote", choice.promote if choice.promote != DEFAULT_RULE else None),
+    chosen: list[tuple[str, str | Path | None, str | Path | None]] = [
+        ("--preset", choice.preset, DEFAULT_PRESET),
+        ("--list", choice.list_file, None),
+        ("--removal-list", choice.removal_list, None),
+        ("--instruct", choice.instruct, None),
+        ("--images", choice.images, None),
+        ("--data", choice.data, default_data()),
+        ("--home", choice.home, default_home()),
+        ("--init", choice.init, None),
+        ("--promote", choice.promote, DEFAULT_RULE),
+        *(("--set", setting, None) for setting in choice.settings),
+        *(("--allow-host", host, None) for host in choice.allow_hosts),
+        *(("--option", option, None) for option in choice.options),
     ]
-    pairs += [("--set", setting) for setting in choice.settings] + [("--allow-host", h) for h in choice.allow_hosts]
-    pairs += [("--option", option) for option in choice.options]
-    unsaid = (None, DEFAULT_PRESET, default_home(), default_data())
-    words = [word for name, value in pairs if value not in unsaid for word in (name, str(value))]
+    words = [word for name, value, usual in chosen if value not in (None, usual) for word in (name, str(value))]
     return [*words, *(["--bundle"] if choice.bundle else [])]
-
-
-def default_home() -> str:
-    """The home of a run that names none."""
-    return os.environ.get("TINYGPTV_HOME") or ".tinygptv"
 
 
 def default_data() -> str | None:
     """The folder of the user's own files, where no option names one."""
     named = os.environ.get("TINYGPTV_DATA")
-    return str(Path(named).expanduser().absolute()) if named else None
+    return str(typed_path(named)) if named else None
 
 
 def _own(choice: Choice) -> dict[str, str]:
@@ -175,10 +200,10 @@ def _own(choice: Choice) -> dict[str, str]:
     return {name: typed for name, typed in named.items() if typed is not None}
 
 
-def _preset(choice: Choice) -> Preset:
+def _with_own(preset: Preset, choice: Choice) -> Preset:
+    """`preset` with the user's own lists and talks, which are looked at."""
     from tasks.rows import check_list
 
-    preset = preset_named(choice.preset)
     if (choice.instruct is None) != (choice.images is None):
         raise ConfigError("--instruct FILE and --images DIR go together: the talks, and the folder of their pictures")
     for name, typed in _own(choice).items():
@@ -193,12 +218,8 @@ def _preset(choice: Choice) -> Preset:
 def _removal_list(typed: str | None) -> Path | None:
     if typed is None:
         return None
-    read_removals(_path(typed))
-    return _path(typed)
-
-
-def _path(typed: str) -> Path:
-    return Path(typed).expanduser().absolute()
+    read_removals(typed_path(typed))
+    return typed_path(typed)
 
 
 def _folder(option: str, typed: str) -> Path:
@@ -207,9 +228,9 @@ def _folder(option: str, typed: str) -> Path:
     Raises:
         ConfigError: it is none.
     """
-    if not _path(typed).is_dir():
-        raise ConfigError(f"{option} {typed}: there is no folder {_path(typed)}")
-    return _path(typed)
+    if not typed_path(typed).is_dir():
+        raise ConfigError(f"{option} {typed}: there is no folder {typed_path(typed)}")
+    return typed_path(typed)
 
 
 def _from_file(path: Path, name: str) -> Preset:
@@ -230,19 +251,6 @@ def _from_file(path: Path, name: str) -> Preset:
     return presets[name]
 
 
-def tracking_uri(home: Path) -> str:
-    """Where MLflow keeps what it is told: the server that the environment names, one up on the home, or a database."""
-    up = up_on(home)
-    return os.environ.get("MLFLOW_TRACKING_URI") or (up.mlflow if up else database_in(home))
-
-
-def _check_folder(home: Path) -> None:
-    """Refuse a home that is, or lies in, something else than a folder."""
-    there = next(path for path in (home, *home.parents) if path.is_dir() or path.exists())
-    if not there.is_dir():
-        raise ConfigError(f"the home {home} is no folder: {there} is a file.\n  name another with --home DIR")
-
-
 def _lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned]) -> str | None:
     """That there is no GPU, where a step to build computes on one; told before anything is fetched for it."""
     if options.device != "cuda" or not any(i.action == "build" and i.step.endswith(COMPUTING) for i in planned):
@@ -255,28 +263,6 @@ def _lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Plann
     return f"{asked} computes on a GPU, and torch sees none here.\n  to compute on the CPU  --option device=cpu"
 
 
-def check_writable(home: Path) -> None:
-    """Make the home, and a file in it and in each of its folders, which may lie elsewhere (a link, a mount).
-
-    Raises:
-        ConfigError: that cannot be done.
-    """
-    for folder in (home, *(home / name for name in HELD if (home / name).is_dir())):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            if has_no_room(error):
-                raise
-            what = "the home" if folder == home else f"{folder.name}/ of the home"
-            raise ConfigError(
-                f"{what} {folder} cannot be written to ({error.strerror}).\n"
-                "  name another home with --home DIR, or set TINYGPTV_HOME"
-            ) from None
-
-
 def _fetching(choice: Choice, options: RunOptions) -> FetchOptions:
     """Threads wait for the network, not for a core. The progress and hosts of a data set are set by its step."""
     return FetchOptions(
@@ -287,17 +273,6 @@ def _fetching(choice: Choice, options: RunOptions) -> FetchOptions:
         ray_address=choice.ray_address,
         progress=lambda done, total, text: None,
     )
-
-
-def _options(usual: RunOptions, texts: Sequence[str]) -> RunOptions:
-    """How training runs: as the preset has it, changed as `--option` says."""
-    values: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--option {text}: it must read NAME=VALUE, as in micro_batch=8")
-        values[name] = value
-    return change(usual, values)
 
 
 def _new_run() -> str:

@@ -1,16 +1,14 @@
 """The steps that turn a list or annotation file into shards."""
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
-import data_recipes
+from flows.inputs import pictures_name, set_inputs, sets_in
 from flows.noted import noted
 from flows.place import Place
+from flows.recipes import recipe
 from tasks.build import MANIFEST
 from tasks.estimates import estimate_fetch
 from tasks.fetch import FETCH, fetch_files
@@ -27,7 +25,7 @@ from tasks.serve import serving
 from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
-from tinygptv_core.plain import ConfigError, unknown
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import PictureSet, Recipe
 from tinygptv_core.settings import DataSettings, Scenes
@@ -36,19 +34,6 @@ from tinygptv_core.stages import samples_wanted
 SOURCE = "scenes/draw"
 LIST = "list"
 INSTRUCT = "instruct"
-
-
-@cache
-def recipe(name: str) -> Recipe:
-    """The recipe in `data_recipes/<name>.py`.
-
-    Raises:
-        ConfigError: there is no such file; says which there are.
-    """
-    names = sorted(module.name for module in pkgutil.iter_modules(data_recipes.__path__) if not module.ispkg)
-    if name not in names:
-        raise ConfigError(unknown("data_recipes/", name, names))
-    return importlib.import_module(f"data_recipes.{name}").RECIPE
 
 
 def source_steps(preset: Preset) -> tuple[Request, ...]:
@@ -61,11 +46,6 @@ def source_steps(preset: Preset) -> tuple[Request, ...]:
         draw(scenes, site)
 
     return (Request(name=SOURCE, step=DRAW, config=scenes, inputs={}, work=work),)
-
-
-def picture_sets(names: Iterable[str]) -> dict[str, PictureSet]:
-    """The picture sets that these data sets are about, by name."""
-    return {pictures.name: pictures for name in names for pictures in recipe(name).picture_sets}
 
 
 def pictures_step(pictures: PictureSet, place: Place) -> Request:
@@ -84,11 +64,6 @@ def pictures_step(pictures: PictureSet, place: Place) -> Request:
     inputs, lacks = _brought({"source": lambda: brought_pictures(data, pictures, place.stamps)})
     config = {"pictures": pictures.name, "inside": pictures.inside}
     return Request(name=name, step=PICTURES, config=config, inputs=inputs, work=work, lacks=lacks)
-
-
-def pictures_name(pictures: PictureSet) -> str:
-    """The name of the step that keeps a set."""
-    return f"{pictures.name}/pictures"
 
 
 def _brought(found: Mapping[str, Callable[[], Artifact]]) -> tuple[dict[str, str | Artifact | None], str | None]:
@@ -211,11 +186,8 @@ def _shards_step(name: str, form: Recipe, preset: Preset, place: Place, *, of_pr
 
 
 def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) -> Request:
-    sets = {f"pictures.{pictures.name}": pictures_name(pictures) for pictures in form.picture_sets}
-
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        folders = {pictures.name: inputs[f"pictures.{pictures.name}"].path for pictures in form.picture_sets}
-        gather(settings.fetch, inputs["table"].path, folders, site, place.progress(f"{name}/fetch"))
+        gather(settings.fetch, inputs["table"].path, sets_in(inputs), site, place.progress(f"{name}/fetch"))
 
     limits = {"max_bytes": settings.fetch.max_bytes, "samples_per_shard": settings.fetch.samples_per_shard}
     config = {"fetch": limits, "pictures": [pictures.name for pictures in form.picture_sets]}
@@ -223,7 +195,7 @@ def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) 
         name=f"{name}/fetch",
         step=GATHER,
         config=config,
-        inputs={"table": f"{name}/filter", **sets},
+        inputs={"table": f"{name}/filter", **set_inputs([name])},
         work=make_shards,
     )
 

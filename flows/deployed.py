@@ -27,6 +27,7 @@ from flows.forms import (
     StartFrom,
     choice_of,
     datasets_of,
+    ends_before,
 )
 from flows.train import BACKBONES
 from flows.walk import walk
@@ -99,7 +100,7 @@ def stages(
         changes: What is changed of the preset.
         machine: Where and how it runs.
     """
-    if first > last:
+    if ends_before(preset, first, last):
         return Failed(message=f"the range begins with {first}, which comes after its end, {last}")
     start_from = first if anew else None
     return _walk(lambda: choice_of(preset, Filled(data, changes, machine), start_from=start_from, until=(last,)))

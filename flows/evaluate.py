@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from flows.train import BACKBONES, data_folders, data_inputs
+from flows.inputs import data_folders, data_inputs
+from flows.train import BACKBONES
 from tasks.evaluate import EVALUATE, EvaluationSpec, evaluate_checkpoint
 from tasks.request import Request, Site
 from tinygptv_core import evals

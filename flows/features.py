@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+from flows.inputs import data_folders, data_inputs
 from flows.place import Place
-from flows.train import BACKBONES, data_folders, data_inputs
+from flows.train import BACKBONES
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tasks.features import FEATURES, FeaturesSpec, write_vision_tokens
 from tasks.request import Request, Site

@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 
-from flows.choice import DEFAULT_RULE, Choice, default_data, default_home
+from flows.choice import DEFAULT_RULE, Choice, default_data
+from flows.home import default_home
 from tasks.promote import Rule
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError
@@ -77,7 +78,7 @@ class Data(Form):
         "The absolute path of a file of URLs, hosts or hashes of pictures that are left out"
     )
     instruct: ListName | None = _none(
-        "Your own talks about pictures, in LLaVA's form, in place of what the instruction stages draw from: an "
+        "Your own conversations about pictures, in LLaVA's form, in place of what the instruction stages draw from: an "
         "absolute path or an address"
     )
     images: AbsolutePath | None = _none("The absolute path of the folder of the pictures that `instruct` is about")
@@ -109,13 +110,15 @@ class Machine(Form):
     ray_address: str | None = _none("A running Ray cluster; None starts one on this machine")
 
 
-class Changes(Form):
+def changes_of(stages: Iterable[str]) -> type[Form]:
+    """A group with a field for each of these stages."""
+    fields: dict[str, Any] = {name: (StageChanges, StageChanges()) for name in stages}
+    return create_model("StagesChanges", __base__=Form, **fields)
+
+
+class Changes(changes_of(STAGES)):
     """What is changed of the preset, stage by stage."""
 
-    stage1: StageChanges = StageChanges()
-    stage2: StageChanges = StageChanges()
-    stage3: StageChanges = StageChanges()
-    stage4: StageChanges = StageChanges()
     evaluations: list[Evaluation] = _several("Score every stage on these; none leaves what the preset has")
     settings: list[str] = _several("Any other value of the preset, as NAME=VALUE: data.laion.filter.max_words=40")
 
@@ -175,6 +178,12 @@ def choice_of(
         promote=registering.promote,
         bundle=registering.bundle,
     )
+
+
+def ends_before(preset: str, first: str, last: str) -> bool:
+    """Whether the preset has `last` before `first`, so that they are no range."""
+    stages = [stage.name for stage in named(preset).stages]
+    return {first, last} <= set(stages) and stages.index(last) < stages.index(first)
 
 
 def datasets_of(preset: str, data: Data, name: str) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flows.data import recipe
+from flows.recipes import recipe
 from tasks.build import Store
 from tasks.differences import short_commit
 from tasks.evaluate import EVALUATE
 from tasks.ledgers import urls_behind
 from tasks.lineage import REGISTERED, Link, chain, resolved, roots_of
+from tasks.quantities import cut
 from tasks.records import Records
 from tasks.registry import Version
 from tasks.request import SHORT
@@ -107,7 +108,7 @@ def _config(link: Link) -> str:
     told = leaves(link.record.config) if link.record else {}
     kept = {n: v for n, v in told.items() if n.partition(".")[0] not in UNTOLD and v not in (None, False, [], {})}
     line = ", ".join(f"{name.removeprefix('stage.')} {json.dumps(value)}" for name, value in kept.items())
-    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 4]} ..."
+    return cut(line, SHOWN_CHARACTERS, " ...")
 
 
 def _scores(link: Link) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from flows.data import dataset_steps, picture_sets, pictures_step, source_steps
+from flows.data import dataset_steps, pictures_step, source_steps
 from flows.evaluate import evaluate_step
 from flows.features import aids, evaluation_features, training_features
+from flows.inputs import picture_sets
 from flows.place import Place
 from flows.register import register_step
 from flows.screen import screen_steps

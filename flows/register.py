@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flows.data import recipe
 from flows.evaluate import FRESH
+from flows.inputs import data_folders, data_inputs
 from flows.place import Place
-from flows.train import BACKBONES, data_folders, data_inputs
+from flows.recipes import recipe
+from flows.train import BACKBONES
 from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registry import registered

@@ -1,34 +1,27 @@
-"""Looking at models: `tinygptv eval` scores one on what this home has, `demo` lets a person ask two side by side."""
+"""The scores of a checkpoint on what this home has, as `tinygptv eval` computes and tells them."""
 
-import argparse
 import json
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.choice import check_writable, tracking_uri
 from flows.evaluate import evaluate_step
+from flows.inputs import data_inputs
 from flows.noted import noted
-from flows.terminal import Terminal, say
-from flows.train import data_inputs
+from flows.terminal import say
 from tasks.ask import training_of
 from tasks.build import MANIFEST, Built, Store
 from tasks.lineage import resolved
+from tasks.quantities import interval, percent
 from tasks.records import Records
-from tasks.register import CHALLENGER, CHAMPION
-from tasks.registry import CHECKPOINT_TAG, Version, find, versions
+from tasks.registry import CHECKPOINT_TAG, Version
 from tasks.request import Inputs
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.stages import Stage
-
-DONE = 0
-DEMO_PORT, DEMO_MODEL = 8501, "tinygptv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,67 +30,6 @@ class Computing:
 
     compute: Compute
     progress: Callable[[str], Progress]
-
-
-def add_parsers(commands: Any, add_home: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Their grammar, below `commands`."""
-    scoring = commands.add_parser("eval", help="score a model or a checkpoint, with controls and intervals")
-    scoring.add_argument(
-        "model", metavar="MODEL",
-        help="models:/tinygptv@champion, tinygptv/3, a folder of the store, or the beginning of a checkpoint's digest",
-    )  # fmt: skip
-    scoring.add_argument(
-        "--eval", action="append", default=[], metavar="NAME", dest="evals",
-        help="an evaluation; may be repeated (default: every one whose data are in the store)",
-    )  # fmt: skip
-    scoring.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
-    scoring.add_argument("--json", action="store_true", help="print what scores.json holds, for machines")
-    add_home(scoring)
-    shown = commands.add_parser("demo", help="a page on this machine: your picture, and the answers of several models")
-    shown.add_argument(
-        "models", metavar="MODEL", nargs="*", help="as for `ask` (default: tinygptv's champion and challenger)"
-    )
-    shown.add_argument("--port", type=int, default=DEMO_PORT, metavar="N", help="of the page (default: %(default)s)")
-    add_home(shown)
-
-
-def demo(options: argparse.Namespace) -> int:
-    """`tinygptv demo`: until Ctrl-C."""
-    from tasks.ask import loaded
-    from tasks.demo import showing
-
-    uri = tracking_uri(Path(options.home).expanduser().absolute())
-    models = {name: loaded(name, uri) for name in options.models or _rivals(uri)}
-    with showing(models, options.port) as address:
-        print(address, flush=True)
-        say("Ctrl-C ends it")
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return DONE
-    return DONE
-
-
-def _rivals(uri: str) -> list[str]:
-    """The champion and the challenger, or the one version that is both."""
-    there = {alias: version for version in versions(uri, DEMO_MODEL) for alias in version.aliases}
-    found = [there[alias] for alias in (CHAMPION, CHALLENGER) if alias in there]
-    found = found or [find(uri, f"{DEMO_MODEL}@{CHAMPION}")]  # which says what there is
-    return list(dict.fromkeys(f"{version.name}/{version.version}" for version in found))
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """`tinygptv eval`."""
-    home = Path(options.home).expanduser().absolute()
-    check_writable(home)
-    store = Store(home / "store")
-    where = Computing(compute=Compute(device=options.device, threads=os.cpu_count() or 1), progress=Terminal().progress)
-    built = score(checkpoint_named(options.model, store, tracking_uri(home)), options.evals, store, where)
-    scores = json.loads((built.artifact.path / "scores.json").read_text())
-    print(json.dumps(scores, indent=1) if options.json else "\n".join(lines_of(scores)))
-    did = "computed" if built.action == "build" else "there already"
-    say(f"scores {built.artifact.digest}\n  {did}, in {built.artifact.path}")
-    return DONE
 
 
 def checkpoint_named(model: str, store: Store, uri: str) -> Artifact:
@@ -187,15 +119,7 @@ def lines_of(scores: Mapping[str, Any]) -> list[str]:
     for evaluation, metrics in scores.items():
         for metric, told in metrics.items():
             control = told["control"]
-            beside = (_percent(control), _interval(control)) if control else ("none", "")
-            rows.append((evaluation, metric, _percent(told), _interval(told), *beside, f"{told['n']:,}"))
+            beside = (percent(control["value"]), interval(control)) if control else ("none", "")
+            rows.append((evaluation, metric, percent(told["value"]), interval(told), *beside, f"{told['n']:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _percent(told: Mapping[str, float]) -> str:
-    return f"{told['value']:.1%}"
-
-
-def _interval(told: Mapping[str, float]) -> str:
-    return f"{told['low']:.1%} to {told['high']:.1%}"

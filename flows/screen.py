@@ -1,22 +1,20 @@
 """The steps that say which samples of a data set stay: hashes and scores where a rule wants them, then the index."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from flows.data import pictures_name, recipe
+from flows.inputs import set_inputs, sets_in
 from flows.place import Place
 from tasks.hashes import HASH, hash_pictures
 from tasks.ratings import RATE, Rating, rate_pictures
 from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Request, Site
 from tasks.screen import SCREEN, Against, EvaluationPictures, Screened, screen
+from tasks.typed_paths import typed_path
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import Preset
 from tinygptv_core.settings import Scorer, Screen
-
-SET = "pictures."
 
 
 def screen_steps(preset: Preset, name: str, place: Place) -> tuple[Request, ...]:
@@ -69,40 +67,31 @@ def _hash_step(preset: Preset, name: str, place: Place) -> Request:
     bordered = fetched.image_size is not None and fetched.resize_mode == "border"
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        hash_pictures(inputs["shards"].path, _sets(inputs), bordered=bordered, site=site, sharing=place.sharing)
+        hash_pictures(inputs["shards"].path, sets_in(inputs), bordered=bordered, site=site, sharing=place.sharing)
 
     return Request(
         name=f"{name}/hash",
         step=HASH,
         config={"bordered": bordered},
-        inputs={"shards": f"{name}/fetch", **_set_inputs(name)},
+        inputs={"shards": f"{name}/fetch", **set_inputs([name])},
         work=work,
     )
 
 
-def _set_inputs(name: str) -> dict[str, str]:
-    """The picture sets that a data set is about, as inputs."""
-    return {f"{SET}{pictures.name}": pictures_name(pictures) for pictures in recipe(name).picture_sets}
-
-
-def _sets(inputs: Mapping[str, Artifact]) -> dict[str, Path]:
-    return {key.removeprefix(SET): item.path for key, item in inputs.items() if key.startswith(SET)}
-
-
 def _rate_step(name: str, scorer: Scorer, place: Place) -> Request:
-    file = Path(scorer.file).expanduser().absolute()
+    file = typed_path(scorer.file)
     if not file.is_file():
         raise ConfigError(f"data.{name}.screen.scorers.{scorer.name}.file: there is no Python file {file}")
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         rating = Rating(file=inputs["scorer"].path, name=scorer.name, batch=scorer.batch)
-        rate_pictures(rating, inputs["shards"].path, _sets(inputs), site, place.sharing)
+        rate_pictures(rating, inputs["shards"].path, sets_in(inputs), site, place.sharing)
 
     return Request(
         name=f"{name}/rate-{scorer.name}",
         step=RATE,
         config={"name": scorer.name, "version": scorer.version},
-        inputs={"shards": f"{name}/fetch", "scorer": file_artifact(file, "scorer"), **_set_inputs(name)},
+        inputs={"shards": f"{name}/fetch", "scorer": file_artifact(file, "scorer"), **set_inputs([name])},
         work=work,
     )
 

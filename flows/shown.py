@@ -19,6 +19,7 @@ from flows.foreseen import what_it_takes
 from flows.plan import Planned
 from tasks.markdown import table
 from tasks.promote import Verdict, verdict_words
+from tasks.quantities import interval, percent
 from tasks.report import Report, ScoreReport
 from tasks.request import SHORT
 from tasks.track import repeating, run_address
@@ -155,23 +156,15 @@ def _links(prepared: Prepared, report: Report, path: Path) -> str:
 
 def _scores(report: Report) -> str:
     rows = [
-        (f"{evaluation}: {metric}", _percent(score), _interval(score), _control(score))
+        (f"{evaluation}: {metric}", percent(score["value"]), interval(score), _control(score))
         for evaluation, metrics in report["scores"].items()
         for metric, score in metrics.items()
     ]
     return table(("score", "value", "95 %", "control"), rows) if rows else ""
 
 
-def _percent(score: ScoreReport) -> str:
-    return f"{score['value']:.1%}"
-
-
-def _interval(score: ScoreReport) -> str:
-    return f"{score['low']:.1%} to {score['high']:.1%}"
-
-
 def _control(score: ScoreReport) -> str:
-    return f"{score['control']['value']:.1%}" if score["control"] else ""
+    return percent(score["control"]["value"]) if score["control"] else ""
 
 
 def _stages(report: Report) -> str:

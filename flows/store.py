@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks.build import Store
 from tasks.keeping import Keeping, Kept, Sweep, clean, rebuilt_by, sweep
 from tasks.lease import unless_in_use
+from tasks.quantities import size
 from tasks.records import clock
 from tasks.registry import names, versions
 from tasks.request import SHORT
@@ -62,9 +63,9 @@ def listed(found: Keeping) -> Iterator[str]:
         total += item.bytes
         steps = ", ".join(item.steps) or "no record"
         needed = "; ".join(item.needed[:2]) + (f"; and {len(item.needed) - 2} more" if len(item.needed) > 2 else "")
-        yield f"{item.kind:11s} {item.digest[:SHORT]}  {_size(item.bytes):>9s}  {clock(item.time)}  {steps}"
+        yield f"{item.kind:11s} {item.digest[:SHORT]}  {size(item.bytes):>9s}  {clock(item.time)}  {steps}"
         yield f"{'':24s}  needed by {needed or 'nothing'}"
-    yield f"{len(found.kept)} artifacts, {_size(total)}, counting twice what two of them share"
+    yield f"{len(found.kept)} artifacts, {size(total)}, counting twice what two of them share"
 
 
 def verified(found: Keeping) -> Iterator[str]:
@@ -100,15 +101,15 @@ def swept(found: Keeping, *, really: bool) -> Iterator[str]:
     may_go = sweep(found)
     yield from _told(may_go)
     if not really:
-        yield f"nothing was removed; with --yes all of it is: {_size(may_go.bytes)}"
+        yield f"nothing was removed; with --yes all of it is: {size(may_go.bytes)}"
         return
     clean(found, may_go)
-    yield f"removed: {_size(may_go.bytes)}"
+    yield f"removed: {size(may_go.bytes)}"
 
 
 def _told(may_go: Sweep) -> Iterator[str]:
     for item in may_go.folders:
-        yield f"{item.kind:11s} {item.digest[:SHORT]}  {_size(item.bytes):>9s}  {', '.join(item.steps) or 'no record'}"
+        yield f"{item.kind:11s} {item.digest[:SHORT]}  {size(item.bytes):>9s}  {', '.join(item.steps) or 'no record'}"
     groups: Sequence[tuple[str, Sequence[Path]]] = (
         ("work folders of builds that were left", may_go.work),
         ("damaged folders that were put aside", may_go.graves),
@@ -119,10 +120,3 @@ def _told(may_go: Sweep) -> Iterator[str]:
             shown = ", ".join(path.name[:SHOWN_NAME] for path in paths[:SHOWN])
             yield f"{len(paths)} {what}: {shown}{' ...' if len(paths) > SHOWN else ''}"
     yield f"{len(may_go.folders)} artifacts that nothing needs; the keys stay, and say what they were"
-
-
-def _size(num_bytes: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes / 1e3:.1f} kB"

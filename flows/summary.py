@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.choice import Prepared
-from flows.data import pictures_name, recipe
 from flows.evaluate import FRESH
+from flows.inputs import data_folders, data_inputs
 from flows.place import Place
+from flows.recipes import recipe
 from tasks.build import Built
 from tasks.card import STEPS, CardSources, write_cards
 from tasks.registry import CHECKPOINT_TAG, registered
@@ -181,9 +182,5 @@ def _details(prepared: Prepared, built: Mapping[str, Built], cards: Mapping[str,
 
 
 def _folders(built: Mapping[str, Built], name: str) -> DataFolders:
-    sets = recipe(name).picture_sets
-    return DataFolders(
-        shards=built[f"{name}/fetch"].artifact.path,
-        index=built[f"{name}/screen"].artifact.path,
-        pictures={pictures.name: built[pictures_name(pictures)].artifact.path for pictures in sets},
-    )
+    read = {role: built[step].artifact for role, step in data_inputs((name,)).items()}
+    return data_folders(read)[name]

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tasks.build import Built
+from tasks.quantities import interval, percent
 from tasks.report import Report, StageReport
 from tasks.request import SHORT
 from tinygptv_core.compute import Progress
@@ -82,8 +83,8 @@ class Terminal:
         for name, metrics in report["scores"].items():
             for metric, score in metrics.items():
                 control = score["control"]
-                beside = f", control {control['value']:.1%}" if control else ""
-                say(f"{name} {metric}: {score['value']:.1%} ({score['low']:.1%} to {score['high']:.1%}{beside})")
+                beside = f", control {percent(control['value'])}" if control else ""
+                say(f"{name} {metric}: {percent(score['value'])} ({interval(score)}{beside})")
         if report["model"]:
             say(f"registered: models:/{report['model']['name']}/{report['model']['version']}")
         say(f"to look at: {path.with_suffix('.html')}")

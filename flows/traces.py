@@ -20,6 +20,7 @@ from tasks.screen import SCREEN
 from tasks.tables import KEPT
 from tasks.traces import SAME_BYTES, Holding, Read, Traces
 from tasks.train import TRAIN
+from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError
 
 SHOWN_ROWS = 20
@@ -63,7 +64,7 @@ def track(choice: Choice, urls: Sequence[str], tracking_uri: str, store: Store) 
     """
     if strange := [url for url in urls if not url.lower().startswith(("http://", "https://"))]:
         raise ConfigError(f"--url {strange[0]}: a URL begins with http:// or https://, as in the list that named it")
-    listed = read_removals(Path(choice.removal_list).expanduser()) if choice.removal_list else NO_REMOVALS
+    listed = read_removals(typed_path(choice.removal_list)) if choice.removal_list else NO_REMOVALS
     wanted = replace(listed, urls=listed.urls | frozenset(urls))
     traces = Traces(Records(store), wanted)
     registered = [version for name in names(tracking_uri) for version in versions(tracking_uri, name)]
@@ -74,7 +75,7 @@ def track(choice: Choice, urls: Sequence[str], tracking_uri: str, store: Store) 
 def _rerun(choice: Choice, urls: Sequence[str], traces: Traces) -> Rerun:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "removals.txt"
-        before = Path(choice.removal_list).expanduser().read_bytes() if choice.removal_list and not urls else None
+        before = typed_path(choice.removal_list).read_bytes() if choice.removal_list and not urls else None
         path.write_bytes(before or b"")
         if before is None:
             path.write_text(_as_list(choice.removal_list, urls))
@@ -102,7 +103,7 @@ def _rerun(choice: Choice, urls: Sequence[str], traces: Traces) -> Rerun:
 
 def _as_list(removal_list: str | None, urls: Sequence[str]) -> str:
     """A removal list of everything that is asked for."""
-    named = read_removals(Path(removal_list).expanduser()) if removal_list else NO_REMOVALS
+    named = read_removals(typed_path(removal_list)) if removal_list else NO_REMOVALS
     kinds = {"sha256": named.sha256, "phash": named.phash}
     lines = [*sorted(named.urls | frozenset(urls)), *sorted(named.hosts)]
     return "\n".join([*lines, *(f"{kind}:{value}" for kind, values in kinds.items() for value in sorted(values))])

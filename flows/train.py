@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flows.data import picture_sets, pictures_name, recipe
+from flows.inputs import KINDS, data_folders, data_inputs
 from flows.place import Place
+from flows.recipes import recipe
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Store
 from tasks.probe import probe
@@ -17,7 +18,7 @@ from tasks.training_estimates import estimate_training
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain
-from tinygptv_core.run import DataFolders, RunSpec
+from tinygptv_core.run import RunSpec
 from tinygptv_core.settings import SHIPPED, Backbones
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage, samples_drawn
@@ -45,30 +46,6 @@ def backbones_step(backbones: Backbones, store: Store) -> Request:
     except ConfigError as error:
         lacks = str(error)
     return Request(name=BACKBONES, step=CONVERT, config=sources, inputs=inputs, work=convert, lacks=lacks)
-
-
-def data_inputs(names: Mapping[str, object] | tuple[str, ...]) -> dict[str, str]:
-    """The inputs that reading these data sets takes: of each its shards and its index, and the sets of pictures."""
-    sets = {f"{PICTURES}{key}": pictures_name(pictures) for key, pictures in picture_sets(names).items()}
-    return {f"{kind}.{name}": f"{name}/{step}" for name in names for kind, step in KINDS.items()} | sets
-
-
-def data_folders(inputs: Mapping[str, Artifact]) -> dict[str, DataFolders]:
-    """The folders of the data sets among `inputs`."""
-    names = [name.removeprefix("shards.") for name in inputs if name.startswith("shards.")]
-    sets = {name.removeprefix(PICTURES): item.path for name, item in inputs.items() if name.startswith(PICTURES)}
-    return {
-        name: DataFolders(
-            shards=inputs[f"shards.{name}"].path,
-            index=inputs[f"index.{name}"].path,
-            pictures={pictures.name: sets[pictures.name] for pictures in recipe(name).picture_sets},
-        )
-        for name in names
-    }
-
-
-KINDS = {"shards": "fetch", "index": "screen"}
-PICTURES = "pictures."
 
 
 def train_step(
@@ -168,11 +145,9 @@ class _Training:
 
 def _used(name: str, inputs: Mapping[str, Artifact]) -> DataUsed:
     """A data set among the inputs, as MLflow is told of it."""
-    sets = [f"{PICTURES}{pictures.name}" for pictures in recipe(name).picture_sets]
-    roles = [*(f"{kind}.{name}" for kind in KINDS), *sets]
     return DataUsed(
         name=name,
-        artifacts={role: inputs[role].digest for role in roles},
+        artifacts={role: inputs[role].digest for role in data_inputs((name,))},
         counts={KINDS[kind]: read_counts(inputs[f"{kind}.{name}"].path) for kind in KINDS},
         about={"recipe": name, "source": recipe(name).source, "licence": recipe(name).licence},
     )

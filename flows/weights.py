@@ -19,7 +19,7 @@ from tasks.weights import (
     restore_checkpoint,
 )
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.plain import ConfigError, change
+from tinygptv_core.plain import ConfigError, change, pairs_of
 from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
 from tinygptv_core.settings import Backbones
 from tinygptv_core.weight_folders import check_pins, files_of
@@ -48,8 +48,8 @@ def backbones_to_import(preset: str | None, paths: Mapping[str, str | None], set
             "  without --preset the sizes are the paper's; name others with --set backbones.sources.sizes...=N"
         )
     named = {f"backbones.sources.{role}.path": path for role, path in paths.items() if path}
-    pairs = [setting.partition("=") for setting in settings]
-    return change(Wanted(backbones=own), {**named, **{name: text for name, _, text in pairs}}).backbones
+    typed = dict(pairs_of(settings, "--set", "backbones.sources.dtype=bfloat16"))
+    return change(Wanted(backbones=own), {**named, **typed}).backbones
 
 
 def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: Path, store: Store) -> Request:

@@ -3,7 +3,8 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -16,8 +17,13 @@ from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
     from tinygptv_core.answer import ModelCard, Trained
+    from tinygptv_core.decoding import Decoding
     from tinygptv_core.quantize import Bits
 
+SEED = 0
+"""Of drawn answers, unless another is named: the same question gets the same answer again."""
+COLDEST = 0.01
+"""Below this temperature what is drawn is all but always the likeliest."""
 CHECKPOINT_ANSWER_TOKENS = 64
 """Where the answer of a bare checkpoint is cut; a registered model says that itself."""
 
@@ -30,13 +36,83 @@ class Place:
     backbones: tuple[Path, ...]
 
 
-def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource: "Bits | None" = None) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How an answer is chosen: by the likeliest token each time, unless something is said here.
+
+    Attributes:
+        most_tokens: where an answer is cut; None where the model says.
+        beams: how many answers are followed side by side, of which the likeliest is given.
+        repetition_penalty: above 1 what was said already is less likely, below 1 more.
+        temperature: tokens are drawn, from their scores divided by this; None for 1, or where nothing is drawn.
+        top_p: tokens are drawn, among the likeliest that together reach this; None for 1, or where nothing is drawn.
+        seed: of what is drawn; None is `SEED`.
+    """
+
+    most_tokens: int | None = None
+    beams: int = 1
+    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.most_tokens is not None and self.most_tokens < 1:
+            raise ConfigError(f"--most-tokens {self.most_tokens}: an answer has at least 1 token")
+        if self.beams < 1:
+            raise ConfigError(f"--beams {self.beams}: at least 1 answer is followed")
+        if not 0 < self.repetition_penalty < inf:
+            raise ConfigError(f"--repetition-penalty {self.repetition_penalty}: it must be above 0; 1 is none")
+        if self.temperature is not None and not COLDEST <= self.temperature < inf:
+            raise ConfigError(
+                f"--temperature {self.temperature}: it must be at least {COLDEST}.\n"
+                "  for the likeliest answer leave out --temperature and --top-p"
+            )
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"--top-p {self.top_p}: it must be above 0 and at most 1")
+        if self.is_drawn and self.beams > 1:
+            raise ConfigError(f"--beams {self.beams} looks for the likeliest answer: no --temperature or --top-p")
+        if self.seed is not None and not self.is_drawn:
+            raise ConfigError(f"--seed {self.seed}: nothing is drawn without --temperature or --top-p")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether tokens are drawn."""
+        return self.temperature is not None or self.top_p is not None
+
+    def of(self, usual: "Decoding") -> "Decoding":
+        """`usual`, changed as this says."""
+        from tinygptv_core.decoding import Sampling
+
+        temperature, top_p = (1.0 if value is None else value for value in (self.temperature, self.top_p))
+        seed = SEED if self.seed is None else self.seed
+        return replace(
+            usual,
+            max_new_tokens=self.most_tokens or usual.max_new_tokens,
+            beams=self.beams,
+            repetition_penalty=self.repetition_penalty,
+            sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed) if self.is_drawn else None,
+        )
+
+
+USUAL = Manner()
+
+
+def ask(
+    model: str,
+    image: Path,
+    question: str,
+    tracking_uri: str,
+    low_resource: "Bits | None" = None,
+    manner: Manner = USUAL,
+) -> str:
     """The model's answer, computed on the CPU in the precision in which it was trained.
 
     Args:
         model: `models:/NAME@ALIAS`, `NAME@ALIAS`, `NAME/NUMBER`, or the folder of a model or checkpoint. A
             checkpoint's questions are asked as they stand, without an evaluation's words around them.
         low_resource: the bits of the large weights (`tinygptv_core/quantize.py`); None leaves them as they are.
+        manner: how the answer is chosen.
 
     Raises:
         ConfigError: there is no such model, the picture is missing or broken, the question is empty, or what
@@ -45,7 +121,7 @@ def ask(model: str, image: Path, question: str, tracking_uri: str, low_resource:
     if not question.strip():
         raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
     picture = _picture(image)
-    return loaded(model, tracking_uri, low_resource)(picture, question)
+    return loaded(model, tracking_uri, low_resource)(picture, question, manner)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +131,12 @@ class Loaded:
     trained: "Trained"
     card: "ModelCard"
 
-    def __call__(self, picture: bytes, question: str) -> str:
+    def __call__(self, picture: bytes, question: str, manner: Manner = USUAL) -> str:
         """The answer to a question about an encoded picture."""
-        from tinygptv_core.answer import ask_each
+        from tinygptv_core.answer import as_served, ask_each
 
-        return ask_each(self.trained, self.card, [(picture, question)])[0]
+        decoding = manner.of(as_served(self.trained, self.card))
+        return ask_each(self.trained, self.card, [(picture, question)], decoding)[0]
 
 
 def loaded(model: str, tracking_uri: str, low_resource: "Bits | None" = None) -> Loaded:

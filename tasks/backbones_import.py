@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.build import FILE_STAMPS, write_json
 from tasks.request import Site, Step
+from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.plain import ConfigError, plain, unknown
 from tinygptv_core.settings import SHIPPED, Backbones, Source, Sources
@@ -147,7 +148,7 @@ def source_path(role: str, source: Source) -> Path:
             f"  to get the paper's {PUBLISHED_AT[role]}\n"
             f"  name it with --set backbones.sources.{role}.path=PATH"
         )
-    return Path(source.path).expanduser().absolute()
+    return typed_path(source.path)
 
 
 def remembered_digest(path: Path, stamps: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tasks.hosts import hosts_of
+from tasks.quantities import spread
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import sha256_of
@@ -251,18 +252,13 @@ def _words(table: Path, kept: "pa.ChunkedArray") -> "NDArray[np.int64]":
     import pyarrow.parquet as pq
     from pyarrow.compute import field
 
-    sampled = kept.take(_evenly(len(kept), SAMPLED_ROWS))
+    sampled = kept.take(list(spread(range(len(kept)), SAMPLED_ROWS)))
     rows = pq.read_table(table, columns=["turns"], filters=field("key").isin(sampled.combine_chunks()))
     return np.array([_num_words(turns) for turns in rows["turns"].to_pylist()], dtype=np.int64)
 
 
 def _num_words(turns: str) -> int:
     return sum(len(text.split()) for role, text, *_ in json.loads(turns) if role == "assistant")
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """At most `most` of the places 0..count - 1, evenly from first to last."""
-    return list(range(0, count, max(1, -(-count // most))))
 
 
 def _distribution(values: "NDArray[np.integer]") -> Distribution | None:

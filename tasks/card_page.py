@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tasks.card import Card, Distribution
 from tasks.page import environment, picture_url
+from tasks.quantities import spread
 from tasks.segments import NOT_WANTED
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
@@ -47,7 +48,6 @@ def render_card(card: Card, folders: DataFolders) -> str:
 def examples_in(folders: DataFolders) -> list[Example]:
     """Some samples that stay, evenly from first to last."""
     shards = ShardSet(folders)
-    places = range(0, len(shards), max(1, -(-len(shards) // SHOWN_SAMPLES)))
     return [
         Example(
             key=sample.key,
@@ -55,5 +55,5 @@ def examples_in(folders: DataFolders) -> list[Example]:
             turns=sample.turns,
             split=sample.split,
         )
-        for sample in (shards[place] for place in places)
+        for sample in (shards[place] for place in spread(range(len(shards)), SHOWN_SAMPLES))
     ]

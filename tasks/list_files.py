@@ -14,6 +14,7 @@ from typing import Any
 from tasks.lists import list_form
 from tasks.request import Site, Step
 from tasks.tables import clear
+from tasks.typed_paths import typed_path
 from tinygptv_core.file_systems import file_system_of
 from tinygptv_core.plain import ConfigError
 
@@ -36,7 +37,7 @@ def lists_named(typed: str) -> tuple[str, ...]:
     Raises:
         ConfigError: it names none, or an address cannot be asked for what it holds.
     """
-    is_one = typed and Path(typed).expanduser().exists()
+    is_one = typed and typed_path(typed).exists()
     parts = [typed] if is_one else [part.strip() for part in typed.split(",") if part.strip()]
     if not parts:
         raise ConfigError(f"{typed!r} names no list; give a path or an address, or several with commas between")
@@ -49,7 +50,7 @@ def is_far(name: str) -> bool:
 
 
 def _near(part: str) -> list[str]:
-    path = Path(part.removeprefix(LOCAL)).expanduser().absolute()
+    path = typed_path(part.removeprefix(LOCAL))
     if path.is_dir():
         return [str(file) for file in sorted(path.iterdir()) if _is_list(file)] or [str(path)]
     found = sorted(glob(str(path))) if has_magic(part) and not path.exists() else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.markdown import table
+from tasks.quantities import interval, percent
 from tasks.request import SHORT
 from tinygptv_core.stages import Stage
 
@@ -110,10 +111,10 @@ def _scores(facts: CardFacts) -> str:
         (
             evaluation,
             metric,
-            f"{score['value']:.1%}",
-            _interval(score),
-            f"{score['control']['value']:.1%}" if score["control"] else "none",
-            _interval(score["control"]) if score["control"] else "",
+            percent(score["value"]),
+            interval(score),
+            percent(score["control"]["value"]) if score["control"] else "none",
+            interval(score["control"]) if score["control"] else "",
             f"{score['n']:,}",
         )
         for evaluation, metric, score in _each(facts.scores[last])
@@ -134,7 +135,7 @@ def _of(facts: CardFacts) -> Iterator[tuple[str, Scores]]:
 
 def _way(scores: Scores, evaluation: str, metric: str) -> str:
     score = scores.get(evaluation, {}).get(metric)
-    return f"{score['value']:.1%}" if score else ""
+    return percent(score["value"]) if score else ""
 
 
 def _data(facts: CardFacts) -> str:
@@ -197,10 +198,6 @@ def _each(scores: Scores) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     for evaluation, metrics in scores.items():
         for metric, score in metrics.items():
             yield evaluation, metric, score
-
-
-def _interval(score: Mapping[str, Any]) -> str:
-    return f"{score['low']:.1%} to {score['high']:.1%}"
 
 
 def _short(digest: str) -> str:

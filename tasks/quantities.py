@@ -1,4 +1,9 @@
-"""Quantities as people say them."""
+"""Quantities as people say them, and as much of what is long or many as they want to see."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def duration(seconds: float) -> str:
@@ -15,3 +20,23 @@ def size(number: float) -> str:
         if number >= one:
             return f"{number / one:.1f} {unit}"
     return f"{number:.0f} bytes"
+
+
+def percent(share: float) -> str:
+    """0.125 -> "12.5%"."""
+    return f"{share:.1%}"
+
+
+def interval(score: Mapping[str, Any]) -> str:
+    """The `low` and `high` of a score or of its control: "10.0% to 15.0%"."""
+    return f"{percent(score['low'])} to {percent(score['high'])}"
+
+
+def cut(text: str, most: int, end: str) -> str:
+    """`text`, or its beginning and `end` where it has more than `most` characters."""
+    return text if len(text) <= most else text[: most - len(end)] + end
+
+
+def spread(things: Sequence[T], most: int) -> Sequence[T]:
+    """At most `most` of the things, evenly from first to last."""
+    return things[:: max(1, -(-len(things) // most))]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tasks.quantities import percent
 from tasks.report import IntervalReport, ScoreReport
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.4, 2.7
@@ -129,7 +130,9 @@ def score_chart(name: str, points: Mapping[str, ScoreReport]) -> str:
         axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         final = own[len(own) - 1]
         control = final["control"]
-        label = f"{name}: {final['value']:.1%} at the end" + (f", control {control['value']:.1%}" if control else "")
+        label = f"{name}: {percent(final['value'])} at the end" + (
+            f", control {percent(control['value'])}" if control else ""
+        )
         return _svg(figure, label)
 
 

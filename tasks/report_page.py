@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from tasks.page import environment, picture_url
+from tasks.quantities import spread
 from tasks.report import Report, ReportDetails, ScoreReport, Scores, StageReport
 from tasks.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
 from tinygptv_core.boxes import boxes_in
@@ -246,16 +247,11 @@ def _samples_of(details: ReportDetails) -> dict[str, list[Shown]]:
         asked = [line for line in lines if line["eval"] == name]
         right = [line for line in asked if line["score"] >= RIGHT]
         wrong = [line for line in asked if line["score"] < RIGHT]
-        for line in [*_spread(right), *_spread(wrong)]:
+        for line in [*spread(right, SAMPLES_EACH), *spread(wrong, SAMPLES_EACH)]:
             found = (name, line["key"])
             earlier = {point: given[found] for point, given in answers.items() if found in given}
             shown.setdefault(name, []).append(_shown(line, partial(_picture, shards, places), earlier))
     return shown
-
-
-def _spread(lines: Sequence[dict]) -> Sequence[dict]:
-    """At most `SAMPLES_EACH` of the lines, evenly from first to last."""
-    return lines[:: max(1, -(-len(lines) // SAMPLES_EACH))]
 
 
 def _shown(line: dict, picture_of: Callable[[str], str], earlier: Mapping[str, str]) -> Shown:

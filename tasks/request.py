@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tasks.quantities import cut
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import leaves, plain
 
@@ -159,8 +160,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def shortened(value: object) -> str:
     """A value of a request, for people."""
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+    return cut("nothing" if value is None else str(value), MOST_CHARACTERS, "...")
 
 
 def _short(name: str, value: str | None) -> str:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from tasks.lease import Holder, is_alive
 from tasks.mlflow_database import make_database
+from tasks.quantities import cut
 from tasks.register import experiment_id, import_mlflow, process_tag
 from tasks.registry import PROCESS_TAG, SQLITE
 from tinygptv_core.metrics import Tail, numbers
@@ -269,8 +270,7 @@ def _metrics(values: Mapping[str, float | None], step: int) -> list[Any]:
 
 
 def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= PARAMETER_CHARACTERS else text[: PARAMETER_CHARACTERS - len(CUT)] + CUT
+    return cut(value if isinstance(value, str) else json.dumps(value), PARAMETER_CHARACTERS, CUT)
 
 
 def _input(data: DataUsed) -> Any:

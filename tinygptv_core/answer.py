@@ -15,7 +15,7 @@ from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
 from tinygptv_core.compute import Precision, Progress
-from tinygptv_core.decoding import greedy
+from tinygptv_core.decoding import Decoding, greedy
 from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, encode
 from tinygptv_core.generate import generate
 from tinygptv_core.model import TinyGPTV
@@ -137,12 +137,9 @@ def see(trained: Trained, pictures: Sequence[bytes], features: Features | None =
 
 
 def answer(
-    trained: Trained, asked: Sequence[Asked], image_PQD: Tensor, max_new_tokens: int, progress: Progress
+    trained: Trained, asked: Sequence[Asked], image_PQD: Tensor, decoding: Decoding, progress: Progress
 ) -> list[str]:
-    """The model's answers, greedy, in the order of `asked`. The same question is answered once.
-
-    An answer ends before the stage's end symbol, or after `max_new_tokens`.
-    """
+    """The model's answers in the order of `asked`. The same question is answered once."""
     distinct = dict.fromkeys(asked)
     encoded = {question: _encode(trained, question) for question in distinct}
     # Like with like, so that little is padding and a batch's answers end at about the same time.
@@ -150,7 +147,7 @@ def answer(
     answers: dict[Asked, str] = {}
     for start in range(0, len(order), QUESTIONS_AT_ONCE):
         batch = order[start : start + QUESTIONS_AT_ONCE]
-        texts = _answer_batch(trained, [(question, encoded[question]) for question in batch], image_PQD, max_new_tokens)
+        texts = _answer_batch(trained, [(question, encoded[question]) for question in batch], image_PQD, decoding)
         answers |= zip(batch, texts, strict=True)
         progress(len(answers), len(order), "questions answered")
     return [answers[question] for question in asked]
@@ -190,7 +187,7 @@ def _encode(trained: Trained, asked: Asked) -> prompt.Encoded:
 
 
 def _answer_batch(
-    trained: Trained, batch: Sequence[tuple[Asked, prompt.Encoded]], image_PQD: Tensor, max_new_tokens: int
+    trained: Trained, batch: Sequence[tuple[Asked, prompt.Encoded]], image_PQD: Tensor, decoding: Decoding
 ) -> list[str]:
     device = image_PQD.device
     collated = prompt.collate(
@@ -206,7 +203,7 @@ def _answer_batch(
             trained.model,
             collated,
             tokenizer=trained.tokenizer,
-            decoding=greedy(max_new_tokens, stop=trained.form.end_symbol),
+            decoding=decoding,
             image_BQD=image_BQD,
         )
     return [text.strip() for text in texts]
@@ -241,10 +238,15 @@ def load_served(
     return load_trained(backbones, folder, card.precision, device, bits)
 
 
-def ask_each(trained: Trained, card: ModelCard, asked: Sequence[tuple[bytes, str]]) -> list[str]:
+def ask_each(
+    trained: Trained, card: ModelCard, asked: Sequence[tuple[bytes, str]], decoding: Decoding | None = None
+) -> list[str]:
     """The answers to (picture, question) pairs; a picture is an encoded file, looked at once for all its questions.
 
     A question that begins with a task word in brackets, such as [caption], is asked as it stands.
+
+    Args:
+        decoding: None is `as_served`.
     """
     if not asked:
         return []
@@ -254,7 +256,12 @@ def ask_each(trained: Trained, card: ModelCard, asked: Sequence[tuple[bytes, str
         for picture, question in asked
     ]
     image_PQD = see(trained, list(positions))
-    return answer(trained, questions, image_PQD, card.max_new_tokens, lambda done, total, what: None)
+    return answer(trained, questions, image_PQD, decoding or as_served(trained, card), lambda done, total, what: None)
+
+
+def as_served(trained: Trained, card: ModelCard) -> Decoding:
+    """The likeliest token each time, until the stage's end symbol or as long as the card says."""
+    return greedy(card.max_new_tokens, stop=trained.form.end_symbol)
 
 
 def find_backbones(name: str, digest: str, places: Sequence[Path]) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 from tinygptv_core import evals
 from tinygptv_core.answer import Asked, Trained, answer, ranked, see
 from tinygptv_core.compute import Progress
+from tinygptv_core.decoding import greedy
 from tinygptv_core.features import PICTURES_AT_ONCE, Features
 from tinygptv_core.intervals import Interval, auroc, interval
 from tinygptv_core.plain import ConfigError
@@ -247,7 +248,7 @@ def _answers(
 ) -> list[str]:
     """In free words, or where a question has choices the likeliest of them."""
     if not any(choices):
-        return answer(trained, asked, image_PQD, max_new_tokens, progress)
+        return answer(trained, asked, image_PQD, greedy(max_new_tokens, stop=trained.form.end_symbol), progress)
     if not all(choices):
         raise ValueError("some questions have choices and some have none; an evaluation has them all alike")
     rankings = ranked(trained, asked, choices, image_PQD, progress)

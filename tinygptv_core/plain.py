@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
@@ -218,6 +218,24 @@ def change(value: T, settings: Mapping[str, str]) -> T:
             node, prefix = node[_place(node, name, prefix)], f"{prefix}{name}."
         node[_place(node, leaf, prefix)] = _read(text)
     return from_plain(type(value), tree, "")
+
+
+def pairs_of(settings: Sequence[str], option: str, example: str) -> list[tuple[str, str]]:
+    """(name, text) of each setting, as they are typed: NAME=VALUE.
+
+    Args:
+        option: behind which they are typed, and `example` what that would be, for the message.
+
+    Raises:
+        ConfigError: one has no `=`.
+    """
+    pairs: list[tuple[str, str]] = []
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"{option} {setting}: it must read NAME=VALUE, as in {example}")
+        pairs.append((name, text))
+    return pairs
 
 
 def _place(node: Any, name: str, prefix: str) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tinygptv_core import evals
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, unknown
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, pairs_of, unknown
 from tinygptv_core.run import RunOptions
 from tinygptv_core.settings import Backbones, DataSettings, Fetch, Filter, Scenes, Screen, Source, Sources
 from tinygptv_core.sizes import PAPER_SIZES
@@ -272,13 +272,8 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
         ConfigError: a setting is not of that form, names nothing, or has a value of the wrong type or range.
     """
     stages = {stage.name for stage in preset.stages}
-    values: dict[str, str] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting}: it must read NAME=VALUE, as in stage3.schedule.peak=2e-5")
-        values[f"stages.{name}" if name.split(".")[0] in stages else name] = text
-    return change(preset, values)
+    pairs = pairs_of(settings, "--set", "stage3.schedule.peak=2e-5")
+    return change(preset, {f"stages.{name}" if name.split(".")[0] in stages else name: text for name, text in pairs})
 
 
 def starting_at(preset: Preset, stage: str) -> Preset:

@@ -9,6 +9,7 @@ from tests.core.tiny_run import STAGE, only_letters, picture, write_backbones
 from tinygptv_core.answer import Asked, ModelCard, answer, ask_each, find_backbones, load_fresh, load_trained, see
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import write_checkpoint
+from tinygptv_core.decoding import greedy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stages import Lora
@@ -72,7 +73,7 @@ def test_the_same_question_about_the_same_picture_is_answered_once(fresh):
     told = []
     asked = [Asked(text="what?", prompt="{}", picture=number) for number in (0, 1, 0, 0)]
     image_PQD = see(fresh, [picture(1), picture(2)])
-    texts = answer(fresh, asked, image_PQD, 4, lambda done, total, what: told.append((done, total)))
+    texts = answer(fresh, asked, image_PQD, greedy(4, "###"), lambda done, total, what: told.append((done, total)))
     assert told == [(2, 2)]
     assert texts[0] == texts[2] == texts[3]
 
@@ -97,7 +98,7 @@ def test_a_picture_is_looked_at_once_however_many_questions_follow(fresh):
 def test_an_answer_is_cut_at_its_most_tokens(fresh):
     image_PQD = see(fresh, [picture(1)])
     for most in (1, 3):
-        (text,) = answer(fresh, [Asked(text="what?", prompt="{}", picture=0)], image_PQD, most, quiet)
+        (text,) = answer(fresh, [Asked(text="what?", prompt="{}", picture=0)], image_PQD, greedy(most, "###"), quiet)
         assert len(text) == most
 
 

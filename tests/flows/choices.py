@@ -1,5 +1,7 @@
 """What a person chooses who chooses nothing."""
 
+from pathlib import Path
+
 from flows.choice import Choice
 
 CHOICE = Choice(
@@ -14,7 +16,7 @@ CHOICE = Choice(
     data=None,
     removal_list=None,
     allow_hosts=(),
-    home="",
+    home=Path(),
     ray_address=None,
     init=None,
     options=(),

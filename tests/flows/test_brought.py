@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from flows.choice import Prepared, prepare
-from flows.cli import _choice, main
-from flows.data import picture_sets, pictures_name
+from flows.cli import main
 from flows.grammar import parser
+from flows.inputs import picture_sets, pictures_name
+from flows.options import choice_of
 from flows.plan import lacking_files, resolve
 from tasks.build import Built, Store
 from tasks.tables import read_counts
@@ -54,7 +55,7 @@ def no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch):
 
 
 def prepared(home: Path, *options: str, writes: bool = False, until: tuple[str, ...] = ()) -> Prepared:
-    return prepare(_choice(parser().parse_args(["run", "--home", str(home), *options]), until), writes=writes)
+    return prepare(choice_of(parser().parse_args(["run", "--home", str(home), *options]), until), writes=writes)
 
 
 def build(found: Prepared) -> dict[str, Built]:

@@ -1,8 +1,14 @@
+import runpy
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from flows.choice import default_home
+from flows import forms
+from flows.deployed import stages
 from flows.forms import ALL, Changes, Data, Filled, Machine, PresetName, StageChanges, choice_of, datasets_of
+from flows.home import default_home
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import NANO, PRESETS, changed, with_list
 
@@ -78,6 +84,31 @@ def test_a_preset_is_one_of_the_projects_and_no_file():
     assert names.json_schema()["enum"] == list(PRESETS)
     with pytest.raises(ValidationError):
         names.validate_python("my_run.py:MINE")
+
+
+def test_the_changes_have_a_group_for_every_stage_of_the_presets():
+    schema = Changes.model_json_schema()
+    names = [f"stage{number}" for number in (1, 2, 3, 4)]
+    assert list(schema["properties"]) == [*names, "evaluations", "settings"]
+    assert all(schema["properties"][name]["$ref"] == "#/$defs/StageChanges" for name in names)
+    assert (schema["title"], schema["additionalProperties"]) == ("Changes", False)
+
+
+def test_a_preset_of_eleven_stages_has_them_all_in_the_form(monkeypatch):
+    more = (*NANO.stages, *(replace(NANO.stages[3], name=f"stage{number}") for number in range(5, 12)))
+    monkeypatch.setitem(PRESETS, "long", replace(NANO, name="long", stages=more))
+    form = SimpleNamespace(**runpy.run_path(forms.__file__))
+    filled = form.Filled(form.Data(), form.Changes(stage11={"steps": 7}), form.Machine())
+    assert form.choice_of("long", filled).settings == ("stage11.schedule.steps=7",)
+    assert "stage11/train" in form.STEPS
+    assert [form.ends_before("long", *pair) for pair in [("stage2", "stage10"), ("stage10", "stage2")]] == [False, True]
+    with pytest.raises(ConfigError, match=r"the preset nano has no stage11\. It has: stage1, "):
+        form.choice_of("nano", filled)
+
+
+def test_a_range_that_ends_before_it_begins_is_refused():
+    failed = stages.fn(first="stage3", last="stage2")
+    assert failed.message == "the range begins with stage3, which comes after its end, stage2"
 
 
 def test_all_data_sets_are_those_that_the_preset_reads():

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from flows.choice import prepare
-from flows.cli import _choice, main
-from flows.data import recipe
+from flows.cli import main
 from flows.grammar import parser
+from flows.options import choice_of
 from flows.presets import downloads
+from flows.recipes import recipe
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError, from_plain, plain
@@ -22,7 +23,7 @@ ALL = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 
 
 def prepared(home, *options, writes=False):
-    return prepare(_choice(parser().parse_args(["run", "--home", str(home), *options])), writes=writes)
+    return prepare(choice_of(parser().parse_args(["run", "--home", str(home), *options])), writes=writes)
 
 
 @ALL

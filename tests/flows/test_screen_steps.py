@@ -24,7 +24,7 @@ def walked(tmp_path):
     """What a run of nano with these settings would walk, by name, in order."""
 
     def walked(*settings, removal_list=None):
-        choice = replace(CHOICE, home=str(tmp_path), settings=settings, removal_list=removal_list)
+        choice = replace(CHOICE, home=tmp_path, settings=settings, removal_list=removal_list)
         prepared = prepare(choice, writes=False)
         return {request.name: request for request in prepared.selection.walked}
 

@@ -9,8 +9,8 @@ from http.client import HTTPConnection
 import psutil
 import pytest
 
-from flows.choice import tracking_uri
 from flows.ending import runs_on
+from flows.home import tracking_uri
 from flows.up import UpOptions, run_up
 from flows.who_is_up import up_on, use_up
 from tests.flows.servers import Servers

@@ -262,6 +262,7 @@ def test_what_may_not_be_read_is_one_message(command, tmp_path, monkeypatch):
         (["weights", "export", "aaaaaaaa", "out.pth", "--to", "published"], "checkpoint aaaaaaaa: 0 of that name"),
         (["weights", "export", "aaaaaaaa", ".", "--to", "hf"], "is there already"),
         (["weights", "import", "backbones", "--preset", "nano"], "come with the package"),
+        (["weights", "import", "backbones", "--set", "backbones.sources.llm.path"], "it must read NAME=VALUE, as in"),
         (["weights", "import", "checkpoint", "none.pth", "--stage", "stage1"], "there is no file or folder"),
         (["weights", "import", "checkpoint", "none.pth", "--stage", "stage7"], "There are: stage1"),
         (["plan", "--init", "stage2"], "it must read STAGE=DIGEST"),
@@ -277,7 +278,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
     """Nothing before it is trained; it is evaluated, and the next stage starts from it."""
     arguments = ("weights", "import", "checkpoint", brought.checkpoint(tmp_path / "s.pth", lora=True), "--stage")
     given = digest(command(*arguments, "stage2", *command.preset), "checkpoint")
-    choice = replace(CHOICE, home=str(command.home), init=f"stage2={given[:12]}")
+    choice = replace(CHOICE, home=command.home, init=f"stage2={given[:12]}")
     walked = {request.name: request for request in prepare(choice, writes=False).selection.walked}
     assert not {"stage1/train", "stage1/evaluate", "stage2/train"} & walked.keys()
     for step, name in {

@@ -57,7 +57,7 @@ def list_file(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     home = tmp_path_factory.mktemp("run")
-    return prepare(replace(CHOICE, home=str(home), until=("scenes/draw",)), writes=False)
+    return prepare(replace(CHOICE, home=home, until=("scenes/draw",)), writes=False)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import sys
 
 import pytest
 
-from tasks.ask import ask
+from flows.cli import main
+from tasks.ask import Manner, ask
 from tasks.register import register_version
 from tests.core.tiny_run import picture
 from tests.tasks.registered import new_home
@@ -38,6 +39,42 @@ def test_a_model_with_few_bits_answers_if_the_library_for_it_is_there(home, monk
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ConfigError, match="8 and 4 bit need the package bitsandbytes"):
         ask("tinygptv/1", shown, "what?", home.uri, low_resource=bits)
+
+
+def test_an_answer_is_greedy_unless_it_is_asked_for_otherwise(home):
+    def asked(**manner):
+        return ask("tinygptv/1", home.root / "shown.png", "what?", home.uri, manner=Manner(**manner))
+
+    usual = ask("tinygptv/1", home.root / "shown.png", "what?", home.uri)
+    assert usual and asked() == asked(beams=1, repetition_penalty=1.0) == usual
+    assert asked(most_tokens=2) == usual[:2]
+    assert len(asked(most_tokens=12)) > len(usual)
+    assert asked(top_p=1e-6) == usual
+    assert asked(repetition_penalty=1e6) != usual
+    drawn = [asked(temperature=5.0, seed=seed) for seed in (None, 0, 1, 2)]
+    assert drawn[0] == drawn[1] != usual and len(set(drawn)) > 1
+    assert asked(beams=3) == asked(beams=3)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--temperature", "0"], "--temperature 0.0: it must be at least 0.01"),
+        (["--temperature", "-1"], "it must be at least 0.01"),
+        (["--temperature", "nan"], "it must be at least 0.01"),
+        (["--top-p", "0"], "--top-p 0.0: it must be above 0 and at most 1"),
+        (["--top-p", "1.5"], "it must be above 0 and at most 1"),
+        (["--beams", "0"], "at least 1 answer is followed"),
+        (["--beams", "3", "--top-p", "0.9"], "--beams 3 looks for the likeliest answer"),
+        (["--repetition-penalty", "0"], "it must be above 0; 1 is none"),
+        (["--most-tokens", "0"], "an answer has at least 1 token"),
+        (["--seed", "3"], "nothing is drawn without --temperature or --top-p"),
+    ],
+)
+def test_a_manner_that_makes_no_sense_is_refused_before_a_model_is_looked_for(capsys, tmp_path, typed, message):
+    assert main(["ask", "/no/model", "/no/picture", "what?", *typed, "--home", str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and message in told.err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.quantities import duration, size
+from tasks.quantities import cut, duration, interval, percent, size, spread
 from tasks.report import IntervalReport, Report, ReportDetails, ScoreReport
 from tasks.report_charts import Curve, loss_chart, standing_alone, thinned
 from tasks.report_page import PARTS, Box, Metric, Page, course_of, drawn, gain, metrics_of
@@ -354,6 +354,16 @@ def test_a_size_is_in_words(number, words):
 
 def test_the_parts_of_a_steps_time_are_those_of_the_clock_and_what_lies_beside_them():
     assert sorted(PARTS) == sorted([*clock.PARTS, "data", "other"])
+
+
+def test_a_share_and_an_interval_are_in_percent():
+    assert percent(0.125) == "12.5%"
+    assert interval({"low": 0.1, "high": 0.15}) == "10.0% to 15.0%"
+
+
+def test_what_is_long_is_cut_and_of_many_some_are_taken_evenly():
+    assert [cut(text, 6, " ...") for text in ("sixsix", "seven77")] == ["sixsix", "se ..."]
+    assert [list(spread(range(count), 3)) for count in (0, 3, 4, 9)] == [[], [0, 1, 2], [0, 2], [0, 3, 6]]
 
 
 def test_the_page_is_made_without_torch() -> None:

@@ -1,0 +1,57 @@
+"""The folder in which everything is that a run writes: which it is, and whether it can be one."""
+
+import os
+from pathlib import Path
+
+from flows.who_is_up import up_on
+from tasks.registry import database_in
+from tasks.shortages import has_no_room
+from tasks.typed_paths import typed_path
+from tinygptv_core.plain import ConfigError
+
+HELD = ("store", "mlflow", "prefect", "runs", "ray")
+"""The folders of a home."""
+
+
+def default_home() -> Path:
+    """The home of a run that names none."""
+    return typed_path(os.environ.get("TINYGPTV_HOME") or ".tinygptv")
+
+
+def tracking_uri(home: Path) -> str:
+    """Where MLflow keeps what it is told: the server that the environment names, one up on the home, or a database."""
+    up = up_on(home)
+    return os.environ.get("MLFLOW_TRACKING_URI") or (up.mlflow if up else database_in(home))
+
+
+def check_folder(home: Path) -> None:
+    """Refuse a home that is, or lies in, something else than a folder.
+
+    Raises:
+        ConfigError: it is, or does.
+    """
+    there = next(path for path in (home, *home.parents) if path.is_dir() or path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"the home {home} is no folder: {there} is a file.\n  name another with --home DIR")
+
+
+def check_writable(home: Path) -> None:
+    """Make the home, and a file in it and in each of its folders, which may lie elsewhere (a link, a mount).
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
+    for folder in (home, *(home / name for name in HELD if (home / name).is_dir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            if has_no_room(error):
+                raise
+            what = "the home" if folder == home else f"{folder.name}/ of the home"
+            raise ConfigError(
+                f"{what} {folder} cannot be written to ({error.strerror}).\n"
+                "  name another home with --home DIR, or set TINYGPTV_HOME"
+            ) from None
