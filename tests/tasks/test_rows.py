@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,6 +113,90 @@ def test_files_splits_and_groups_are_the_records_own(tmp_path):
     wanted = TableRow(key="000000000", url=None, file="1.jpg", turns=turns, split="test", group="4")
     assert list(read_table(place.out / "rows.parquet", TableRow)) == [wanted]
     assert read_counts(place.out) == {"rows": 3, "kept": 1, "dropped": {"broken_record": 2}}
+
+
+ASKED = Turn("user", "how many?")
+TOLD = Turn("assistant", "two")
+
+
+def told_by(folder, turns, records):
+    """The drops of `records`, the last of which has the form of a data set whose `turns` is given."""
+    folder.mkdir(exist_ok=True)
+    (folder / "a.json").write_text(json.dumps(records))
+    recipe = Recipe(version=1, source="a.json", how="file", licence="none", citation="none", picture=None, turns=turns)
+    place = site(folder)
+    rows(recipe, "lab_shapes", folder / "a.json", place)
+    return [(row.reason, row.detail) for row in read_table(place.out / "dropped.parquet", Drop)]
+
+
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        ((ASKED,), "turns are user; questions and answers must alternate"),
+        ((TOLD, ASKED), "turns are assistant, user; questions and answers must alternate"),
+        ((ASKED, ASKED, TOLD), "turns are user, user, assistant; questions and answers must alternate"),
+        ((ASKED, Turn("choice", "two")), "turns are user; questions and answers must alternate"),
+        ((Turn("user", 3), TOLD), "Turn(role='user', text=3, also=()) says something that is no text"),
+        (
+            (ASKED, Turn("assistant", "a", "2")),
+            "Turn(role='assistant', text='a', also='2') says something that is no text",
+        ),
+        ((ASKED, Turn("assistant", " ", ("",))), "an answer is empty"),
+        (
+            (Turn("human", "how many?"), Turn("gpt", "two")),
+            "a turn has the role 'human'; there are user, assistant, choice",
+        ),
+        ([["user", "how many?"]], "turns are [['user', 'how many?']]; they must be a tuple of Turn"),
+        ("how many?", "turns are 'how many?'; they must be a tuple of Turn"),
+        (None, "nothing is said in it"),
+    ],
+)
+def test_turns_that_could_not_be_trained_on_are_dropped(tmp_path, said, detail):
+    def turns(row):
+        return said if row["is_odd"] else (ASKED, TOLD)
+
+    assert told_by(tmp_path, turns, [{"is_odd": True}, {"is_odd": False}]) == [("broken_record", detail)]
+    with pytest.raises(
+        ConfigError, match="no record of 1 has the form of lab_shapes: broken_record 1. The first: "
+    ) as told:
+        told_by(tmp_path / "all", turns, [{"is_odd": True}])
+    assert str(told.value).endswith(detail)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (TOLD,),
+        (Turn("assistant", ""),),
+        (TOLD, ASKED, TOLD),
+        (Turn("user", ""), TOLD),
+        (ASKED, Turn("choice", "one"), Turn("choice", "two"), TOLD),
+        (ASKED, Turn("assistant", "", ("two",))),
+    ],
+)
+def test_turns_that_can_be_trained_on_stay(tmp_path, said):
+    assert told_by(tmp_path, lambda row: said, [{}]) == []
+
+
+def test_a_column_or_an_item_that_is_not_there_is_a_drop_and_any_other_failure_names_its_line(tmp_path):
+    def turns(row):
+        return ASKED, Turn("assistant", row["choices"][0].strip() * (4 // row["by"]))
+
+    good = {"choices": ["two"], "by": 4}
+    assert told_by(tmp_path / "1", turns, [{**good, "choices": []}, {**good, "choices": [2]}, good]) == [
+        ("broken_record", "list index out of range"),
+        ("broken_record", "'int' object has no attribute 'strip'"),
+    ]
+    line = turns.__code__.co_firstlineno + 1
+    what = rf"lab_shapes: its recipe failed at row 000000001: ZeroDivisionError: .*test_rows.py, line {line}\)"
+    with pytest.raises(ConfigError, match=what + r"\. The record: {'choices': \['two'\], 'by': 0}"):
+        told_by(tmp_path / "2", turns, [good, {**good, "by": 0}])
+
+
+def test_a_recipe_that_fails_to_make_samples_is_named_too(tmp_path):
+    (tmp_path / "a.json").write_text("[{}]")
+    with pytest.raises(ConfigError, match=r"web: its recipe failed at row 000000000: ZeroDivisionError"):
+        rows(replace(WEB, samples=lambda row: 1 // 0), "web", tmp_path / "a.json", site(tmp_path))
 
 
 def test_the_same_list_gives_the_same_bytes_over_what_a_killed_build_left(tmp_path):
