@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.annotations import Unjoined, is_list, records
-from tasks.captions import captioned, is_captioned, side_of, wanted_of
-from tasks.lists import Broken, read_list, read_pieces
+from tasks.captions import captioned, is_captioned, side_of, wanted_of, with_names
+from tasks.list_columns import OTHER_NAMES
+from tasks.lists import SEPARATED, Broken, form_of, read_list, read_pieces
 from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,
@@ -133,7 +134,8 @@ def _parted(made: Sequence[TableRow | Drop]) -> tuple["pa.Table", list[Drop]]:
 def rows_of(recipe: Recipe, position: int, record: object) -> Iterator[TableRow | Drop]:
     """The table's rows of one record, the first of them with the key of `position`; or why there is none."""
     try:
-        samples = samples_of(recipe, _fields(record))
+        fields = _fields(record)
+        samples = samples_of(recipe, with_names(recipe, fields) if is_captioned(recipe) else fields)
     except UNREADABLE as error:
         yield _drop(position, None, error)
         return
@@ -227,15 +229,16 @@ def check_list(path: Path, recipe: Recipe) -> int:
     if example is None:
         raise ConfigError(f"{path} holds no record; a list holds at least one")
     if isinstance(example, Drop):
-        raise ConfigError(_refusal(path, recipe, records, example, list(columns)))
+        raise ConfigError(_refusal(path, records, example, list(columns)))
     return records
 
 
-def _refusal(path: Path, recipe: Recipe, records: int, example: Drop, columns: list[str]) -> str:
+def _refusal(path: Path, records: int, example: Drop, columns: list[str]) -> str:
     found = f"Its columns are: {', '.join(columns) or 'none'}"
+    if form_of(path) in SEPARATED:
+        found += "; its first line must name them"
     missing = example.detail.removeprefix("there is no ").strip("'")
-    if columns and recipe.picture and recipe.picture not in columns:
-        return f"{path} has no column {recipe.picture}. {found}"
     if columns and example.detail == f"there is no {missing!r}":
-        return f"{path} has no column {missing}. {found}"
+        other = f" (or {OTHER_NAMES[missing]})" if missing in OTHER_NAMES else ""
+        return f"{path} has no column {missing}{other}. {found}"
     return f"{path}: none of its {records} records can be used. The first: {example.detail}. {found}"

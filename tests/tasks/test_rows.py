@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.lists import CHUNK_CHARACTERS, read_list
+from tasks.captions import wanted_of
+from tasks.list_columns import Columns
+from tasks.lists import CHUNK_CHARACTERS, read_list, read_pieces
 from tasks.request import Site
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table
@@ -51,6 +53,50 @@ WRITERS = {
 def test_every_format_gives_the_same_records(tmp_path, name):
     WRITERS[name](tmp_path / name)
     assert list(read_list(tmp_path / name)) == RECORDS
+
+
+LAION = [{"SAMPLE_ID": str(n), "URL": record["url"], "TEXT": record["caption"]} for n, record in enumerate(RECORDS)]
+LAION_WRITERS = {
+    "a.json": lambda path: path.write_text(json.dumps(LAION, ensure_ascii=False), encoding="utf-8"),
+    "numbers.json": lambda path: path.write_text(json.dumps([{**record, "n": 1} for record in LAION])),
+    "a.jsonl": lambda path: path.write_text("\n".join(map(json.dumps, LAION))),
+    "a.csv": lambda path: path.write_text("URL,TEXT\n" + "".join(f'{r["URL"]},"{r["TEXT"]}"\n' for r in LAION)),
+    "a.parquet": lambda path: pq.write_table(pa.Table.from_pylist(LAION), path),
+    "sized.parquet": lambda path: pq.write_table(pa.Table.from_pylist([{**r, "WIDTH": 7.0} for r in LAION]), path),
+}
+
+
+@pytest.mark.parametrize("name", LAION_WRITERS)
+def test_columns_in_another_case_and_a_caption_called_text_give_the_same_rows(tmp_path, name):
+    recipe = replace(WEB, size=("width", "height"))
+    LAION_WRITERS[name](tmp_path / name)
+    WRITERS["a.json"](tmp_path / "usual.json")
+    assert check_list(tmp_path / name, recipe) == 3
+    made = []
+    for number, path in enumerate((tmp_path / name, tmp_path / "usual.json")):
+        place = site(tmp_path / str(number))
+        rows(recipe, "list", path, place)
+        made.append(list(read_table(place.out / "rows.parquet", TableRow)))
+    assert made[0] == [replace(row, width=7 if name == "sized.parquet" else None) for row in made[1]]
+    assert len(made[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
+def test_such_columns_are_read_as_columns_too(tmp_path, name):
+    LAION_WRITERS[name](tmp_path / name)
+    first = next(iter(read_pieces(tmp_path / name, wanted_of(WEB))))
+    assert isinstance(first, Columns)
+    assert first.table.to_pylist() == RECORDS[: len(first)]
+
+
+def test_a_list_whose_columns_have_their_names_is_read_by_these_alone(tmp_path):
+    """A `TEXT` beside the caption is another column, as it was before names in another case were read."""
+    records = [{**record, "TEXT": "x", "URL": "y", "WIDTH": 7} for record in RECORDS]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    place = site(tmp_path)
+    rows(replace(WEB, size=("width", "height")), "list", tmp_path / "a.parquet", place)
+    found = list(read_table(place.out / "rows.parquet", TableRow))
+    assert [(row.url, row.width) for row in found] == [(record["url"], None) for record in RECORDS]
 
 
 def test_a_record_longer_than_what_is_read_at_once_comes_whole(tmp_path):
@@ -227,7 +273,12 @@ REFUSED = {
     "mark.json": (b'[{"url": "a"} {"url": "b"}]', "is followed by '{', not by a comma, at byte 14"),
     "more.json": (b"[1] [2]", "the list ends before byte 4, but more follows"),
     "columns.json": (b'[{"link": "a", "text": "b"}]', "has no column url. Its columns are: link, text"),
-    "caption.json": (b'[{"url": "a", "text": "b"}]', "has no column caption. Its columns are: url, text"),
+    "caption.json": (b'[{"url": "a", "words": "b"}]', "has no column caption (or text). Its columns are: url, words"),
+    "twice.json": (b'[{"URL": "a", "Url": "a", "text": "b"}]', "has no column url. Its columns are: URL, Url, text"),
+    "headless.csv": (
+        b"http://a.example/1.jpg,hello there\nhttp://a.example/2.jpg,a dog\n",
+        "has no column url. Its columns are: http://a.example/1.jpg, hello there; its first line must name them",
+    ),
     "numbers.json": (b"[1, 2]", "none of its 2 records can be used. The first: a record is an object, not int"),
     "broken.json": (b'[{"url": 1, "caption": "b"}]', "The first: url is int, not a text"),
     "cut.jsonl": (b'{"url": "a", "caption": "b"}\n{"url": "a", "capt', "ends at byte 47, inside its last line"),
