@@ -5,7 +5,7 @@ import traceback
 
 
 def line_raised(error: BaseException, *ours: str) -> str:
-    """ "FILE, line N" of the user's function that `error` comes from: where it stood, whatever that called.
+    """Where the user's function stood that `error` comes from, whatever it called: "FILE, line N".
 
     Args:
         ours: the files of the calls that lead to the user's function.
@@ -17,7 +17,7 @@ def line_raised(error: BaseException, *ours: str) -> str:
 
 
 def line_defined(function: object) -> str:
-    """ "FILE, line N" where a function begins; what it is called where it is not written in Python."""
+    """Where a function begins: "FILE, line N"; what it is called where it is not written in Python."""
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
 
