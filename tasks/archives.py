@@ -57,10 +57,15 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """One picture of an archive: its path below the folder that is asked for, and its bytes, or None if too many."""
+    """One picture of an archive: its path below the folder that is asked for, and its bytes.
+
+    Attributes:
+        data: None where they are too many, or where they may not be read.
+    """
 
     name: str
     data: bytes | None
+    is_readable: bool = True
 
 
 class _DamageError(tarfile.TarError):

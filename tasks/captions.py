@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.bytewise import bytes_of, has_byte, has_spare_space
-from tasks.list_columns import Columns, Wanted
+from tasks.list_columns import Columns, Wanted, named
 from tasks.tables import SIZE, compute
 from tinygptv_core.columns import MAX_CAPTION_WORDS, caption_turns
-from tinygptv_core.recipe import Recipe
+from tinygptv_core.recipe import Recipe, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,14 @@ def is_captioned(recipe: Recipe) -> bool:
 def wanted_of(recipe: Recipe) -> Wanted:
     """The columns of a list that such a recipe reads."""
     return Wanted(texts=(recipe.picture or "", "caption"), numbers=recipe.size or ())
+
+
+def with_names(recipe: Recipe, record: Row) -> Row:
+    """`record` with the columns that such a recipe reads under the names that it reads them by (`named`)."""
+    wanted = wanted_of(recipe)
+    if all(name in record for name in wanted.texts):
+        return record
+    return {**record, **{column: record[name] for column, name in named(record, wanted).items() if name in record}}
 
 
 def captioned(recipe: Recipe, first: int, piece: Sequence[object]) -> tuple["pa.Table", "np.ndarray"]:

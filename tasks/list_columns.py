@@ -1,7 +1,7 @@
 """A few columns of many records of a list at once, wherever the records are written alike."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -53,6 +53,28 @@ class Wanted:
     numbers: tuple[str, ...] = ()
 
 
+OTHER_NAMES: Mapping[str, str] = {"caption": "text"}
+"""As LAION's own files call it."""
+
+
+def named(names: Collection[str], wanted: Wanted) -> dict[str, str]:
+    """Wanted column -> which of the `names` it has: its own; or, where not all texts have theirs, in another case.
+
+    A column whose name is not to be told has its own, which is not there then.
+    """
+    columns = (*wanted.texts, *wanted.numbers)
+    if all(name in names for name in wanted.texts):
+        return dict(zip(columns, columns, strict=True))
+    return {column: _name_of(column, names) for column in columns}
+
+
+def _name_of(column: str, names: Collection[str]) -> str:
+    alike = [name for name in names if name.lower() == column.lower()]
+    others = [name for name in names if name.lower() == OTHER_NAMES.get(column)]
+    found = [column] if column in names else alike or others
+    return found[0] if len(found) == 1 else column
+
+
 class _Alike:
     """The bytes of objects that are said to hold the same names and under each a text, cut at these texts.
 
@@ -95,8 +117,8 @@ class _Alike:
         """One of the objects."""
         return parsed(self.data[self.begins[place] : self.stops[place]])
 
-    def table(self, names: Sequence[str], wanted: Sequence[str]) -> "pa.Table":
-        """The columns that are `wanted`, of those with these `names`.
+    def table(self, names: Sequence[str], wanted: Mapping[str, str]) -> "pa.Table":
+        """The columns that are `wanted`, under which of these `names` they stand.
 
         Raises:
             ValueError: an object has an escape that is none, or half a surrogate pair.
@@ -116,7 +138,7 @@ class _Alike:
             read = pa.array([record[name] for record in spelled], pa.string())
             return compute().replace_with_mask(texts, pa.array(is_spelled), read)
 
-        return pa.table({name: column(name) for name in wanted})
+        return pa.table({name: column(there) for name, there in wanted.items()})
 
 
 def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
@@ -133,19 +155,17 @@ def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
     except orjson.JSONDecodeError:
         return None
     is_flat = isinstance(first, dict) and first and all(isinstance(value, str) for value in first.values())
-    if (
-        not is_flat
-        or not data.startswith(b"{")
-        or any(name in first for name in wanted.numbers)
-        or len(data) >= _MOST_BYTES
-    ):
+    if not is_flat or not data.startswith(b"{") or len(data) >= _MOST_BYTES:
+        return None
+    names = named(first, wanted)
+    if any(names.pop(name) in first for name in wanted.numbers):
         return None
     quotes = _quotes(data)
     if len(quotes) % (4 * len(first)):
         return None
     objects = _Alike(data, quotes, example, separator, len(first))
     try:
-        return Columns(objects.table(list(first), wanted.texts), objects.record) if objects.are_alike() else None
+        return Columns(objects.table(list(first), names), objects.record) if objects.are_alike() else None
     except ValueError:
         return None
 
@@ -167,17 +187,20 @@ def parsed(line: str | bytes) -> object:
         return json.loads(line)
 
 
-def names_in(schema: "pa.Schema", wanted: Wanted) -> list[str] | None:
-    """The names of the wanted columns that are there, if the texts are there as texts.
+def names_in(schema: "pa.Schema", wanted: Wanted) -> dict[str, str] | None:
+    """The wanted columns that are there, each with its name there, if the texts are there as texts.
 
     A column of times, lists ... holds no number that is wanted, and perhaps a value that Python has none for.
     """
     import pyarrow as pa
 
     once = [name for name in schema.names if schema.names.count(name) == 1]
-    are_texts = all(name in once and schema.field(name).type == pa.string() for name in wanted.texts)
-    numbers = [name for name in wanted.numbers if name in once and _may_be_numbers(schema.field(name).type)]
-    return [*wanted.texts, *numbers] if are_texts else None
+    names = named(schema.names, wanted)
+    texts = {column: names[column] for column in wanted.texts}
+    numbers = {column: names[column] for column in wanted.numbers if names[column] in once}
+    numbers = {column: name for column, name in numbers.items() if _may_be_numbers(schema.field(name).type)}
+    are_texts = all(name in once and schema.field(name).type == pa.string() for name in texts.values())
+    return texts | numbers if are_texts else None
 
 
 def _may_be_numbers(form: "pa.DataType") -> bool:
@@ -189,10 +212,10 @@ def _may_be_numbers(form: "pa.DataType") -> bool:
     return any(is_kind(form) for is_kind in kinds)
 
 
-def batch_columns(batch: "pa.RecordBatch") -> Columns:
-    """Rows of Parquet. Raises pa.ArrowInvalid where a text is no UTF-8."""
+def batch_columns(batch: "pa.RecordBatch", names: Mapping[str, str]) -> Columns:
+    """Rows of Parquet, their columns called as `names` says. Raises pa.ArrowInvalid where a text is no UTF-8."""
     import pyarrow as pa
 
     batch.validate(full=True)  # whether a text is one is looked at here alone
-    table = pa.Table.from_batches([batch])
+    table = pa.Table.from_batches([batch]).select(list(names.values())).rename_columns(list(names))
     return Columns(table, lambda place: table.slice(place, 1).to_pylist()[0])

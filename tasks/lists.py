@@ -205,8 +205,8 @@ def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[obje
     try:
         with pq.ParquetFile(path) as file:
             names = names_in(file.schema_arrow, wanted) if wanted else None
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                yield batch_columns(batch) if names else _rows(batch)
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(names.values()) if names else None):
+                yield batch_columns(batch, names) if names else _rows(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         size = path.stat().st_size
         raise ConfigError(f"{path} ({size} bytes) cannot be read as parquet; it may be cut off: {error}") from None
@@ -231,6 +231,7 @@ def _value(cell: "pa.Scalar") -> object:
 
 
 JSON_LINES = (".jsonl", ".ndjson")
+SEPARATED = (".csv", ".tsv")
 
 READERS: Mapping[str, Callable[[Path], Iterator[object]]] = {
     ".json": lambda path: chain.from_iterable(_json_array(path)),

@@ -7,6 +7,7 @@ is about it hold its texts alone, and say where each picture lies in the set.
 import io
 import json
 import logging
+import os
 import tarfile
 from array import array
 from collections.abc import Collection, Iterator, Mapping
@@ -77,8 +78,10 @@ def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
         yield from pictures_in(source, pictures.inside, MAX_BYTES, Limits())
         return
     for path in picture_files(source):
-        large = path.stat().st_size > MAX_BYTES
-        yield Packed(name=path.relative_to(source).as_posix(), data=None if large else path.read_bytes())
+        readable = is_readable(path)
+        wanted = readable and path.stat().st_size <= MAX_BYTES
+        name = path.relative_to(source).as_posix()
+        yield Packed(name=name, data=path.read_bytes() if wanted else None, is_readable=readable)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -103,6 +106,11 @@ def _pictures_below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator
             yield path
 
 
+def is_readable(path: Path) -> bool:
+    """Whether the user may read the file; where not, it is left out, and the set another when that is mended."""
+    return os.access(path, os.R_OK)
+
+
 def spelled(name: str) -> str:
     """A file's name as texts and tables can hold it: bytes that are no UTF-8 stand as `\\xe9`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -116,6 +124,8 @@ def _added(packed: Packed, tars: "_Tars", seen: Collection[str]) -> PictureRow:
         return _left_out(spelled(packed.name), "name_not_utf8", "rename it, as the records call it")
     if packed.name in seen:
         return _left_out(packed.name, "repeated_name", "")
+    if not packed.is_readable:
+        return _left_out(packed.name, "not_readable", "you may not read the file; chmod a+r helps")
     if packed.data is None:
         return _left_out(packed.name, "too_large", f"over {MAX_BYTES} bytes")
     try:

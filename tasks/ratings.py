@@ -8,8 +8,7 @@ import importlib.util
 import json
 import math
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,9 +18,11 @@ from tasks.request import Site, Step
 from tasks.tables import clear
 from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.plain import ConfigError, unknown
+from tinygptv_core.user_code import line_defined, line_raised, number_in
 
 RATE = Step(name="rate", kind="ratings", version=1)
 RATINGS_FILE = "ratings.parquet"
+SPREAD_FILE = "scores.txt"
 
 Score = Callable[[list[bytes], list[str]], Sequence[float]]
 
@@ -38,7 +39,8 @@ class Rating:
 def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: Site, sharing: Sharing) -> None:
     """`ratings.parquet`: `key` and `score` of every sample of `shards`, in order of shard and key.
 
-    `score` is null for text, and for what does not begin as a picture. Batches end with their tar.
+    `score` is null for text, and for what does not begin as a picture. Batches end with their tar. How the scores lie
+    is told in the notes.
 
     Args:
         sets: the picture sets that the data set is about, set -> folder; nothing where its shards have its pictures.
@@ -55,6 +57,7 @@ def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: 
     with pq.ParquetWriter(site.out / RATINGS_FILE, schema, compression="zstd") as file:
         for columns in over_tars(partial(_ratings_in, rating, sets), sorted(shards.glob("*.tar")), sharing):
             file.write_table(pa.table(columns, schema=schema))
+    (site.notes / SPREAD_FILE).write_text(f"{rating.name}: {spread(site.out)}\n")
 
 
 def _ratings_in(rating: Rating, sets: Mapping[str, Path], tar: Path) -> dict[str, list[Any]]:
@@ -85,18 +88,34 @@ def _scores(rating: Rating, batch: list[tuple[Located, bytes, str]]) -> dict[str
     keys = [sample.key for sample, _, _ in batch]
     where = f"{rating.name} of {rating.file}, given the {len(keys)} samples {keys[0]} to {keys[-1]},"
     function = loaded(rating.file, rating.name)
+    written = line_defined(function)
     try:
-        given = [float(score) for score in function([p for _, p, _ in batch], [t for _, _, t in batch])]
+        returned = function([p for _, p, _ in batch], [t for _, _, t in batch])
+        given = list(returned) if isinstance(returned, Iterable) else None
     except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        at = f"{line.filename}, line {line.lineno}"
-        raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({at})") from error
+        line = line_raised(error, __file__)
+        raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({line})") from error
+    if given is None:
+        raise ConfigError(f"{where} returned {returned!r:.80}; it must return a number for each ({written})")
     if len(given) != len(keys):
         raise ConfigError(f"{where} returned {len(given)} scores; it must return one for each")
-    for key, score in zip(keys, given, strict=True):
+    scores = {key: number_in(score) for key, score in zip(keys, given, strict=True)}
+    for (key, score), one in zip(scores.items(), given, strict=True):
         if not math.isfinite(score):
-            raise ConfigError(f"{where} returned {score} for {key}; a score must be a finite number")
-    return dict(zip(keys, given, strict=True))
+            raise ConfigError(f"{where} returned {one!r:.80} for {key}; a score must be a finite number ({written})")
+    return scores
+
+
+def spread(ratings: Path) -> str:
+    """How the scores in that folder lie, by which bounds are chosen."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    scores = pq.read_table(ratings / RATINGS_FILE)["score"].drop_null().to_numpy()
+    if not len(scores):
+        return "none has a score"
+    least, median, most = np.quantile(scores, (0, 0.5, 1)).tolist()
+    return f"least {least:g}, median {median:g}, most {most:g}, of {len(scores)}"
 
 
 @cache

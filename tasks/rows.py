@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.annotations import Unjoined, is_list, records
-from tasks.captions import captioned, is_captioned, side_of, wanted_of
+from tasks.captions import captioned, is_captioned, side_of, wanted_of, with_names
 from tasks.json_arrays import Broken
-from tasks.lists import read_list, read_pieces
+from tasks.list_columns import OTHER_NAMES
+from tasks.lists import SEPARATED, list_form, read_list, read_pieces
 from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,
@@ -27,7 +28,8 @@ from tasks.tables import (
 )
 from tinygptv_core.annotations import picture_of, samples_of
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, Row, UnfitError
+from tinygptv_core.recipe import Recipe, Row, UnfitError, check_turns
+from tinygptv_core.user_code import line_raised
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +44,8 @@ CHECKED_RECORDS = 2_000_000
 # Fewer rows than this share of what a recipe expects are told: a file that was cut is still a file.
 EXPECTED_SHARE = 0.95
 
-UNREADABLE = (KeyError, TypeError, ValueError)
+UNREADABLE = (LookupError, AttributeError, TypeError, ValueError)
+"""What a recipe's functions raise for a record without the data set's form."""
 
 
 NO_FILES: Mapping[str, Path] = {}
@@ -65,10 +68,10 @@ def rows_of_lists(
         joined: the files that the recipe joins to its source, by the paths that it calls them.
 
     Raises:
-        ConfigError: a file cannot be read to its end, or no record has the form of data set `name`.
+        ConfigError: a file cannot be read to its end, the recipe fails, or no record has the form of data set `name`.
     """
     clear(site.out)
-    position, tally = 0, Tally()
+    position, tally, first = 0, Tally(), None
     with (
         TableWriter(site.out / ROWS_FILE, TableRow, SIZE if recipe.size else ()) as kept,
         TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
@@ -76,16 +79,21 @@ def rows_of_lists(
         for list_file in list_files:
             begin = position
             for piece in _pieces(recipe, list_file, joined):
-                table, drops = table_of(recipe, position, piece)
+                try:
+                    table, drops = table_of(recipe, position, piece)
+                except ConfigError as error:
+                    raise ConfigError(f"{name}: {error}") from error
                 kept.write_table(table)
                 for drop in drops:
                     where = f"{list_file.name}, record {int(drop.key) - begin}: " if len(list_files) > 1 else ""
                     dropped.write(replace(drop, detail=where + drop.detail))
                 position, tally.kept = position + len(table) + len(drops), tally.kept + len(table)
                 tally.dropped.update(drop.reason for drop in drops)
+                first = first or next(iter(drops), None)
     if not tally.kept:
         lists = ", ".join(map(str, list_files))
-        raise ConfigError(f"{lists}: no record of {position} has the form of {name}: {tally.reasons()}")
+        why = f"{tally.reasons()}. The first: {first.detail}" if first else tally.reasons()
+        raise ConfigError(f"{lists}: no record of {position} has the form of {name}: {why}")
     if position < EXPECTED_SHARE * (recipe.expected_rows or 0):
         logging.getLogger(__name__).warning(
             "%s: %d rows, where about %d are expected; is its file whole?", name, position, recipe.expected_rows
@@ -128,10 +136,13 @@ def _parted(made: Sequence[TableRow | Drop]) -> tuple["pa.Table", list[Drop]]:
 def rows_of(recipe: Recipe, position: int, record: object) -> Iterator[TableRow | Drop]:
     """The table's rows of one record, the first of them with the key of `position`; or why there is none."""
     try:
-        samples = samples_of(recipe, _fields(record))
+        fields = _fields(record)
+        samples = samples_of(recipe, with_names(recipe, fields) if is_captioned(recipe) else fields)
     except UNREADABLE as error:
         yield _drop(position, None, error)
         return
+    except Exception as error:
+        raise _failed(position, record, error) from error
     for place, sample in enumerate(samples):
         yield _row_of(recipe, position + place, sample)
 
@@ -148,6 +159,8 @@ def _row_of(recipe: Recipe, position: int, sample: Row) -> TableRow | Drop:
         width, height = (side_of(sample.get(column)) for column in recipe.size) if recipe.size else (None, None)
     except UNREADABLE as error:
         return _drop(position, url, error)
+    except Exception as error:
+        raise _failed(position, sample, error) from error
     about = {"url": url, "file": file, "split": split, "group": group}
     return TableRow(key=_key(position), turns=turns, width=width, height=height, **about)
 
@@ -160,6 +173,13 @@ def _drop(position: int, url: str | None, error: Exception) -> Drop:
     said = f"there is no {error}" if isinstance(error, KeyError) else str(error)
     reason = error.reason if isinstance(error, UnfitError) else "broken_record"
     return Drop(key=_key(position), url=_encodable(url), reason=reason, detail=_encodable(said) or "")
+
+
+def _failed(position: int, record: object, error: Exception) -> ConfigError:
+    """What is said of a recipe whose function fails as it may not."""
+    line = line_raised(error, __file__, samples_of.__code__.co_filename)
+    what = f"{type(error).__name__}: {error} ({line})"
+    return ConfigError(f"its recipe failed at row {_key(position)}: {what}. The record: {record!r:.100}")
 
 
 def _fields(record: object) -> Row:
@@ -176,11 +196,13 @@ def _turns(recipe: Recipe, record: Mapping[str, object]) -> str:
     """What is said about the record, as JSON.
 
     Raises:
-        KeyError, TypeError, ValueError: the record does not have the data set's form.
+        LookupError, AttributeError, TypeError, ValueError: the record does not have the data set's form, or what is
+            said is none.
     """
     turns = recipe.turns(record)
     if not turns:
         raise ValueError("nothing is said in it")
+    check_turns(turns)
     text = json.dumps([[turn.role, *turn.texts] for turn in turns], ensure_ascii=False)
     text.encode()
     return text
@@ -209,15 +231,16 @@ def check_list(path: Path, recipe: Recipe) -> int:
     if example is None:
         raise ConfigError(f"{path} holds no record; a list holds at least one")
     if isinstance(example, Drop):
-        raise ConfigError(_refusal(path, recipe, num_records, example, list(columns)))
+        raise ConfigError(_refusal(path, num_records, example, list(columns)))
     return num_records
 
 
-def _refusal(path: Path, recipe: Recipe, num_records: int, example: Drop, columns: list[str]) -> str:
+def _refusal(path: Path, num_records: int, example: Drop, columns: list[str]) -> str:
     found = f"Its columns are: {', '.join(columns) or 'none'}"
+    if list_form(path) in SEPARATED:
+        found += "; its first line must name them"
     missing = example.detail.removeprefix("there is no ").strip("'")
-    if columns and recipe.picture and recipe.picture not in columns:
-        return f"{path} has no column {recipe.picture}. {found}"
     if columns and example.detail == f"there is no {missing!r}":
-        return f"{path} has no column {missing}. {found}"
+        other = f" (or {OTHER_NAMES[missing]})" if missing in OTHER_NAMES else ""
+        return f"{path} has no column {missing}{other}. {found}"
     return f"{path}: none of its {num_records} records can be used. The first: {example.detail}. {found}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
-from tasks.ratings import RATINGS_FILE
+from tasks.ratings import RATINGS_FILE, spread
 from tasks.repeats import FirstOf
 from tasks.request import Site, Step
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
@@ -92,7 +92,7 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
     if in_sets:
         (site.out / TARS_FILE).write_bytes((shards / TARS_FILE).read_bytes())
     (site.out / "shards.json").write_text(json.dumps([tar.name for tar in tars], indent=1) + "\n")
-    tally.write(site.out, len(columns))
+    tally.write(site.out, len(columns), "" if tally.kept else _spreads(against.ratings))
 
 
 def _fetched(shards: Path) -> Iterator[tuple[int, LedgerRow]]:
@@ -186,6 +186,10 @@ def _by_score(scorers: Sequence[Scorer], ratings: Mapping[str, Path]) -> Iterato
         if high is not None:
             told = f"at most {high:g}"
             yield {int(i): (f"high_{scorer.name}", f"{scores[i]:g}, {told}") for i in np.flatnonzero(scores > high)}
+
+
+def _spreads(ratings: Mapping[str, Path]) -> str:
+    return "".join(f". The scores of {name}: {spread(folder)}" for name, folder in ratings.items())
 
 
 def _near_duplicates(bits: int, before: Mapping[str, Screened], own: Hashed, faults: Hits) -> Hits:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from tasks.backbones_import import remembered_digest
 from tasks.build import USERS_FOLDER, write_json
-from tasks.picture_sets import UNLIKE, picture_files, spelled
+from tasks.picture_sets import UNLIKE, is_readable, picture_files, spelled
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.recipe import Download, PictureSet
 
 ROUNDED_BYTES = 500_000
 """Half of the unit in which sizes are expected."""
+NOT_READABLE = "not readable"
+"""Stands where there would be the SHA-256 of a picture that may not be read."""
 NO_FOLDER = "  name that folder with --data DIR, or set TINYGPTV_DATA"
 
 
@@ -93,10 +95,10 @@ def _where(data: Path | None) -> str:
 
 
 def _folder_digest(folder: Path, stamps: Path) -> str:
-    """What the pictures of a folder are: the SHA-256 of their paths and of the SHA-256 of each.
+    """What the pictures of a folder are: the SHA-256 of their paths and of the SHA-256 of each that may be read.
 
-    Remembered while no file's path, size or time is another. Listing a hundred thousand takes a second, hashing them
-    the time it takes to read them.
+    Remembered while no file's path, size or time is another, nor which may be read. Listing a hundred thousand takes a
+    second, hashing them the time it takes to read them.
     """
     files = picture_files(folder)
     listed = sha256_of([_listed(folder, path) for path in files])
@@ -113,8 +115,11 @@ def _folder_digest(folder: Path, stamps: Path) -> str:
 
 def _listed(folder: Path, path: Path) -> list[str | int]:
     status = path.stat()
-    return [spelled(path.relative_to(folder).as_posix()), status.st_size, status.st_mtime_ns]
+    listed = [spelled(path.relative_to(folder).as_posix()), status.st_size, status.st_mtime_ns]
+    return listed if is_readable(path) else [*listed, NOT_READABLE]
 
 
 def _content(folder: Path, files: Sequence[Path]) -> str:
-    return sha256_of([[spelled(path.relative_to(folder).as_posix()), sha256_of_file(path)] for path in files])
+    digests = (sha256_of_file(path) if is_readable(path) else NOT_READABLE for path in files)
+    names = (spelled(path.relative_to(folder).as_posix()) for path in files)
+    return sha256_of([[name, digest] for name, digest in zip(names, digests, strict=True)])

@@ -222,15 +222,18 @@ class Tally:
         else:
             self.dropped[fate] += 1
 
-    def write(self, folder: Path, rows: int) -> None:
+    def write(self, folder: Path, rows: int, beside: str = "") -> None:
         """`counts.json` of a step that was given `rows` rows and is to leave some.
+
+        Args:
+            beside: said beside the reasons where nothing is left.
 
         Raises:
             ConfigError: nothing is left.
             AssertionError: a row is neither kept nor dropped, or counted twice.
         """
         if not self.kept:
-            raise ConfigError(f"of {rows} rows none is left. Why they were dropped: {self.reasons()}")
+            raise ConfigError(f"of {rows} rows none is left. Why they were dropped: {self.reasons()}{beside}")
         self.write_any(folder, rows)
 
     def write_any(self, folder: Path, rows: int) -> None:

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -136,11 +137,14 @@ def evaluate(
         features: kept vision tokens; used if they are of all these data sets.
 
     Raises:
-        ConfigError: no such evaluation, or its data set has no sample of its split; says what there is.
+        ConfigError: no such evaluation, or its data set has no sample of its split; says what there is. Or a score is
+            none, for the first question before any is asked.
         ValueError: a sample has no picture, no question and no request for one, or no answer.
     """
     gallery = Gallery(trained, features if features and features.datasets >= data.keys() else None)
     questions = {name: _questions(name, data[evals.load(name).dataset], gallery) for name in names}
+    for name in names:
+        _try_scores(name, questions[name][0])
     image_PQD = gallery.tokens()
     answers = [line for name in names for line in _answered(trained, name, questions[name], image_PQD, progress)]
     scores = {name: scores_of(evals.load(name), [line for line in answers if line.eval == name]) for name in names}
@@ -159,8 +163,9 @@ def scores_of(evaluation: evals.Eval, answers: Sequence[Answered]) -> dict[str, 
 
 
 def _scored_by(scoring: evals.Scoring, line: Answered) -> Answered:
-    control = None if line.control_answer is None else float(scoring(line.control_answer, line.references))
-    return replace(line, score=float(scoring(line.answer, line.references)), control_score=control)
+    scored = partial(evals.scored, line.eval, scoring, line.key, references=line.references)
+    control = None if line.control_answer is None else scored(line.control_answer)
+    return replace(line, score=scored(line.answer), control_score=control)
 
 
 def _first_of_each_picture(answers: Sequence[Answered]) -> list[Answered]:
@@ -266,6 +271,14 @@ def probabilities(
     return list(apart.sigmoid().tolist())
 
 
+def _try_scores(name: str, question: Question) -> None:
+    """Score two answers that may be given, so that a mistake in `score` is found before all questions are answered."""
+    evaluation = evals.load(name)
+    for scoring in (evaluation.score, *(beside.score for beside in evaluation.beside)):
+        for text in ("", question.references[0]):
+            evals.scored(name, scoring, question.key, text, question.references)
+
+
 def _asked(evaluation: evals.Eval, question: Question, picture: int) -> Asked:
     return Asked(text=question.text, prompt=evaluation.prompt, picture=picture)
 
@@ -275,16 +288,16 @@ Reply = tuple[str, float | None]
 
 
 def _line(name: str, question: Question, own: Reply, control: Reply | None, donor: str | None) -> Answered:
-    scoring = evals.load(name).score
+    scored = partial(evals.scored, name, evals.load(name).score, question.key, references=question.references)
     return Answered(
         eval=name,
         key=question.key,
         question=question.text,
         answer=own[0],
         references=question.references,
-        score=float(scoring(own[0], question.references)),
+        score=scored(own[0]),
         control_answer=control[0] if control else None,
-        control_score=float(scoring(control[0], question.references)) if control else None,
+        control_score=scored(control[0]) if control else None,
         control_key=donor,
         picture=question.picture,
         probability=own[1],

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.recipe import Turn
+from tinygptv_core.recipe import Turn, check_alternation
 from tinygptv_core.stages import Dialect, Stage
 
 IMAGE_MARK = "<ImageHere>"
@@ -164,11 +164,8 @@ def _published(parts: Sequence[tuple[Encoded, list[int]]], max_tokens: int) -> E
 
 def _exchanges(turns: Sequence[Turn]) -> Iterator[tuple[str | None, str]]:
     """(question, answer) pairs; the first question may be missing."""
-    roles = [turn.role for turn in turns]
-    first = roles[:1] == ["assistant"]
-    padded = ([None] if first else []) + [turn.text for turn in turns]
-    if roles[first:] != ["user", "assistant"] * (len(roles[first:]) // 2) or not roles:
-        raise ValueError(f"turns are {', '.join(roles) or 'none'}; questions and answers must alternate")
+    check_alternation([turn.role for turn in turns])
+    padded = ([None] if turns[0].role == "assistant" else []) + [turn.text for turn in turns]
     for asked, answer in zip(padded[::2], padded[1::2], strict=True):
         yield asked, str(answer)
 

@@ -4,7 +4,7 @@ A recipe states facts about a data set and holds no settings: limits, sizes and 
 preset, so that they can be changed without touching the data set.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +32,41 @@ class Turn:
     def texts(self) -> tuple[str, ...]:
         """Every text that it may have."""
         return (self.text, *self.also)
+
+
+ROLES = ("user", "assistant", "choice")
+
+
+def check_turns(turns: object) -> None:
+    """Whether `turns` are what a sample may say: questions and answers in turn, and before an answer its choices.
+
+    An answer says something. A caption alone may be empty: how short one may be is the filter's business.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    if not isinstance(turns, Sequence) or not all(isinstance(turn, Turn) for turn in turns):
+        raise TypeError(f"turns are {turns!r:.80}; they must be a tuple of Turn")
+    for turn in turns:
+        if turn.role not in ROLES:
+            raise ValueError(f"a turn has the role {turn.role!r}; there are {', '.join(ROLES)}")
+        if not isinstance(turn.also, tuple) or not all(isinstance(text, str) for text in turn.texts):
+            raise TypeError(f"{turn!s:.100} says something that is no text")
+    check_alternation([turn.role for turn in turns if turn.role != "choice"])
+    is_caption = len(turns) == 1
+    if not is_caption and any(turn.role == "assistant" and not any(map(str.strip, turn.texts)) for turn in turns):
+        raise ValueError("an answer is empty")
+
+
+def check_alternation(roles: Sequence[str]) -> None:
+    """Whether these speakers ask and answer in turn; a first answer without a question is asked for by a prompt.
+
+    Raises:
+        ValueError: they do not, or nothing is said.
+    """
+    first = int(roles[:1] == ["assistant"])
+    if roles[first:] != ["user", "assistant"] * (len(roles[first:]) // 2) or not roles:
+        raise ValueError(f"turns are {', '.join(roles) or 'none'}; questions and answers must alternate")
 
 
 class UnfitError(ValueError):
@@ -131,9 +166,9 @@ class Recipe:
         source: the list or annotation file, below the folder that the preset's source gives, or that of `--data`.
         picture: the record's column with the picture's URL (`how="url"`), with its path below the
             source's `images/` or in its picture sets (`how="file"`); None for text without pictures.
-        turns: record -> what is said. Raises KeyError, TypeError or ValueError for a record that
-            does not have the data set's form, UnfitError for one that is left out on purpose; either is a
-            counted drop.
+        turns: record -> what is said (`check_turns`). Raises LookupError, AttributeError, TypeError or ValueError for
+            a record that does not have the data set's form, UnfitError for one that is left out on purpose; either is
+            a counted drop.
         prompts: the user's words around the text of a first user turn, `{}` in its place. One is
             drawn per sample while training; they are applied by the loader, so changing them
             rebuilds no shard.

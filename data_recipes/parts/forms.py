@@ -53,16 +53,27 @@ def conversation(row: Row) -> tuple[Turn, ...]:
     `<image>` and line breaks in the first question are dropped, as in the reference; all else stays as it is.
     """
     said = [mapping_of(one, "an utterance") for one in list_of(row["conversations"], "conversations")]
+    for number, one in enumerate(said, start=1):
+        if one["from"] != (role := LLAVA_ROLES[(number - 1) % 2]):
+            raise ValueError(f"utterance {number} is from {one['from']!r:.40}, where {role} is to speak")
     if not said or len(said) % 2:
         raise ValueError(f"{len(said)} utterances; questions and answers come in pairs")
-    speakers = [one["from"] for one in said]
-    if speakers != list(LLAVA_ROLES) * (len(said) // 2):
-        raise ValueError("the speakers are not human and gpt in turn")
-    asked = said_in(said[0], "value").replace("<image>", "").replace("\n", "").strip()
+    values = [_value(one, number) for number, one in enumerate(said, start=1)]
+    asked = values[0].replace("<image>", "").replace("\n", "").strip()
     if not asked:
         raise ValueError("the first question is empty")
-    later = [said_in(one, "value") for one in said[1:]]
-    return (Turn("user", asked), *(Turn("user" if place % 2 else "assistant", t) for place, t in enumerate(later)))
+    later = enumerate(values[1:])
+    return (Turn("user", asked), *(Turn("user" if place % 2 else "assistant", text) for place, text in later))
+
+
+def _value(utterance: Row, number: int) -> str:
+    """What is said in the utterance of that number."""
+    value = utterance["value"]
+    if not isinstance(value, str):
+        raise TypeError(f"the value of utterance {number} is {type(value).__name__}, not a text")
+    if not value.strip():
+        raise ValueError(f"the value of utterance {number} is empty")
+    return value
 
 
 def first_exchange(row: Row) -> tuple[Turn, ...]:

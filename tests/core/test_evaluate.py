@@ -7,6 +7,7 @@ import torch
 
 from tests.core.tiny_run import STAGE, only_letters, picture, write_backbones
 from tinygptv_core import answer as answering
+from tinygptv_core import evals
 from tinygptv_core.answer import load_fresh
 from tinygptv_core.evaluate import (
     Answered,
@@ -200,6 +201,61 @@ def test_a_sample_without_picture_is_refused(trained):
     blind = Sample(key="7", picture=None, turns=sample(0).turns, split="vqa", group=None)
     with pytest.raises(ValueError, match="sample 7, which evaluation scenes_vqa asks about, has no picture"):
         evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([blind])}, quiet)
+
+
+def answering_with(monkeypatch, scoring):
+    """The evaluation scenes_vqa, scored by `scoring`."""
+    changed = replace(evals.load("scenes_vqa"), score=scoring)
+    monkeypatch.setattr(evals, "load", lambda name: changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (2.0, "is 2.0"),
+        (-0.5, "is -0.5"),
+        (math.nan, "is nan"),
+        (None, "is None"),
+        ("x", "is 'x'"),
+        ([1, 1], "is .1, 1."),
+    ],
+)
+def test_a_score_that_is_none_names_evaluation_question_and_line(trained, monkeypatch, given, said):
+    answering_with(monkeypatch, lambda answer, references: given)
+    where = r"evaluation scenes_vqa, question 000000000: the score of the answer ''"
+    with pytest.raises(
+        ConfigError, match=rf"{where} {said}; it must be a number in 0..1 \(.*test_evaluate.py, line \d+"
+    ):
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": [sample(0)]}, quiet)
+
+
+def test_a_score_that_fails_is_told_before_a_question_is_asked(trained, monkeypatch):
+    answering_with(monkeypatch, lambda answer, references: 1 / len(answer))
+    asked = []
+    with pytest.raises(
+        ConfigError, match=r"failed: ZeroDivisionError: division by zero \(.*test_evaluate.py, line \d+"
+    ):
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": [sample(0)]}, lambda *told: asked.append(told))
+    assert not asked
+
+
+def test_a_score_that_fails_for_a_later_question_names_that(trained, monkeypatch):
+    answering_with(monkeypatch, lambda answer, references: {"red": 0.5, "blue": 3}[references[0]])
+    samples = [sample(0), sample(1, truth="blue")]
+    with pytest.raises(ConfigError, match="question 000000001: .* is 3; it must be a number in 0..1"):
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": samples}, quiet)
+
+
+def test_a_score_beside_another_is_looked_at_too(trained, monkeypatch):
+    changed = replace(evals.load("scenes_vqa"), beside=(evals.Beside(metric="m", score=lambda answer, references: 7),))
+    monkeypatch.setattr(evals, "load", lambda name: changed)
+    with pytest.raises(ConfigError, match="is 7; it must be a number in 0..1"):
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": [sample(0)]}, quiet)
+
+
+def test_rounding_beyond_1_is_1():
+    assert evals.scored("e", lambda answer, references: 1 + 4e-16, "1", "a", ("r",)) == 1.0
+    assert evals.scored("e", lambda answer, references: True, "1", "a", ("r",)) == 1.0
 
 
 def test_what_is_written_is_what_the_map_says(tmp_path):

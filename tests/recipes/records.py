@@ -27,11 +27,17 @@ class Case:
         files: path below the folder of `--data` -> what is in it: JSON, or text as it stands.
         kept: of each row that stays its picture and its turns.
         dropped: reason -> how many.
+        marks: of each row that stays its split and its group; None where it has neither.
+        prompts: what each of the user's words begins with, and in how many ways.
+        version: of the recipe.
     """
 
     files: dict[str, Any]
     kept: list[tuple[str | None, list[list[str]]]]
     dropped: dict[str, int] = field(default_factory=dict)
+    marks: list[tuple[str | None, str | None]] | None = None
+    prompts: tuple[str, int] = ("{}", 1)
+    version: int = 1
 
 
 def vqa(column: str = "answer") -> list[Any]:
@@ -121,6 +127,7 @@ CASES: dict[str, Case] = {
         },
         kept=[("2.jpg", [["assistant", 'A Dog. It runs!  "Fast" #1']]), ("7.jpg", [["assistant", "Two\nCats."]])],
         dropped={"broken_record": 3},
+        prompts=("", 4),
     ),
     "llava_conversation": Case(
         files={"llava/conversation_58k.json": LLAVA},
@@ -198,6 +205,7 @@ CASES: dict[str, Case] = {
             ("5.jpg", [["user", "red door"], ["assistant", "{<0><60><25><100>}"]]),
         ],
         dropped={"large_region": 1, "box_outside": 2, "broken_record": 7, "no_samples": 1, "no_partner": 1},
+        prompts=("[refer] ", 7),
     ),
     "flickr_grounded_caption": Case(
         files={
@@ -209,6 +217,7 @@ CASES: dict[str, Case] = {
         },
         kept=[("10.jpg", [["assistant", "<p>A Man</p> {<1><2><30><40>} runs."]])],
         dropped={"broken_record": 2},
+        prompts=("[grounding] ", 4),
     ),
     "flickr_CaptionToPhrase": Case(
         files={
@@ -224,6 +233,7 @@ CASES: dict[str, Case] = {
         },
         kept=[("10.jpg", [["user", "A man Runs."], ["assistant", "<p>A man</p> {<1><2><3><4>}<delim>{<5><6><7><8>}"]])],
         dropped={"broken_record": 2},
+        prompts=("[detection] ", 1),
     ),
     "flickr_ObjectToPhrase": Case(
         files={
@@ -235,6 +245,7 @@ CASES: dict[str, Case] = {
         },
         kept=[("10.jpg", [["user", "A man"], ["assistant", "<p>A man</p> {<1><2><30><40>}"]])],
         dropped={"broken_record": 2},
+        prompts=("[detection] ", 1),
     ),
     "textcaps_caption": Case(
         files={
@@ -248,25 +259,68 @@ CASES: dict[str, Case] = {
         },
         kept=[("abc.jpg", [["assistant", "a sign that says stop red"]])],
         dropped={"broken_record": 2},
+        prompts=("[caption] ", 17),
     ),
-    "refcoco": Case(files=refs("refcoco", "refs(unc).p", "train", "val"), kept=REFERRED, dropped=REFS_DROPPED),
-    "refcocop": Case(files=refs("refcoco+", "refs(unc).p", "train", "val"), kept=REFERRED, dropped=REFS_DROPPED),
-    "refcocog": Case(files=refs("refcocog", "refs(umd).p", "train", "val"), kept=REFERRED, dropped=REFS_DROPPED),
-    "invrefcoco": Case(files=refs("refcoco", "refs(unc).p", "train", "val"), kept=IDENTIFIED, dropped=REFS_DROPPED),
-    "invrefcocop": Case(files=refs("refcoco+", "refs(unc).p", "train", "val"), kept=IDENTIFIED, dropped=REFS_DROPPED),
-    "invrefcocog": Case(files=refs("refcocog", "refs(umd).p", "train", "val"), kept=IDENTIFIED, dropped=REFS_DROPPED),
+    "refcoco": Case(
+        files=refs("refcoco", "refs(unc).p", "train", "val"),
+        kept=REFERRED,
+        dropped=REFS_DROPPED,
+        prompts=("[refer] ", 7),
+    ),
+    "refcocop": Case(
+        files=refs("refcoco+", "refs(unc).p", "train", "val"),
+        kept=REFERRED,
+        dropped=REFS_DROPPED,
+        prompts=("[refer] ", 7),
+    ),
+    "refcocog": Case(
+        files=refs("refcocog", "refs(umd).p", "train", "val"),
+        kept=REFERRED,
+        dropped=REFS_DROPPED,
+        prompts=("[refer] ", 7),
+    ),
+    "invrefcoco": Case(
+        files=refs("refcoco", "refs(unc).p", "train", "val"),
+        kept=IDENTIFIED,
+        dropped=REFS_DROPPED,
+        prompts=("[identify] ", 7),
+    ),
+    "invrefcocop": Case(
+        files=refs("refcoco+", "refs(unc).p", "train", "val"),
+        kept=IDENTIFIED,
+        dropped=REFS_DROPPED,
+        prompts=("[identify] ", 7),
+    ),
+    "invrefcocog": Case(
+        files=refs("refcocog", "refs(umd).p", "train", "val"),
+        kept=IDENTIFIED,
+        dropped=REFS_DROPPED,
+        prompts=("[identify] ", 7),
+    ),
     **{
-        f"{name}_test": Case(files=refs(folder, file, split, "train"), kept=EXPRESSED, dropped=EXPRESSED_DROPPED)
+        f"{name}_test": Case(
+            files=refs(folder, file, split, "train"),
+            kept=EXPRESSED,
+            dropped=EXPRESSED_DROPPED,
+            marks=[(split, "1"), (split, "1")],
+        )
         for name, folder, file, split in (
             ("refcoco", "refcoco", "refs(unc).p", "testA"),
             ("refcocop", "refcoco+", "refs(unc).p", "testB"),
             ("refcocog", "refcocog", "refs(umd).p", "val"),
         )
     },
-    "coco_vqa": Case(files={"coco_vqa/vqa_train.json": vqa()}, kept=VQA_KEPT, dropped={"broken_record": 7}),
-    "ok_vqa": Case(files={"ok_vqa/okvqa_train.json": vqa()}, kept=VQA_KEPT, dropped={"broken_record": 7}),
+    "coco_vqa": Case(
+        files={"coco_vqa/vqa_train.json": vqa()}, kept=VQA_KEPT, dropped={"broken_record": 7}, prompts=("[vqa] ", 2)
+    ),
+    "ok_vqa": Case(
+        files={"ok_vqa/okvqa_train.json": vqa()}, kept=VQA_KEPT, dropped={"broken_record": 7}, prompts=("[vqa] ", 2)
+    ),
     "aok_vqa": Case(
-        files={"aok_vqa/aokvqa_v1p0_train.json": vqa("direct_answers")}, kept=VQA_KEPT, dropped={"broken_record": 7}
+        files={"aok_vqa/aokvqa_v1p0_train.json": vqa("direct_answers")},
+        kept=VQA_KEPT,
+        dropped={"broken_record": 7},
+        prompts=("[vqa] ", 2),
     ),
     "gqa": Case(
         files={
@@ -278,6 +332,7 @@ CASES: dict[str, Case] = {
         },
         kept=[("2354786.jpg", [["user", "is it red?"], ["assistant", "yes"]])],
         dropped={"broken_record": 2},
+        prompts=("[vqa] ", 2),
     ),
     "coco_caption": Case(
         files={
@@ -294,6 +349,7 @@ CASES: dict[str, Case] = {
             ("passwd", [["assistant", "a file"]]),
         ],
         dropped={"broken_record": 1},
+        prompts=("[caption] ", 17),
     ),
     "ocrvqa": Case(
         files={
@@ -315,6 +371,7 @@ CASES: dict[str, Case] = {
             ("111.gif", [["user", "genre?"], ["assistant", "sci-fi & fantasy"]]),
         ],
         dropped={"other_split": 2, "broken_record": 2, "no_samples": 1},
+        prompts=("[vqa] ", 2),
     ),
     "gqa_test": Case(
         files={
@@ -339,6 +396,7 @@ CASES: dict[str, Case] = {
             ("000000000009.jpg", [["user", "The cat is under it."], ["assistant", "false"]]),
         ],
         dropped={"broken_record": 3},
+        marks=[(None, "on"), (None, "under")],
     ),
     "iconqa_test": Case(
         files={
@@ -379,6 +437,7 @@ CASES: dict[str, Case] = {
         },
         kept=[("VizWiz_val_00000000.jpg", [["user", "What is it?"], ["assistant", "a Can", "unanswerable"]])],
         dropped={"broken_record": 3},
+        marks=[(None, "other")],
     ),
     "hateful_memes_test": Case(
         files={

@@ -15,7 +15,7 @@ import pytest
 import data_recipes
 from tasks.rows import rows
 from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, read_counts, read_table
-from tests.recipes.records import CASES, Case
+from tests.recipes.records import CASES, TALK, Case
 from tinygptv_core.recipe import Recipe
 
 DRAWN = {"list"}
@@ -49,6 +49,23 @@ def table(name: str, case: Case, folder: Path) -> Path:
     return out
 
 
+@pytest.mark.parametrize(
+    ("talk", "detail"),
+    [
+        ([{"from": "system", "value": "Be kind."}, *TALK[:2]], "utterance 1 is from 'system', where human is to speak"),
+        ([*TALK[:2], TALK[1]], "utterance 3 is from 'gpt', where human is to speak"),
+        (TALK[:3], "3 utterances; questions and answers come in pairs"),
+        ([*TALK[:3], {"from": "gpt", "value": " "}], "the value of utterance 4 is empty"),
+        ([TALK[0], {"from": "gpt", "value": 3}], "the value of utterance 2 is int, not a text"),
+        ([], "0 utterances; questions and answers come in pairs"),
+        ([{"from": "human", "value": "<image>"}, TALK[1]], "the first question is empty"),
+    ],
+)
+def test_a_talk_that_is_none_says_which_utterance_is_at_fault(talk: list[Any], detail: str):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(detail)}$"):
+        recipe("instruct").turns({"conversations": talk})
+
+
 def test_there_is_a_case_for_every_recipe():
     assert sorted(CASES) == BROUGHT
 
@@ -59,6 +76,8 @@ def test_records_become_what_is_said_and_no_row_is_lost(name: str, tmp_path: Pat
     out = table(name, case, tmp_path)
     found = list(read_table(out / ROWS_FILE, TableRow))
     assert [(row.url or row.file, json.loads(row.turns)) for row in found] == case.kept
+    marks = case.marks or [(None, None)] * len(case.kept)
+    assert [(row.split, row.group) for row in found] == marks
     assert Counter(drop.reason for drop in read_table(out / DROPPED_FILE, Drop)) == case.dropped
     rows_in = len(case.kept) + sum(case.dropped.values())
     assert read_counts(out) == {"rows": rows_in, "kept": len(case.kept), "dropped": dict(sorted(case.dropped.items()))}
@@ -78,27 +97,19 @@ def test_a_recipe_says_whose_it_is_and_how_it_is_got(name: str):
     assert (not found.picture_sets) == (found.how == "url" or name == "unnatural_instruction")
 
 
-@pytest.mark.parametrize(
-    ("name", "task", "count"),
-    [
-        *((name, "[caption] ", 17) for name in ("coco_caption", "textcaps_caption")),
-        *((name, "[vqa] ", 2) for name in ("coco_vqa", "ok_vqa", "aok_vqa", "gqa", "ocrvqa")),
-        *((name, "[refer] ", 7) for name in ("refcoco", "refcocop", "refcocog", "refvg")),
-        *((name, "[identify] ", 7) for name in ("invrefcoco", "invrefcocop", "invrefcocog")),
-        ("flickr_grounded_caption", "[grounding] ", 4),
-        ("flickr_CaptionToPhrase", "[detection] ", 1),
-        ("flickr_ObjectToPhrase", "[detection] ", 1),
-        ("cc_sbu_align", "", 4),
-        *((name, "{}", 1) for name in ("llava_conversation", "llava_detail", "llava_reason", "multitask_conversation")),
-        ("unnatural_instruction", "{}", 1),
-    ],
-)
-def test_a_question_is_asked_in_so_many_ways(name: str, task: str, count: int):
-    prompts = recipe(name).prompts
-    assert all(prompt.startswith(task) for prompt in prompts)
+@pytest.mark.parametrize("name", CASES)
+def test_a_question_is_asked_in_so_many_ways(name: str):
+    (begin, count), prompts = CASES[name].prompts, recipe(name).prompts
+    assert all(prompt.startswith(begin) for prompt in prompts)
     assert len(set(prompts)) == len(prompts) == count
-    has_question = task in ("[vqa] ", "[refer] ", "[identify] ", "[detection] ", "{}")
-    assert {prompt.count("{}") for prompt in prompts} == {int(has_question)}
+    asks = {turns[0][0] == "user" for _, turns in CASES[name].kept}
+    is_shown_alone = recipe(name).how == "url"  # stages 1 and 2 ask for nothing
+    assert {prompt.count("{}") for prompt in prompts} == ({1} if is_shown_alone else set(map(int, asks)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_recipe_has_the_version_that_its_records_were_worked_for(name: str):
+    assert recipe(name).version == CASES[name].version
 
 
 def test_the_pictures_of_coco_are_one_set_for_thirteen_data_sets_of_the_released_run():

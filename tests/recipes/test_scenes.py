@@ -119,5 +119,18 @@ def test_the_prompts_that_published_weights_know_are_among_them():
     assert "[refer] give me the location of {}" in recipe("scenes_refer").prompts
 
 
-def test_detail_is_asked_for_in_four_ways():
-    assert len(set(recipe("scenes_detail").prompts)) == 4
+FACTS: dict[str, tuple[int, int, str | None, str | None]] = {
+    **dict.fromkeys(("scenes_web", "scenes_alt", "scenes_conversation", "scenes_text"), (1, 1, None, None)),
+    **dict.fromkeys(("scenes_refer", "scenes_identify"), (1, 7, None, None)),
+    **dict.fromkeys(("scenes_detail", "scenes_grounding"), (1, 4, None, None)),
+    "scenes_caption": (1, 5, None, None),
+    "scenes_vqa": (1, 2, None, "type"),
+    "scenes_test": (1, 1, "split", "group"),
+}
+"""Version, number of prompts, and the columns with split and group."""
+
+
+@pytest.mark.parametrize("name", NANO.data)
+def test_a_recipe_has_its_version_its_prompts_and_the_columns_that_evaluations_read(name):
+    found = recipe(name)
+    assert (found.version, len(set(found.prompts)), found.split, found.group) == FACTS[name]

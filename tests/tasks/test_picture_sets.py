@@ -113,6 +113,28 @@ def test_a_set_without_pictures_is_refused(tmp_path: Path):
         write_pictures(COCO_TRAIN2014, tmp_path / "empty", site(tmp_path / "set"), progress)
 
 
+def test_a_picture_that_may_not_be_read_is_counted_and_the_set_another_once_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, stamps = unpacked(tmp_path / "coco" / "train2014"), tmp_path / "stamps"
+    whole = brought_pictures(tmp_path, COCO_TRAIN2014, stamps)
+    (folder / coco(1)).chmod(0)
+    may_read = os.access  # root may read everything, so the file's own mode is asked
+    monkeypatch.setattr(os, "access", lambda path, mode: may_read(path, mode) and bool(os.stat(path).st_mode & 0o444))
+    without = brought_pictures(tmp_path, COCO_TRAIN2014, stamps)
+    assert without.digest != whole.digest
+    place = site(tmp_path / "set")
+    write_pictures(COCO_TRAIN2014, folder, place, progress)
+    assert read_counts(place.out)["dropped"] == {"not_readable": 1, "truncated": 1, "undecodable": 1}
+    found = made(
+        coco_vqa.RECIPE, "coco_vqa", [question(1), question(2)], {"coco_train2014": place.out}, tmp_path / "vqa"
+    )
+    assert [found[place].picture for place in range(len(found))] == [FILES[coco(2)]]
+    assert read_counts(tmp_path / "vqa" / "fetch" / "out")["dropped"] == {"not_readable": 1}
+    (folder / coco(1)).chmod(0o644)
+    assert brought_pictures(tmp_path, COCO_TRAIN2014, stamps).digest == whole.digest
+
+
 def made(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], folder: Path) -> ShardSet:
     """The data set through all its steps."""
     folder.mkdir(parents=True)

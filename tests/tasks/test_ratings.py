@@ -23,6 +23,15 @@ def too_few(pictures, texts):
 def not_a_number(pictures, texts):
     return [float("nan")] * len(texts)
 
+def texts(pictures, texts):
+    return texts
+
+def nothing(pictures, texts):
+    return None
+
+def some(pictures, texts):
+    return [0.5] * (len(texts) - 1) + [None]
+
 def broken(pictures, texts):
     return 1 / 0
 """
@@ -46,6 +55,8 @@ def test_pictures_are_given_in_batches_and_text_and_what_is_no_picture_have_no_s
     assert table["key"] == [f"{number:09d}" for number in range(7)]
     # The first tar gives one batch of 2; the second gives one of 2, and the third of 1.
     assert table["score"] == [0.1, None, 2.1, 3.2, None, 5.2, 6.3]
+    told = (tmp_path / "site" / "notes" / "scores.txt").read_text()
+    assert told == "number_said: least 0.1, median 3.2, most 6.3, of 5\n"
 
 
 def test_processes_give_the_same_scores_as_one(tmp_path):
@@ -61,7 +72,10 @@ def test_processes_give_the_same_scores_as_one(tmp_path):
     [
         ("too_few", "given the 2 samples 000000000 to 000000001, returned 1 scores; it must return one for each"),
         ("not_a_number", "returned nan for 000000000; a score must be a finite number"),
-        ("broken", r"failed: ZeroDivisionError: division by zero \(.*my_scorers.py, line 16\)"),
+        ("texts", r"returned 'caption 0' for 000000000; a score must be a finite number \(.*my_scorers.py, line 15\)"),
+        ("nothing", r"returned None; it must return a number for each \(.*my_scorers.py, line 18\)"),
+        ("some", r"returned None for 000000001; a score must be a finite number \(.*my_scorers.py, line 21\)"),
+        ("broken", r"failed: ZeroDivisionError: division by zero \(.*my_scorers.py, line 25\)"),
         ("number_sad", "there is no function number_sad. Did you mean number_said?"),
     ],
 )

@@ -3,13 +3,16 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.captions import wanted_of
 from tasks.json_arrays import CHUNK_CHARACTERS
-from tasks.lists import read_list
+from tasks.list_columns import Columns
+from tasks.lists import read_list, read_pieces
 from tasks.request import Site
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table
@@ -52,6 +55,50 @@ WRITERS = {
 def test_every_format_gives_the_same_records(tmp_path, name):
     WRITERS[name](tmp_path / name)
     assert list(read_list(tmp_path / name)) == RECORDS
+
+
+LAION = [{"SAMPLE_ID": str(n), "URL": record["url"], "TEXT": record["caption"]} for n, record in enumerate(RECORDS)]
+LAION_WRITERS = {
+    "a.json": lambda path: path.write_text(json.dumps(LAION, ensure_ascii=False), encoding="utf-8"),
+    "numbers.json": lambda path: path.write_text(json.dumps([{**record, "n": 1} for record in LAION])),
+    "a.jsonl": lambda path: path.write_text("\n".join(map(json.dumps, LAION))),
+    "a.csv": lambda path: path.write_text("URL,TEXT\n" + "".join(f'{r["URL"]},"{r["TEXT"]}"\n' for r in LAION)),
+    "a.parquet": lambda path: pq.write_table(pa.Table.from_pylist(LAION), path),
+    "sized.parquet": lambda path: pq.write_table(pa.Table.from_pylist([{**r, "WIDTH": 7.0} for r in LAION]), path),
+}
+
+
+@pytest.mark.parametrize("name", LAION_WRITERS)
+def test_columns_in_another_case_and_a_caption_called_text_give_the_same_rows(tmp_path, name):
+    recipe = replace(WEB, size=("width", "height"))
+    LAION_WRITERS[name](tmp_path / name)
+    WRITERS["a.json"](tmp_path / "usual.json")
+    assert check_list(tmp_path / name, recipe) == 3
+    made = []
+    for number, path in enumerate((tmp_path / name, tmp_path / "usual.json")):
+        place = site(tmp_path / str(number))
+        rows(recipe, "list", path, place)
+        made.append(list(read_table(place.out / "rows.parquet", TableRow)))
+    assert made[0] == [replace(row, width=7 if name == "sized.parquet" else None) for row in made[1]]
+    assert len(made[0]) == 3
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet"])
+def test_such_columns_are_read_as_columns_too(tmp_path, name):
+    LAION_WRITERS[name](tmp_path / name)
+    first = next(iter(read_pieces(tmp_path / name, wanted_of(WEB))))
+    assert isinstance(first, Columns)
+    assert first.table.to_pylist() == RECORDS[: len(first)]
+
+
+def test_a_list_whose_columns_have_their_names_is_read_by_these_alone(tmp_path):
+    """A `TEXT` beside the caption is another column, as it was before names in another case were read."""
+    records = [{**record, "TEXT": "x", "URL": "y", "WIDTH": 7} for record in RECORDS]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    place = site(tmp_path)
+    rows(replace(WEB, size=("width", "height")), "list", tmp_path / "a.parquet", place)
+    found = list(read_table(place.out / "rows.parquet", TableRow))
+    assert [(row.url, row.width) for row in found] == [(record["url"], None) for record in RECORDS]
 
 
 def test_a_record_longer_than_what_is_read_at_once_comes_whole(tmp_path):
@@ -116,6 +163,90 @@ def test_files_splits_and_groups_are_the_records_own(tmp_path):
     assert read_counts(place.out) == {"rows": 3, "kept": 1, "dropped": {"broken_record": 2}}
 
 
+ASKED = Turn("user", "how many?")
+TOLD = Turn("assistant", "two")
+
+
+def told_by(folder, turns, records):
+    """The drops of `records`, the last of which has the form of a data set whose `turns` is given."""
+    folder.mkdir(exist_ok=True)
+    (folder / "a.json").write_text(json.dumps(records))
+    recipe = Recipe(version=1, source="a.json", how="file", licence="none", citation="none", picture=None, turns=turns)
+    place = site(folder)
+    rows(recipe, "lab_shapes", folder / "a.json", place)
+    return [(row.reason, row.detail) for row in read_table(place.out / "dropped.parquet", Drop)]
+
+
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        ((ASKED,), "turns are user; questions and answers must alternate"),
+        ((TOLD, ASKED), "turns are assistant, user; questions and answers must alternate"),
+        ((ASKED, ASKED, TOLD), "turns are user, user, assistant; questions and answers must alternate"),
+        ((ASKED, Turn("choice", "two")), "turns are user; questions and answers must alternate"),
+        ((Turn("user", 3), TOLD), "Turn(role='user', text=3, also=()) says something that is no text"),
+        (
+            (ASKED, Turn("assistant", "a", "2")),
+            "Turn(role='assistant', text='a', also='2') says something that is no text",
+        ),
+        ((ASKED, Turn("assistant", " ", ("",))), "an answer is empty"),
+        (
+            (Turn("human", "how many?"), Turn("gpt", "two")),
+            "a turn has the role 'human'; there are user, assistant, choice",
+        ),
+        ([["user", "how many?"]], "turns are [['user', 'how many?']]; they must be a tuple of Turn"),
+        ("how many?", "turns are 'how many?'; they must be a tuple of Turn"),
+        (None, "nothing is said in it"),
+    ],
+)
+def test_turns_that_could_not_be_trained_on_are_dropped(tmp_path, said, detail):
+    def turns(row):
+        return said if row["is_odd"] else (ASKED, TOLD)
+
+    assert told_by(tmp_path, turns, [{"is_odd": True}, {"is_odd": False}]) == [("broken_record", detail)]
+    with pytest.raises(
+        ConfigError, match="no record of 1 has the form of lab_shapes: broken_record 1. The first: "
+    ) as told:
+        told_by(tmp_path / "all", turns, [{"is_odd": True}])
+    assert str(told.value).endswith(detail)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        (TOLD,),
+        (Turn("assistant", ""),),
+        (TOLD, ASKED, TOLD),
+        (Turn("user", ""), TOLD),
+        (ASKED, Turn("choice", "one"), Turn("choice", "two"), TOLD),
+        (ASKED, Turn("assistant", "", ("two",))),
+    ],
+)
+def test_turns_that_can_be_trained_on_stay(tmp_path, said):
+    assert told_by(tmp_path, lambda row: said, [{}]) == []
+
+
+def test_a_column_or_an_item_that_is_not_there_is_a_drop_and_any_other_failure_names_its_line(tmp_path):
+    def turns(row):
+        return ASKED, Turn("assistant", row["choices"][0].strip() * (4 // row["by"]))
+
+    good = {"choices": ["two"], "by": 4}
+    assert told_by(tmp_path / "1", turns, [{**good, "choices": []}, {**good, "choices": [2]}, good]) == [
+        ("broken_record", "list index out of range"),
+        ("broken_record", "'int' object has no attribute 'strip'"),
+    ]
+    line = turns.__code__.co_firstlineno + 1
+    what = rf"lab_shapes: its recipe failed at row 000000001: ZeroDivisionError: .*test_rows.py, line {line}\)"
+    with pytest.raises(ConfigError, match=what + r"\. The record: {'choices': \['two'\], 'by': 0}"):
+        told_by(tmp_path / "2", turns, [good, {**good, "by": 0}])
+
+
+def test_a_recipe_that_fails_to_make_samples_is_named_too(tmp_path):
+    (tmp_path / "a.json").write_text("[{}]")
+    with pytest.raises(ConfigError, match=r"web: its recipe failed at row 000000000: ZeroDivisionError"):
+        rows(replace(WEB, samples=lambda row: 1 // 0), "web", tmp_path / "a.json", site(tmp_path))
+
+
 def test_the_same_list_gives_the_same_bytes_over_what_a_killed_build_left(tmp_path):
     WRITERS["a.json"](tmp_path / "a.json")
     first, second = site(tmp_path / "1"), site(tmp_path / "2")
@@ -144,7 +275,12 @@ REFUSED = {
     "mark.json": (b'[{"url": "a"} {"url": "b"}]', "is followed by '{', not by a comma, at byte 14"),
     "more.json": (b"[1] [2]", "the list ends before byte 4, but more follows"),
     "columns.json": (b'[{"link": "a", "text": "b"}]', "has no column url. Its columns are: link, text"),
-    "caption.json": (b'[{"url": "a", "text": "b"}]', "has no column caption. Its columns are: url, text"),
+    "caption.json": (b'[{"url": "a", "words": "b"}]', "has no column caption (or text). Its columns are: url, words"),
+    "twice.json": (b'[{"URL": "a", "Url": "a", "text": "b"}]', "has no column url. Its columns are: URL, Url, text"),
+    "headless.csv": (
+        b"http://a.example/1.jpg,hello there\nhttp://a.example/2.jpg,a dog\n",
+        "has no column url. Its columns are: http://a.example/1.jpg, hello there; its first line must name them",
+    ),
     "numbers.json": (b"[1, 2]", "none of its 2 records can be used. The first: a record is an object, not int"),
     "broken.json": (b'[{"url": 1, "caption": "b"}]', "The first: url is int, not a text"),
     "cut.jsonl": (b'{"url": "a", "caption": "b"}\n{"url": "a", "capt', "ends at byte 47, inside its last line"),

@@ -216,6 +216,16 @@ def test_scores_out_of_their_bounds_drop_their_sample_and_no_score_drops_none(tm
     assert details(index) == ["0.24, at least 0.25", "0.51, at most 0.5", "-2, at least -1"]
 
 
+def test_where_bounds_leave_nothing_it_is_told_how_the_scores_lie(tmp_path):
+    (tmp_path / "s").mkdir()
+    pq.write_table(pa.table({"score": [0.1, 0.3, None, 0.2]}), tmp_path / "s" / ratings.RATINGS_FILE)
+    rules = replace(RULES, scorers=(Scorer(file="s.py", name="likeness", at_least=0.5),), min_side=999)
+    shards = write_shards(tmp_path / "shards", [encoded(ORIGINAL[0])] * 4)
+    said = r"none is left\. .*\. The scores of likeness: least 0.1, median 0.2, most 0.3, of 3$"
+    with pytest.raises(ConfigError, match=said):
+        screened(tmp_path, rules, shards, Against(ratings={"likeness": tmp_path / "s"}))
+
+
 def test_a_copy_with_a_better_score_stays_though_its_bytes_came_before(tmp_path):
     (tmp_path / "s").mkdir()
     pq.write_table(pa.table({"score": [0.1, 0.9, 0.8]}), tmp_path / "s" / ratings.RATINGS_FILE)

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, unknown
+from tinygptv_core.user_code import line_defined, line_raised, number_in
 
 Scoring = Callable[[str, Sequence[str]], float]
 """(answer, references) -> 0..1. References are the sample's own answers."""
+
+ROUNDING = 1e-9
+"""So far beyond 0..1 a score is taken for 0 or 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +74,21 @@ def load(name: str) -> Eval:
     if name not in names():
         raise ConfigError(unknown("evaluation ", name, list(names())))
     return importlib.import_module(f"{__name__}.{name}").EVAL
+
+
+def scored(name: str, scoring: Scoring, key: str, answer: str, references: Sequence[str]) -> float:
+    """The score of an answer to the question `key` of the evaluation `name`, by its `score` or one beside it.
+
+    Raises:
+        ConfigError: `scoring` fails, or does not return a number in 0..1; says where it is written.
+    """
+    where = f"evaluation {name}, question {key}: the score of the answer {answer!r:.80}"
+    try:
+        given = scoring(answer, references)
+    except Exception as error:
+        line = line_raised(error, __file__)
+        raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({line})") from error
+    score = number_in(given)
+    if not -ROUNDING <= score <= 1 + ROUNDING:  # no NaN either
+        raise ConfigError(f"{where} is {given!r:.80}; it must be a number in 0..1 ({line_defined(scoring)})")
+    return min(max(score, 0.0), 1.0)

@@ -1,0 +1,30 @@
+"""What is said of functions that users write, when they fail or return something else than they should."""
+
+import math
+import traceback
+
+
+def line_raised(error: BaseException, *ours: str) -> str:
+    """Where the user's function stood that `error` comes from, whatever it called: "FILE, line N".
+
+    Args:
+        ours: the files of the calls that lead to the user's function.
+    """
+    calls = traceback.extract_tb(error.__traceback__)
+    theirs = [call for call in calls if call.filename not in ours] or calls
+    line = [call for call in theirs if call.filename == theirs[0].filename][-1]
+    return f"{line.filename}, line {line.lineno}"
+
+
+def line_defined(function: object) -> str:
+    """Where a function begins: "FILE, line N"; what it is called where it is not written in Python."""
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}, line {code.co_firstlineno}" if code else repr(function)
+
+
+def number_in(value: object) -> float:
+    """`value` as a number; NaN where it is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]  # whatever it is
+    except (ArithmeticError, RuntimeError, TypeError, ValueError):
+        return math.nan
