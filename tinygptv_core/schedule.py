@@ -10,7 +10,8 @@ def rate(schedule: Schedule, step: int) -> float:
 
     Linear from `start` (at step 0) to `peak` (which it would reach at `warmup_steps`); from there on
     the cosine from `peak` to `end` over all steps, without an offset for the warm-up. So the rate
-    jumps down at the end of the warm-up, from almost `peak` to where the cosine already is.
+    jumps down at the end of the warm-up, from almost `peak` to where the cosine already is. A `start` above the
+    `peak` warms up at the peak.
 
     Raises:
         ValueError: there is no such step.
@@ -23,6 +24,6 @@ def rate(schedule: Schedule, step: int) -> float:
         raise ValueError(f"step is {step}; it must lie in 0..{schedule.steps - 1}")
     if step < schedule.warmup_steps:
         warm = step % (schedule.published_epoch_steps or schedule.steps)
-        return schedule.start + (schedule.peak - schedule.start) * warm / schedule.warmup_steps
+        return min(schedule.peak, schedule.start + (schedule.peak - schedule.start) * warm / schedule.warmup_steps)
     fraction = (1 + math.cos(math.pi * step / schedule.steps)) / 2
     return schedule.end + (schedule.peak - schedule.end) * fraction

@@ -44,8 +44,9 @@ def said(samples: dict[str, Any], stage: Stage, chosen_prompt: str | None, has_i
         assert chosen_prompt.startswith(before) and chosen_prompt.endswith(after)
         prompt = without_slot(chosen_prompt[len(before) : len(chosen_prompt) - len(after)])
     if "conv_q" in samples:
-        asked = [q.split(c) for q, c in zip(samples["conv_q"], samples["connect_sym"], strict=True)]
-        answers = [a.split(c) for a, c in zip(samples["conv_a"], samples["connect_sym"], strict=True)]
+        between = samples["connect_sym"][0]  # the reference takes the first row's for all
+        asked = [q.split(between) for q in samples["conv_q"]]
+        answers = [a.split(between) for a in samples["conv_a"]]
     else:
         answers = [[answer] for answer in samples["answer"]]
         asked = [[words] for words in samples.get("instruction_input", [])]
@@ -267,17 +268,30 @@ def check_token_ids(goldens: Goldens, ids: dict[str, list[int]]) -> None:
     assert {text: goldens.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ids} == ids
 
 
-def mask_check(goldens: Goldens, case: str) -> Check:
-    """The LLM alone under a mask. The folder does not say after which stage: it has to be one of them."""
+def told_stages(goldens: Goldens, case: str, told: dict[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The stages after which a case without a stage in its name may be, and its files.
+
+    Where nothing beside its tensors says which stage, it has to be one of them.
+    """
+    files = (f"cases/{case}.safetensors",)
+    if told.keys() - {"stage", "case", "name"}:  # more than is known here, so that it has no check
+        return goldens.stages, files
+    stages = (int(str(told["stage"]).removeprefix("stage")),) if "stage" in told else goldens.stages
+    return stages, (*files, f"cases/{case}.json") if told else files
+
+
+def mask_check(goldens: Goldens, case: str, told: dict[str, Any]) -> Check:
+    """The LLM alone under a mask."""
     expected = goldens.tensors(f"cases/{case}")
+    stages, files = told_stages(goldens, case, told)
 
     def run() -> None:
         ids_BS, mask_BS = expected["input_ids"], expected["attention_mask"]
         with torch.no_grad():
-            logits = [goldens.model(n).llm(input_ids=ids_BS, attention_mask=mask_BS).logits for n in goldens.stages]
+            logits = [goldens.model(n).llm(input_ids=ids_BS, attention_mask=mask_BS).logits for n in stages]
         assert_near(nearest(logits, expected["logits"], mask_BS.bool()), expected["logits"][mask_BS.bool()])
 
-    return Check(name=f"{case}-logits", files=(f"cases/{case}.safetensors",), run=run)
+    return Check(name=f"{case}-logits", files=files, run=run)
 
 
 def nearest(candidates: Sequence[Tensor], expected: Tensor, where: Tensor) -> Tensor:
@@ -285,14 +299,14 @@ def nearest(candidates: Sequence[Tensor], expected: Tensor, where: Tensor) -> Te
     return min((one[where] for one in candidates), key=lambda one: (one - expected[where]).abs().max().item())
 
 
-def vision_checks(goldens: Goldens, case: str) -> Iterator[Check]:
-    """A picture of another size. The folder does not say after which stage it was projected: it has to be one."""
+def vision_checks(goldens: Goldens, case: str, told: dict[str, Any]) -> Iterator[Check]:
+    """A picture of another size."""
     expected = goldens.tensors(f"cases/{case}")
-    files = (f"cases/{case}.safetensors",)
+    stages, files = told_stages(goldens, case, told)
     everywhere = torch.ones((), dtype=torch.bool)
 
     def part(name: str) -> None:
-        found = [picture_parts(goldens.model(n), expected["pixel_values"])[name] for n in goldens.stages]
+        found = [picture_parts(goldens.model(n), expected["pixel_values"])[name] for n in stages]
         assert_near(nearest([one[None] for one in found], expected[name][None], everywhere[None]), expected[name][None])
 
     def positions() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from tinygptv_core.architectures import PAPER
 from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.export import export_published
 from tinygptv_core.model import TinyGPTV
+from tinygptv_core.presets import AS_PUBLISHED
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import is_lora, load_trainable, parameter_groups, trainable_parameters
 from tinygptv_core.vision import VisionTower
@@ -30,7 +30,7 @@ def check_trainable(goldens: Goldens, number: int) -> None:
 def check_groups(goldens: Goldens, number: int) -> None:
     model, told = goldens.model(number), goldens.manifest["stages"][f"stage{number}"]["adamw_groups"]
     names = {id(parameter): name for name, parameter in trainable_parameters(model).items()}
-    groups = parameter_groups(model, goldens.stage(number).weight_decay)
+    groups = parameter_groups(model, AS_PUBLISHED.stages[number - 1].weight_decay)
     found = {group["weight_decay"]: {names[id(parameter)] for parameter in group["params"]} for group in groups}
     assert found == {group["weight_decay"]: {trainable_name(name) for name in group["names"]} for group in told}
     assert {(tuple(group["betas"]), group["eps"]) for group in told} == {(BETAS, EPSILON)}
@@ -183,8 +183,7 @@ def check_tokenizer(goldens: Goldens) -> None:
 
 def check_cases(goldens: Goldens) -> None:
     """What the manifest lists is there."""
-    there = {Path(name).name.split(".")[0] for name in goldens.files("cases")}
-    assert set(goldens.manifest["cases"]) <= there
+    assert set(goldens.manifest["cases"]) <= set(goldens.named("cases"))
 
 
 def manifest_checks(goldens: Goldens) -> Iterator[Check]:

@@ -1,19 +1,23 @@
 """Checks of what goes into the model: pictures, captions, tokens, prompts, and what data sets say."""
 
 import importlib
+import io
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.core.reference import Check, Goldens, assert_near, without_space
 from tinygptv_core.annotations import partners_in, picture_of, records_in, samples_of, with_partners
@@ -34,10 +38,17 @@ def picture_checks(goldens: Goldens, name: str) -> Iterator[Check]:
         files = (f"misc/{name}.safetensors", f"misc/{picture}.png")
 
         def run(key: str = key, file: str = files[1], size: int = int(size)) -> None:
-            bytes_B3HW = torch.from_numpy(squashed([(goldens.folder / file).read_bytes()], size))
+            bytes_B3HW = torch.from_numpy(squashed([as_rgb(goldens.folder / file)], size))
             assert_near(normalised(bytes_B3HW)[0], goldens.tensors(f"misc/{name}")[key])
 
         yield Check(name=f"{name}-{key}", files=files, run=run)
+
+
+def as_rgb(path: Path) -> bytes:
+    """A picture as the reference reads it: without its transparency, for which ours has white."""
+    with Image.open(path) as picture, io.BytesIO() as file:
+        picture.convert("RGB").save(file, "PNG")
+        return file.getvalue()
 
 
 def caption_checks(goldens: Goldens, name: str) -> Iterator[Check]:
@@ -89,7 +100,7 @@ def conversation_checks(goldens: Goldens, name: str) -> Iterator[Check]:
     def conversation(one: dict[str, str]) -> None:
         """So far, after each question."""
         turns, before = list[Turn](), one["system"]
-        for key in sorted(one.keys() - {"system"}):
+        for key in sorted(one.keys() - {"system"}, key=lambda key: int(re.sub(r"\D", "", key))):
             answer, _, asked = one[key].removeprefix(before).partition("###Human: ")
             turns += [Turn("assistant", answer)] if turns else []
             turns += [Turn("user", asked.removeprefix(IMAGE_SLOT).removesuffix("###Assistant: "))]

@@ -1,7 +1,7 @@
 """Checks of how the model is trained: by which rates, to which losses and weights."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -78,16 +78,32 @@ class Trajectory:
         return as_published(self.told["run"])
 
     @cached_property
+    def places(self) -> list[int]:
+        """Of each step the batch that it takes: from the first one in every epoch, or on from where one ended.
+
+        The folder does not say which, and where an epoch has a multiple of the batches it is the same.
+        """
+        num, steps = len(self.told["batches"]), self.told["steps"]
+        anew, on = [step["iter"] % num for step in steps], [step % num for step in range(len(steps))]
+        if anew == on:
+            return on
+        expected = torch.tensor([step["loss"] for step in steps])
+        return min(anew, on, key=lambda places: (torch.tensor(self.train(places)[0]) - expected).abs().max().item())
+
+    @cached_property
     def trained(self) -> tuple[list[float], dict[str, Tensor]]:
-        """The loss of each step, and the weights after the last."""
+        return self.train(self.places)
+
+    def train(self, places: Sequence[int]) -> tuple[list[float], dict[str, Tensor]]:
+        """The loss of each step, and the weights after the last, when the steps take the batches at `places`."""
         decay, accumulation = self.told["run"]["weight_decay"], self.told["accum_grad_iters"]
         stage = self._goldens.stage(
             self.number, schedule=self.schedule, weight_decay=decay, published_accumulation=accumulation
         )
         engine = DDPEngine(self._goldens.new_model(self.number), stage, OPTIONS, rank=0, world_size=1)
         losses = []
-        for step, (expected, prompt) in enumerate(zip(self.told["steps"], self.prompts, strict=True)):
-            batch = self.batch(expected["iter"] % len(self.told["batches"]), prompt)
+        for step, (place, prompt) in enumerate(zip(places, self.prompts, strict=True)):
+            batch = self.batch(place, prompt)
             result = engine.step(batch, step=step, rate=rate(self.schedule, step), dataset=f"batch {step}")
             losses.append(float(result.loss))
         state = engine.state()
@@ -97,7 +113,7 @@ class Trajectory:
     def prompts(self) -> list[str | None]:
         """Of each step the prompt that the reference draws, where its stage has some to draw from."""
         prompts, seed = self._goldens.manifest["stages"][self.told["stage"]]["prompt_list"], self.told["prompt_seed"]
-        assert (seed is not None) == bool(prompts)
+        assert seed is not None or not prompts
         generator = random.Random(seed)
         return [generator.choice(prompts) if prompts else None for _ in self.told["steps"]]
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinygptv_core.architectures import architecture
 from tinygptv_core.checkpoint import form_of, read_checkpoint
+from tinygptv_core.engine import BETAS
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import PUBLISHED_QUESTION, Lora, Schedule, Share, Stage
@@ -29,6 +30,9 @@ from tinygptv_core.weight_import import Sources, import_backbones, import_checkp
 from tinygptv_core.weights import Architecture, Backbones, load_backbones, read_tokenizer
 
 COPIES = Path(__file__).parents[1] / "goldens"
+
+ENDING = re.compile(r"(\.(grads|inputs|final))?\.(safetensors|json|png|txt)$")
+"""What stands behind a file's name, which may have dots of its own."""
 
 TOLERANCE = 1e-4
 """The largest difference from a number of the reference, absolute. Ids and counts are identical."""
@@ -88,6 +92,10 @@ class Goldens:
     def files(self, group: str) -> list[str]:
         """The names of all files of `cases` or `misc`, with that folder in front."""
         return sorted(path.relative_to(self.folder).as_posix() for path in (self.folder / group).iterdir())
+
+    def named(self, group: str) -> list[str]:
+        """What the files of `cases` or `misc` are about: their names without any ending, each once."""
+        return sorted({ENDING.sub("", Path(name).name) for name in self.files(group)})
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -229,8 +237,10 @@ class Goldens:
 def as_published(run: Mapping[str, Any]) -> Schedule:
     """The schedule of a run of the reference."""
     assert run.get("lr_sched", "linear_warmup_cosine_lr") == "linear_warmup_cosine_lr", run
+    assert run.get("beta2", BETAS[1]) == BETAS[1], run
+    start = run.get("warmup_lr", -1)
     return Schedule(
-        start=run.get("warmup_lr", run["init_lr"]),
+        start=start if start >= 0 else run["init_lr"],
         peak=run["init_lr"],
         end=run["min_lr"],
         warmup_steps=run.get("warmup_steps", 0),

@@ -5,7 +5,8 @@ pytest tests/core/test_goldens.py --goldens DIR
 Without the option on the copies in `tests/goldens`. Numbers are within 1e-4, ids identical.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,24 @@ from tests.core.reference import GOLDENS, Check, Goldens
 
 
 def all_checks(goldens: Goldens) -> Iterator[Check]:
-    for case in sorted({Path(name).name.split(".")[0] for name in goldens.files("cases")}):
-        yield from case_checks(goldens, case)
-    for name in sorted({Path(name).name.split(".")[0] for name in goldens.files("misc")}):
-        yield from misc_checks(goldens, name)
+    for case in goldens.named("cases"):
+        yield from or_a_failure(case, partial(case_checks, goldens, case))
+    for name in goldens.named("misc"):
+        yield from or_a_failure(name, partial(misc_checks, goldens, name))
     yield from golden_manifest.manifest_checks(goldens)
     yield from golden_texts.dataset_checks(goldens)
+
+
+def or_a_failure(name: str, checks: Callable[[], Iterator[Check]]) -> list[Check]:
+    """The checks; where the files do not even tell which, one that fails for it, so that the others are run."""
+    try:
+        return list(checks())
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        return [Check(name=f"{name}-cannot-be-read", files=(), run=fail)]
 
 
 def case_checks(goldens: Goldens, case: str) -> Iterator[Check]:
@@ -37,9 +50,9 @@ def case_checks(goldens: Goldens, case: str) -> Iterator[Check]:
     elif "per_sample_losses" in told:
         yield from golden_answers.choice_checks(goldens, case)
     elif "input_ids" in tensors:
-        yield golden_forward.mask_check(goldens, case)
+        yield golden_forward.mask_check(goldens, case, told)
     elif "visual_encoder" in tensors:
-        yield from golden_forward.vision_checks(goldens, case)
+        yield from golden_forward.vision_checks(goldens, case, told)
 
 
 def misc_checks(goldens: Goldens, name: str) -> Iterator[Check]:
@@ -85,19 +98,42 @@ def test_every_case_has_a_check(pytestconfig: pytest.Config):
     assert without_check(chosen(pytestconfig)) == []
 
 
-def test_a_case_without_a_check_is_named(tmp_path: Path):
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A folder with all that the copies have, to which files can be added."""
     for name in ("weights", "checkpoints", "manifest.json"):
         (tmp_path / name).symlink_to(GOLDENS.folder / name)
     for group in ("cases", "misc"):
         (tmp_path / group).mkdir()
         for name in GOLDENS.files(group):
             (tmp_path / name).symlink_to(GOLDENS.folder / name)
+    return tmp_path
+
+
+def test_a_case_without_a_check_is_named(linked: Path):
     for name in ("cases/stage4_new.json", "misc/new.json", "misc/image9.png"):
-        (tmp_path / name).write_text("{}")
-    save_file({"new": torch.zeros(1)}, tmp_path / "cases" / "stage4_other.safetensors")
-    assert without_check(Goldens(tmp_path)) == [
+        (linked / name).write_text("{}")
+    save_file({"new": torch.zeros(1)}, linked / "cases" / "stage4_other.safetensors")
+    assert without_check(Goldens(linked)) == [
         "cases/stage4_new.json",
         "cases/stage4_other.safetensors",
         "misc/image9.png",
         "misc/new.json",
     ]
+
+
+def test_a_case_that_cannot_be_read_fails_and_the_others_are_checked(linked: Path):
+    (linked / "cases" / "stage4_cut.json").write_text("{")
+    checks = list(all_checks(Goldens(linked)))
+    (failing,) = [check for check in checks if check.name == "stage4_cut-cannot-be-read"]
+    with pytest.raises(ValueError, match="Expecting property name"):
+        failing.run()
+    assert len(checks) == 1 + len(list(all_checks(GOLDENS)))
+
+
+def test_a_name_may_have_dots_of_its_own(linked: Path):
+    name = next(name for name in GOLDENS.named("cases") if name.startswith("stage4_generate"))
+    for ending in ("json", "safetensors"):
+        (linked / "cases" / f"{name}_1.3.{ending}").symlink_to(GOLDENS.folder / "cases" / f"{name}.{ending}")
+    found = [check.name for check in all_checks(Goldens(linked)) if check.name.startswith(f"{name}_1.3-")]
+    assert f"{name}_1.3-generated_ids" in found and without_check(Goldens(linked)) == []

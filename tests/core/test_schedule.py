@@ -41,6 +41,11 @@ def test_a_step_out_of_range_is_refused(step):
         rate(STAGE1, step)
 
 
+def test_a_warm_up_that_starts_above_the_peak_is_at_the_peak():
+    schedule = Schedule(start=9.0, peak=4.0, end=4.0, warmup_steps=3, steps=6)
+    assert [rate(schedule, step) for step in range(6)] == [4.0] * 6
+
+
 def test_as_published_the_warm_up_starts_again_in_every_epoch_and_the_rate_may_rise():
     """Epochs of two steps, a warm-up of five: 0, 1/5; 0, 1/5; 0 of the way to the peak; then the cosine."""
     schedule = Schedule(start=0.0, peak=5.0, end=9.0, warmup_steps=5, steps=6, published_epoch_steps=2)
