@@ -4,7 +4,7 @@ A recipe states facts about a data set and holds no settings: limits, sizes and 
 preset, so that they can be changed without touching the data set.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
