@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import Cache, PhiConfig, PhiForCausalLM
+from transformers import Cache, GenerationMixin, PhiConfig, PhiForCausalLM
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -171,7 +171,27 @@ class FusedLayer(PhiDecoderLayer):
         return self.resid_dropout(attended) + self.resid_dropout(self.mlp(normed)) + hidden_states
 
 
-class TinyPhi(PhiForCausalLM):
+class PublishedBeams(GenerationMixin):
+    """transformers' search by beams, which gives up on a row when the reference's does.
+
+    A row is done when the worst of its finished beams is no worse than the best of all that could go on. The
+    reference's transformers (4.36) counts a beam among these that has just finished, today's does not, and so may end
+    before a better answer is found.
+    """
+
+    _best_B1: Tensor
+
+    def _update_finished_beams(self, *args: Any, **known: Any) -> Any:
+        self._best_B1 = known["topk_log_probs"].max(dim=1, keepdim=True).values
+        return super()._update_finished_beams(*args, **known)
+
+    def _check_early_stop_heuristic(  # pyright: ignore[reportIncompatibleMethodOverride] -- theirs needs no self
+        self, *args: Any, **known: Any
+    ) -> Any:
+        return super()._check_early_stop_heuristic(*args, **known | {"running_beam_scores": self._best_B1})
+
+
+class TinyPhi(PublishedBeams, PhiForCausalLM):
     """`PhiForCausalLM` whose layers are `FusedLayer`s. Source: TinyGPT-V, arXiv:2312.16862, section 3.1."""
 
     def __init__(self, config: PhiConfig) -> None:

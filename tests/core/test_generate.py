@@ -13,15 +13,19 @@ from tinygptv_core.model import TinyGPTV
 QUESTIONS = ([tiny.END, tiny.SLOT, 2, 3], [tiny.END, 4, tiny.SLOT, 5, 6, 2, 3], [tiny.SLOT, 6])
 
 
-@pytest.fixture(scope="module")
-def model() -> TinyGPTV:
+def weighty(seed: int) -> TinyGPTV:
     """With attention weighty enough for its words to follow from the question, and no end of text."""
-    made = TinyGPTV.from_backbones(tiny.backbones(seed=5), None, seed=2).eval()
+    made = TinyGPTV.from_backbones(tiny.backbones(seed=5), None, seed=seed).eval()
     with torch.no_grad():
         made.llm.lm_head.bias[[tiny.END, tiny.SLOT]] = -1e4
         for layer in made.llm.model.layers:
             layer.post_layernorm.weight.fill_(4)
     return made
+
+
+@pytest.fixture(scope="module")
+def model() -> TinyGPTV:
+    return weighty(seed=2)
 
 
 def padded_left(rows: list[list[int]], slots: list[int], images_B3HW: torch.Tensor, pad: int) -> Batch:
@@ -166,6 +170,49 @@ def test_beams_end_at_the_stop_text(model):
         for stop in ("never", "b")
     ]
     assert tokens[0].shape[1] == 8 > tokens[1].shape[1]  # the search itself ends there, not only the text
+
+
+def published_beams(model: TinyGPTV, batch: Batch, beams: int, num_steps: int, end: int) -> list[int]:
+    """The best beam of a single question as transformers 4.36 finds it, whose search the reference uses.
+
+    Each beam is read anew, without a cache. Scores are those of all tokens divided by their number, the end among them.
+    """
+    embeds_BSD, _ = model.embed(batch, model.images(batch))
+    words = model.llm.get_input_embeddings()
+    running: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[tuple[float, list[int]]] = []
+    for step in range(1, num_steps + 1):
+        found = []
+        for score, tokens in running:
+            said_BSD = torch.cat([embeds_BSD, words(torch.tensor([tokens], dtype=torch.long))], dim=1)
+            likely_V = model.llm(inputs_embeds=said_BSD).logits[0, -1].log_softmax(-1)
+            found += [(score + one, [*tokens, token]) for token, one in enumerate(likely_V.tolist())]
+        best = sorted(found, reverse=True)[: 2 * beams]
+        finished += [(score / step, tokens) for score, tokens in best[:beams] if tokens[-1] == end]
+        finished = sorted(finished, reverse=True)[:beams]
+        running = [(score, tokens) for score, tokens in best if tokens[-1] != end][:beams]
+        if len(finished) == beams and finished[-1][0] >= best[0][0] / step:
+            break
+    else:
+        finished += [(score / num_steps, tokens) for score, tokens in running]
+    return max(finished)[1]
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize(("seed", "weight", "beams"), [(2, 16, 3), (3, 1, 3)])
+def test_beams_give_up_when_the_reference_does(seed, weight, beams, index, scale):
+    """With an end that comes soon: today's transformers alone ends the search of some too early."""
+    made, tokenizer, batch = weighty(seed), tiny.tokenizer(), questions([index])
+    tokenizer.eos_token, end = "c", tiny.WORDS.index("c")
+    batch = replace(batch, images_B3HW=questions([index]).images_B3HW * scale)
+    with torch.no_grad():
+        made.llm.lm_head.weight.mul_(weight)
+        found = beam_tokens(made, batch, tokenizer=tokenizer, decoding=replace(ON, beams=beams), image_BQD=None)[
+            0
+        ].tolist()
+        expected = published_beams(made, batch, beams, ON.max_new_tokens, end)
+    assert (found[: found.index(end) + 1] if end in found else found) == expected
 
 
 def test_the_penalty_makes_what_was_said_less_likely_whatever_its_sign():
