@@ -7,7 +7,7 @@ from data_recipes.parts import forms, pictures
 from tinygptv_core.recipe import Recipe
 
 RECIPE = Recipe(
-    version=1,
+    version=2,
     source="refcoco+/refs(unc).p",
     how="file",
     licence=forms.REFER_LICENCE,

@@ -34,7 +34,7 @@ def turns(row: Row) -> tuple[Turn, ...]:
 
 
 RECIPE = Recipe(
-    version=1,
+    version=2,
     source="visual_genome/region_descriptions.json",
     how="file",
     licence="CC-BY-4.0",

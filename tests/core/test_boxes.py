@@ -7,7 +7,11 @@ from tinygptv_core.boxes import boxes_in, first_box, overlap, published_overlap,
 
 @pytest.mark.parametrize(
     ("corners", "text"),
-    [((0, 0, 200, 50), "{<0><0><100><100>}"), ((3, 0.4, 199.9, 49.9), "{<1><0><99><99>}")],
+    [
+        ((0, 0, 200, 50), "{<0><0><100><100>}"),
+        ((3, 0.4, 199.9, 49.9), "{<1><0><99><99>}"),
+        ((58, 0, 116, 29), "{<28><0><57><57>}"),
+    ],
 )
 def test_a_box_is_spelled_in_truncated_hundredths(corners, text):
     assert spelled(corners, width=200, height=50) == text

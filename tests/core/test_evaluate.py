@@ -226,7 +226,7 @@ def test_a_score_that_is_none_names_evaluation_question_and_line(trained, monkey
     with pytest.raises(
         ConfigError, match=rf"{where} {said}; it must be a number in 0..1 \(.*test_evaluate.py, line \d+"
     ):
-        evaluate(trained, ["scenes_vqa"], {"scenes_test": [sample(0)]}, quiet)
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([sample(0)])}, quiet)
 
 
 def test_a_score_that_fails_is_told_before_a_question_is_asked(trained, monkeypatch):
@@ -235,7 +235,7 @@ def test_a_score_that_fails_is_told_before_a_question_is_asked(trained, monkeypa
     with pytest.raises(
         ConfigError, match=r"failed: ZeroDivisionError: division by zero \(.*test_evaluate.py, line \d+"
     ):
-        evaluate(trained, ["scenes_vqa"], {"scenes_test": [sample(0)]}, lambda *told: asked.append(told))
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([sample(0)])}, lambda *told: asked.append(told))
     assert not asked
 
 
@@ -243,14 +243,14 @@ def test_a_score_that_fails_for_a_later_question_names_that(trained, monkeypatch
     answering_with(monkeypatch, lambda answer, references: {"red": 0.5, "blue": 3}[references[0]])
     samples = [sample(0), sample(1, truth="blue")]
     with pytest.raises(ConfigError, match="question 000000001: .* is 3; it must be a number in 0..1"):
-        evaluate(trained, ["scenes_vqa"], {"scenes_test": samples}, quiet)
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples)}, quiet)
 
 
 def test_a_score_beside_another_is_looked_at_too(trained, monkeypatch):
     changed = replace(evals.load("scenes_vqa"), beside=(evals.Beside(metric="m", score=lambda answer, references: 7),))
     monkeypatch.setattr(evals, "load", lambda name: changed)
     with pytest.raises(ConfigError, match="is 7; it must be a number in 0..1"):
-        evaluate(trained, ["scenes_vqa"], {"scenes_test": [sample(0)]}, quiet)
+        evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([sample(0)])}, quiet)
 
 
 def test_rounding_beyond_1_is_1():

@@ -172,6 +172,7 @@ CASES: dict[str, Case] = {
         dropped={"broken_record": 5},
     ),
     "refvg": Case(
+        version=2,
         files={
             "visual_genome/region_descriptions.json": [
                 {
@@ -262,36 +263,42 @@ CASES: dict[str, Case] = {
         prompts=("[caption] ", 17),
     ),
     "refcoco": Case(
+        version=2,
         files=refs("refcoco", "refs(unc).p", "train", "val"),
         kept=REFERRED,
         dropped=REFS_DROPPED,
         prompts=("[refer] ", 7),
     ),
     "refcocop": Case(
+        version=2,
         files=refs("refcoco+", "refs(unc).p", "train", "val"),
         kept=REFERRED,
         dropped=REFS_DROPPED,
         prompts=("[refer] ", 7),
     ),
     "refcocog": Case(
+        version=2,
         files=refs("refcocog", "refs(umd).p", "train", "val"),
         kept=REFERRED,
         dropped=REFS_DROPPED,
         prompts=("[refer] ", 7),
     ),
     "invrefcoco": Case(
+        version=2,
         files=refs("refcoco", "refs(unc).p", "train", "val"),
         kept=IDENTIFIED,
         dropped=REFS_DROPPED,
         prompts=("[identify] ", 7),
     ),
     "invrefcocop": Case(
+        version=2,
         files=refs("refcoco+", "refs(unc).p", "train", "val"),
         kept=IDENTIFIED,
         dropped=REFS_DROPPED,
         prompts=("[identify] ", 7),
     ),
     "invrefcocog": Case(
+        version=2,
         files=refs("refcocog", "refs(umd).p", "train", "val"),
         kept=IDENTIFIED,
         dropped=REFS_DROPPED,
@@ -299,6 +306,7 @@ CASES: dict[str, Case] = {
     ),
     **{
         f"{name}_test": Case(
+            version=2,
             files=refs(folder, file, split, "train"),
             kept=EXPRESSED,
             dropped=EXPRESSED_DROPPED,
