@@ -17,7 +17,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from flows import cli, deploy, grammar
+from flows import deploy, grammar
 from flows.up import POOL
 from tests.test_frame import pins
 
@@ -269,7 +269,7 @@ def test_what_the_document_has_one_type_is_understood(command):
         _parsed("ray.scripts.scripts", "cli", command[1:])
         command = command[split + 1 :]
     if command[0] == "tinygptv":
-        assert grammar.parser().parse_args(command[1:]).command in cli.COMMANDS
+        assert callable(grammar.parser().parse_args(command[1:]).act)
     else:
         _parsed("ray.scripts.scripts", "cli", command[1:])
 
