@@ -95,7 +95,7 @@ class StageChanges(Form):
     end_rate: float | None = _none("The learning rate at the end; not above the peak", ge=0, le=1)
     warmup_steps: int | None = _none("Steps of rising rate, at most all steps", ge=0, le=10_000_000)
     batch: int | None = _none("Samples of a batch, of each of its data sets", ge=1, le=65_536)
-    lora_rank: int | None = _none("Of a stage that has adapters", ge=1, le=4_096)
+    lora_rank: int | None = _none("Of a stage that has adapters: one rank for all of them", ge=1, le=4_096)
 
 
 class Machine(Form):

@@ -1,7 +1,8 @@
 """Whole runs as data: backbones, data sets, stages and evaluations under one name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from tinygptv_core import evals
@@ -19,6 +20,7 @@ from tinygptv_core.stages import (
     Norm,
     Share,
     Stage,
+    check_adapters,
     samples_wanted,
 )
 
@@ -57,9 +59,25 @@ class Preset:
             read = {*stage.mix, *(evals.load(name).dataset for name in stage.evals)}
             if missing := sorted(read - self.data.keys()):
                 raise ConfigError(f"{stage.name}: " + unknown("data set ", missing[0], list(self.data)))
+        self._check_evaluations()
         if len({stage.without for stage in self.stages}) > 1:
             told = "; ".join(f"{stage.name}: {', '.join(stage.without) or 'none'}" for stage in self.stages)
             raise ConfigError(f"the stages are without different norms ({told}); they train one model: set all alike")
+        for earlier, stage in pairwise(self.stages):
+            check_adapters(earlier.name, earlier.lora, stage)
+
+    def _check_evaluations(self) -> None:
+        """Refuse to ask about what a stage or one before it was trained on: it draws from all splits of a data set."""
+        drawn: dict[str, str] = {}
+        for stage in self.stages:
+            drawn |= {name: stage.name for name in stage.mix if name not in drawn}
+            for name in stage.evals:
+                if (asked := evals.load(name).dataset) in drawn:
+                    raise ConfigError(
+                        f"{stage.name}.evals has {name}, which asks {asked}, and {drawn[asked]} trains on that, on "
+                        f"every split: it would score what was learnt by heart.\n"
+                        f"  leave {asked} out of {drawn[asked]}.mix, or {name} out of {stage.name}.evals"
+                    )
 
 
 TWO_CORES = RunOptions(
@@ -175,16 +193,15 @@ SMALL = Preset(
 
 
 def variant(preset: Preset, name: str, about: str, *stages: Stage) -> Preset:
-    """`preset` with `stages` in the place of its own of their names.
+    """`preset` with `stages` in the place of its own of their names; those of other names follow its last, in order.
 
     It has a name of its own, as a preset, as an experiment of MLflow's and in the registry.
     """
-    own = {stage.name: stage for stage in stages}
     return replace(
         preset,
         name=name,
         about=about,
-        stages=tuple(own.get(stage.name, stage) for stage in preset.stages),
+        stages=tuple({stage.name: stage for stage in (*preset.stages, *stages)}.values()),
         model_name=f"tinygptv-{name.replace('_', '-')}",
     )
 
@@ -271,9 +288,14 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
     Raises:
         ConfigError: a setting is not of that form, names nothing, or has a value of the wrong type or range.
     """
-    stages = {stage.name for stage in preset.stages}
-    pairs = pairs_of(settings, "--set", "stage3.schedule.peak=2e-5")
-    return change(preset, {f"stages.{name}" if name.split(".")[0] in stages else name: text for name, text in pairs})
+    stages, parts = {stage.name for stage in preset.stages}, {part.name for part in fields(preset)}
+    values: dict[str, str] = {}
+    for name, text in pairs_of(settings, "--set", "stage3.schedule.peak=2e-5"):
+        head = name.split(".")[0]
+        if head not in stages | parts:
+            raise ConfigError(unknown("", head, sorted(stages) + sorted(parts)))
+        values[f"stages.{name}" if head in stages else name] = text
+    return change(preset, values)
 
 
 def starting_at(preset: Preset, stage: str) -> Preset:

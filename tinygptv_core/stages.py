@@ -153,6 +153,24 @@ def asking_template(dialect: Dialect, prompt_template: str | None, eval_template
     return eval_template if prompt_template is None else prompt_template
 
 
+def check_adapters(earlier: str, lora: Lora | None, stage: Stage) -> None:
+    """Refuse a stage that cannot go on from the adapters before it: it may add some, or keep their rank.
+
+    Args:
+        earlier: the stage before it, which trained `lora`.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if lora is not None and (stage.lora is None or stage.lora.rank != lora.rank):
+        own = f"some of rank {stage.lora.rank}" if stage.lora else "none"
+        raise ConfigError(
+            f"{earlier} has adapters of rank {lora.rank}, but {stage.name}, which goes on from it, has {own}. They may "
+            f"begin with any stage; from then on all have them, of one rank.\n"
+            f"  set lora of {earlier} and {stage.name} alike, or to null in both"
+        )
+
+
 def samples_drawn(stages: Sequence[Stage], dataset: str) -> int:
     """How many samples of `dataset` the stages draw, all together, on average over the mix's chances.
 

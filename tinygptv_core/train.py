@@ -50,7 +50,7 @@ from tinygptv_core.saving import AskedToStop, Saver, StoppedError, asked_by_sign
 from tinygptv_core.schedule import rate
 from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.sizes import Sizes
-from tinygptv_core.stages import Stage
+from tinygptv_core.stages import Stage, check_adapters
 from tinygptv_core.telling import Telling
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones
@@ -180,6 +180,7 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
     if spec.init is not None:
         checkpoint = read_checkpoint(spec.init)
         check_norms(spec.init, checkpoint.form, stage)
+        check_adapters(checkpoint.form.name, checkpoint.form.lora, stage)
         new_lora = stage.lora is not None and checkpoint.form.lora is None
         load_trainable(model, checkpoint.tensors, new_lora=new_lora)
     if spec.options.compile:

@@ -93,7 +93,9 @@ def test_a_variant_does_not_go_on_from_another(whole, variant):
     part, spec = variant
     onto_whole, onto_variant = replace(whole, init=spec.out), replace(spec, init=whole.out)
     if part == "lora":  # the other way they may be new
-        with pytest.raises(ValueError, match=r"4 unexpected: .*lora_A"):
+        with pytest.raises(
+            ConfigError, match=r"tiny has adapters of rank \d, but tiny, which goes on from it, has none"
+        ):
             starting_model(onto_variant)
         return
     with pytest.raises(ConfigError, match=f"was trained without {part}, but tiny trains with all norms: another model"):
@@ -143,6 +145,33 @@ def test_all_stages_are_set_alike_or_refused():
     assert changed(NANO, told).stages == without(NANO, "qk_norm").stages
     with pytest.raises(ConfigError, match=r"stage1: qk_norm; stage2: none; .* they train one model"):
         changed(NANO, told[:1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["stage3.lora=null"], "stage2 has adapters of rank 32, but stage3, which goes on from it, has none"),
+        (
+            ["stage4.lora.rank=16"],
+            "stage3 has adapters of rank 32, but stage4, which goes on from it, has some of rank 16",
+        ),
+    ],
+)
+def test_adapters_that_the_next_stage_cannot_go_on_from_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        changed(NANO, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["stage2.lora=null"],  # they begin with stage 3
+        ["stage2.lora.rank=8", "stage3.lora.rank=8", "stage4.lora.rank=8"],
+        ["stage4.lora.alpha=8"],
+    ],
+)
+def test_adapters_may_begin_with_any_stage_and_be_scaled_anew(settings):
+    assert changed(NANO, settings) != NANO
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,18 @@ def test_an_empty_form_is_the_command_without_options():
 
 
 def test_what_is_filled_in_for_a_stage_becomes_its_settings():
-    asked = choice(changes=Changes(stage3=StageChanges(peak_rate=2e-5, steps=40, batch=8, lora_rank=4)))
+    asked = choice(changes=Changes(stage3=StageChanges(peak_rate=2e-5, steps=40, batch=8)))
     preset = changed(NANO, asked.settings)
     stage = preset.stages[2]
-    assert (stage.schedule.peak, stage.schedule.steps, stage.lora.rank) == (2e-5, 40, 4)
+    assert (stage.schedule.peak, stage.schedule.steps) == (2e-5, 40)
     assert [share.batch for share in stage.mix.values()] == [8]
     assert preset.stages[3] == NANO.stages[3]
+
+
+def test_a_rank_of_adapters_is_that_of_every_stage_that_has_them():
+    four = StageChanges(lora_rank=4)
+    preset = changed(NANO, choice(changes=Changes(stage2=four, stage3=four, stage4=four)).settings)
+    assert [stage.lora and stage.lora.rank for stage in preset.stages] == [None, 4, 4, 4]
 
 
 def test_a_batch_is_that_of_every_data_set_of_the_stage():
