@@ -118,7 +118,9 @@ def _decode_group(origin: Any, args: tuple[Any, ...], value: Any, where: str) ->
         return tuple(map(_decode, kinds, value, named))
     if issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {name: _decode(args[1], item, _join(where, name)) for name, item in value.items()}
-    raise ConfigError(f"{where} is {value!r}; it must be {_describe(origin)}")
+    of_texts = issubclass(origin, tuple) and (args[0] is str or get_origin(args[0]) is Literal)
+    said = f"a list of texts, as in {json.dumps([str(value)])}" if of_texts else _describe(origin)
+    raise ConfigError(f"{where} is {value!r}; it must be {said}")
 
 
 def _decode_scalar(kind: Any, value: Any, where: str) -> Any:

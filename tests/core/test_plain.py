@@ -1,6 +1,7 @@
 """Plain JSON and back, canonical bytes, and strict changes by dotted name."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -121,6 +122,22 @@ def test_values_that_must_fit_each_other_are_changed_together():
     assert changed(NANO, settings).stages[0].schedule.steps == 10
     with pytest.raises(ConfigError, match=r"stages\.stage1\.schedule: warmup_steps is 20; it must lie in 0\.\.10"):
         changed(NANO, settings[:1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "stage9.schedule.peak=1",
+            "there is no stage9. Did you mean stages? There are: stage1, stage2, stage3, stage4, ",
+        ),
+        ("stage3.evals=scenes_vqa", """evals is 'scenes_vqa'; it must be a list of texts, as in ["scenes_vqa"]"""),
+        ("stage3.without=qk_norm", """without is 'qk_norm'; it must be a list of texts, as in ["qk_norm"]"""),
+    ],
+)
+def test_a_wrong_setting_of_a_preset_says_what_to_type(setting, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        changed(NANO, [setting])
 
 
 def test_a_rate_that_rises_is_refused():

@@ -1,6 +1,7 @@
 """Every preset is complete: it can be planned by whoever has nothing yet, and says what has to be got."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from flows.recipes import recipe
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError, from_plain, plain
-from tinygptv_core.presets import NANO, ONE_GPU, PRESETS, SMALL, TWO_CORES, Preset, without
-from tinygptv_core.stages import PAPER_STAGES, PUBLISHED_STAGES, samples_drawn
+from tinygptv_core.presets import NANO, ONE_GPU, PRESETS, SMALL, TWO_CORES, Preset, variant, without
+from tinygptv_core.stages import PAPER_STAGES, PUBLISHED_STAGES, Share, samples_drawn
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, ADDING = DOCS / "reproduction.md", DOCS / "adding.md"
@@ -123,6 +124,27 @@ def test_the_variants_that_the_page_on_adding_shows_are_made():
     assert isinstance(no_qk_norm, Preset) and isinstance(longer, Preset)
     assert no_qk_norm == without(NANO, "qk_norm")
     assert (longer.stages[:3], longer.stages[3].schedule.steps) == (SMALL.stages[:3], 5_000)
+
+
+STAGE5 = replace(NANO.stages[3], name="stage5", mix={"scenes_conversation": Share(weight=1, batch=16)})
+
+
+def test_a_variant_with_a_stage_of_a_new_name_has_it_as_its_last():
+    found = variant(NANO, "five", "With a fifth stage.", STAGE5)
+    assert found.stages == (*NANO.stages, STAGE5)
+
+
+def test_what_was_trained_on_is_not_asked():
+    """Of no stage from then on; one before may have been asked."""
+    own = replace(STAGE5, mix={"scenes_test": Share(weight=1, batch=16)})
+    with pytest.raises(
+        ConfigError, match="stage5.evals has scenes_vqa, which asks scenes_test, and stage5 trains on that"
+    ):
+        variant(NANO, "v", "", own)
+    with pytest.raises(ConfigError, match=r"(?s)stage1 trains on that.*leave scenes_test out of stage1\.mix"):
+        variant(NANO, "v", "", replace(NANO.stages[0], mix=own.mix))
+    more = replace(NANO, data={**NANO.data, "ok_vqa_test": NANO.data["scenes_test"]})
+    assert variant(more, "v", "", replace(own, evals=("ok_vqa",))).stages[4].mix == own.mix
 
 
 def test_a_preset_says_how_it_runs_and_options_change_that(tmp_path):
