@@ -1,19 +1,20 @@
 """What a person asks for, from the command line or a form, made into steps; every mistake is found here."""
 
-import importlib.util
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from flows.data import INSTRUCT, LIST
+from flows.fitting import check_given, check_pictures, lacking_device
 from flows.home import check_folder, check_writable, default_home, tracking_uri
 from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
+from flows.preset_files import preset_in
 from flows.recipes import recipe
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
@@ -24,14 +25,12 @@ from tasks.promote import Rule
 from tasks.registry import names
 from tasks.removals import read_removals
 from tasks.typed_paths import typed_path
-from tinygptv_core.plain import ConfigError, change, pairs_of, unknown
+from tinygptv_core.plain import ConfigError, change, pairs_of
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
 DEFAULT_RULE: Rule = "first"
-COMPUTING = ("/features", "/train", "/evaluate")
-"""How the names of the steps end that compute on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +144,18 @@ def _selection(choice: Choice, preset: Preset, place: Place, init: Init | None) 
     """The steps of the run, and which of them are walked."""
     if preset.backbones.sources is None:
         shipped(preset.backbones)
+    check_pictures(preset)
     requests = steps(preset, place, init.stage if init else None)
     if init:
-        requests = given(requests, f"{init.stage}/train", place.store.find("checkpoint", init.digest))
+        checkpoint = place.store.find("checkpoint", init.digest)
+        check_given(preset, checkpoint)
+        requests = given(requests, f"{init.stage}/train", checkpoint)
     return select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
 
 
 def _check_complete(preset: Preset, options: RunOptions, selection: Selection, planned: Sequence[Planned]) -> None:
     """Refuse a run that lacks files of the user's or a device."""
-    lacks = [lacking_files(selection), _lacking_device(preset, options, planned)]
+    lacks = [lacking_files(selection), lacking_device(preset, options, planned, at_once=False)]
     if any(lacks):
         raise ConfigError("\n".join(filter(None, lacks)))
 
@@ -165,7 +167,7 @@ def preset_named(name: str) -> Preset:
         ConfigError: there is none of that name.
     """
     path, colon, inside = name.partition(":")
-    return _from_file(Path(path), inside) if colon else named(name)
+    return preset_in(Path(path), inside) if colon or name.endswith(".py") else named(name)
 
 
 def typed(choice: Choice) -> list[str]:
@@ -231,36 +233,6 @@ def _folder(option: str, typed: str) -> Path:
     if not typed_path(typed).is_dir():
         raise ConfigError(f"{option} {typed}: there is no folder {typed_path(typed)}")
     return typed_path(typed)
-
-
-def _from_file(path: Path, name: str) -> Preset:
-    """The preset `name` of a user's own Python file, which is run."""
-    if not path.is_file():
-        raise ConfigError(f"--preset {path}:{name}: there is no file {path.absolute()}")
-    spec = importlib.util.spec_from_file_location("user_preset", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--preset {path}:{name}: {path} must be a Python file, ending in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"--preset {path}:{name}: {path} cannot be run: {type(error).__name__}: {error}") from error
-    presets: Mapping[str, Preset] = {key: item for key, item in vars(module).items() if isinstance(item, Preset)}
-    if name not in presets:
-        raise ConfigError(f"--preset {path}:{name}: " + unknown("preset ", name, list(presets)))
-    return presets[name]
-
-
-def _lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned]) -> str | None:
-    """That there is no GPU, where a step to build computes on one; told before anything is fetched for it."""
-    if options.device != "cuda" or not any(i.action == "build" and i.step.endswith(COMPUTING) for i in planned):
-        return None
-    import torch
-
-    if torch.cuda.is_available():
-        return None
-    asked = f"the preset {preset.name}" if preset.options.device == "cuda" else "--option device=cuda"
-    return f"{asked} computes on a GPU, and torch sees none here.\n  to compute on the CPU  --option device=cpu"
 
 
 def _fetching(choice: Choice, options: RunOptions) -> FetchOptions:

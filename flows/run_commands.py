@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.choice import Choice, prepare
+from flows.fitting import lacking_device
 from flows.foreseen import for_machines, what_it_takes
 from flows.options import DONE, FAILED, add_choice, add_registering, choice_of
 from flows.place import import_ahead
@@ -67,7 +68,8 @@ def _plan(options: argparse.Namespace) -> int:
             print(f"       {item.step:28s} {told}")
     builds = sum(item.action == "build" for item in planned)
     print(f"{builds} to build, {len(planned) - builds} to reuse")
-    if lacking := lacking_files(prepared.selection):
+    device = lacking_device(prepared.preset, prepared.place.options, planned, at_once=True)
+    for lacking in filter(None, (lacking_files(prepared.selection), device)):
         print(f"\n{lacking}")
     return DONE
 

@@ -19,6 +19,7 @@ from tasks.weights import (
     restore_checkpoint,
 )
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.checkpoint_form import form_of
 from tinygptv_core.plain import ConfigError, change, pairs_of
 from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
 from tinygptv_core.settings import Backbones
@@ -58,8 +59,6 @@ def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: P
     Raises:
         ConfigError: no such preset, stage or file, or the file is not the one that is pinned.
     """
-    from tinygptv_core.checkpoint import form_of
-
     found = starting_at(changed(preset_named(preset), settings), stage)
     of, backbones = found.stages[0], found.backbones
 

@@ -42,7 +42,7 @@ def evaluate_checkpoint(spec: EvaluationSpec, options: Compute, site: Site, prog
     import torch
 
     from tinygptv_core.answer import load_fresh, load_trained
-    from tinygptv_core.checkpoint import check_norms
+    from tinygptv_core.checkpoint_form import check_norms
     from tinygptv_core.evaluate import evaluate, write_results
     from tinygptv_core.features import Features
     from tinygptv_core.prepack import prepack

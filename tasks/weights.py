@@ -39,7 +39,7 @@ def import_checkpoint(file: Path, stage: Stage, backbones: Backbones, site: Site
     """
     from tinygptv_core import weight_import
     from tinygptv_core.architectures import architecture
-    from tinygptv_core.checkpoint import form_of
+    from tinygptv_core.checkpoint_form import form_of
     from tinygptv_core.weights import read_architecture
 
     sources = backbones.sources

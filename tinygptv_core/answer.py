@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from tinygptv_core import prompt
 from tinygptv_core.artifact import digest_of, members_of
-from tinygptv_core.checkpoint import CheckpointForm, form_of, read_checkpoint
+from tinygptv_core.checkpoint import read_checkpoint
+from tinygptv_core.checkpoint_form import CheckpointForm, form_of
 from tinygptv_core.compute import Precision, Progress
 from tinygptv_core.decoding import Decoding, greedy
 from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, encode

@@ -6,7 +6,7 @@ Both are safetensors and JSON: reading one runs no code of its writer.
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,33 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tinygptv_core.artifact import sha256_of_file
-from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, canonical_json, from_plain, plain
-from tinygptv_core.stages import Dialect, Lora, Norm, Stage, asking_template
+from tinygptv_core.checkpoint_form import CheckpointForm, form_of, read_form
+from tinygptv_core.plain import ConfigError, canonical_json, from_plain, plain
+from tinygptv_core.stages import Stage
 from tinygptv_core.watch import Watched
 from tinygptv_core.weight_files import Stored, in_memory, write_tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointForm:
-    """What one must know to read and to ask a checkpoint: the part of its stage that bears on that.
-
-    The rest of the stage (rates, steps, mix) is in the key under which the checkpoint was made, so
-    that a change of it which altered no weight ends here.
-    """
-
-    name: str
-    image_size: int
-    lora: Lora | None
-    prompt_template: str | None
-    eval_template: str
-    end_symbol: str
-    dialect: Dialect = field(default="tinygptv", metadata=IDENTITY_UNLESS_DEFAULT)
-    without: tuple[Norm, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
-
-    @property
-    def asks(self) -> str:
-        """The template that a question is asked in (as `Stage.asks`)."""
-        return asking_template(self.dialect, self.prompt_template, self.eval_template)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,39 +28,6 @@ class Checkpoint:
 
     form: CheckpointForm
     tensors: Mapping[str, Tensor]
-
-
-def form_of(stage: Stage) -> CheckpointForm:
-    """The part of `stage` that its checkpoint carries."""
-    return CheckpointForm(
-        name=stage.name,
-        image_size=stage.image_size,
-        lora=stage.lora,
-        prompt_template=stage.prompt_template,
-        eval_template=stage.eval_template,
-        end_symbol=stage.end_symbol,
-        dialect=stage.dialect,
-        without=stage.without,
-    )
-
-
-def check_norms(folder: Path, form: CheckpointForm, stage: Stage) -> None:
-    """Refuse to go on from a checkpoint whose language model has other norms than the stage's.
-
-    Raises:
-        ConfigError: it has.
-    """
-    if form.without != stage.without:
-        raise ConfigError(
-            f"the checkpoint in {folder}, of {form.name}, was trained {norms_in_words(form.without)}, "
-            f"but {stage.name} trains {norms_in_words(stage.without)}: another model.\n"
-            f"  to take it as it is, for every stage  --set {stage.name}.without='{json.dumps(list(form.without))}'"
-        )
-
-
-def norms_in_words(without: Sequence[Norm]) -> str:
-    """As in "trained without qk_norm"."""
-    return f"without {', '.join(without)}" if without else "with all norms"
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], stage: Stage) -> None:
@@ -124,21 +69,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except SafetensorError as error:
         raise ConfigError(f"the checkpoint in {folder} is damaged: {error}") from error
     return Checkpoint(form=form, tensors=tensors)
-
-
-def read_form(folder: Path) -> CheckpointForm:
-    """The form of the checkpoint in `folder`.
-
-    Raises:
-        ConfigError: there is none, or it is damaged.
-    """
-    try:
-        form = json.loads((folder / "stage.json").read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"{folder} holds no checkpoint: there is no stage.json") from error
-    except ValueError as error:
-        raise ConfigError(f"the checkpoint in {folder} is damaged: {error}") from error
-    return from_plain(CheckpointForm, form, f"{folder}/stage.json")
 
 
 @dataclass(frozen=True, kw_only=True)

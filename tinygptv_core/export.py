@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from tinygptv_core.checkpoint import Checkpoint, norms_in_words, read_checkpoint
+from tinygptv_core.checkpoint import Checkpoint, read_checkpoint
+from tinygptv_core.checkpoint_form import norms_in_words
 from tinygptv_core.image import MEAN, STANDARD_DEVIATION
 from tinygptv_core.phi import POST_NORM_EPS
 from tinygptv_core.plain import ConfigError, plain

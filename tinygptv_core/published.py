@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinygptv_core.checkpoint import CheckpointForm
+from tinygptv_core.checkpoint_form import CheckpointForm
 from tinygptv_core.coverage import Layout, Origin
 from tinygptv_core.plain import ConfigError
 

@@ -25,12 +25,12 @@ from tinygptv_core.architectures import sizes_of
 from tinygptv_core.checkpoint import (
     Position,
     State,
-    check_norms,
     drop_states_after,
     load_state,
     read_checkpoint,
     write_checkpoint,
 )
+from tinygptv_core.checkpoint_form import check_norms
 from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole

@@ -19,7 +19,8 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
 from tinygptv_core import published
-from tinygptv_core.checkpoint import CheckpointForm, read_form, save_stored
+from tinygptv_core.checkpoint import save_stored
+from tinygptv_core.checkpoint_form import CheckpointForm, read_form
 from tinygptv_core.coverage import Coverage, Layout, gather
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, plain

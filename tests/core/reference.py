@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinygptv_core.architectures import architecture
-from tinygptv_core.checkpoint import form_of, read_checkpoint
+from tinygptv_core.checkpoint import read_checkpoint
+from tinygptv_core.checkpoint_form import form_of
 from tinygptv_core.engine import BETAS
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes

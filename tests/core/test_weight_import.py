@@ -20,7 +20,8 @@ from tests.core.brought import LORA, SIZES
 from tinygptv_core.answer import load_trained
 from tinygptv_core.architectures import PAPER, architecture
 from tinygptv_core.artifact import digest_of, members_of
-from tinygptv_core.checkpoint import CheckpointForm, read_checkpoint
+from tinygptv_core.checkpoint import read_checkpoint
+from tinygptv_core.checkpoint_form import CheckpointForm
 from tinygptv_core.coverage import table
 from tinygptv_core.export import export_published
 from tinygptv_core.model import TinyGPTV

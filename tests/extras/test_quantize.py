@@ -7,7 +7,8 @@ import torch
 
 from tinygptv_core import prompt
 from tinygptv_core.answer import Trained, load_fresh, load_trained
-from tinygptv_core.checkpoint import Checkpoint, form_of, save_checkpoint
+from tinygptv_core.checkpoint import Checkpoint, save_checkpoint
+from tinygptv_core.checkpoint_form import form_of
 from tinygptv_core.decoding import greedy
 from tinygptv_core.generate import generate
 from tinygptv_core.plain import ConfigError

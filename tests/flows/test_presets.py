@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import fitting
 from flows.choice import prepare
 from flows.cli import main
 from flows.grammar import parser
@@ -170,3 +171,40 @@ def test_without_a_gpu_a_run_that_computes_on_one_says_so_and_what_helps(tmp_pat
     with pytest.raises(ConfigError) as on_cpu:
         prepared(tmp_path, "--preset", "paper", "--option", "device=cpu", writes=True)
     assert "GPU" not in str(on_cpu.value)
+
+
+def test_a_plan_says_that_there_is_no_gpu_where_there_is_no_driver_of_one(tmp_path, monkeypatch, capsys):
+    asked = ["plan", "--home", str(tmp_path / "home"), "--option", "device=cuda"]
+    for drivers, is_told in ((("/dev/none",), True), (("/dev/none", "/dev/null"), False)):
+        monkeypatch.setattr(fitting, "DRIVERS", drivers)
+        assert main(asked) == 0
+        assert (
+            "--option device=cuda computes on a GPU, and torch sees none here" in capsys.readouterr().out
+        ) == is_told
+
+
+def test_pictures_that_the_tower_cannot_take_are_refused_by_the_plan(tmp_path, capsys):
+    for side, near in ((63, "56 or 64"), (7, "8")):
+        assert main(["plan", "--home", str(tmp_path), "--set", f"stage3.image_size={side}"]) == 2
+        said = f"stage3.image_size is {side}; .* a multiple of 8 px: {near}\n"
+        assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("my.py", "--preset my.py must name one of its presets, as in my.py:MINE. There are: NANO, MINE."),
+        ("my.py:", "as in my.py:MINE"),
+        ("my.py:MINI", "--preset my.py:MINI: there is no preset MINI. Did you mean MINE?"),
+        ("none.py", "--preset none.py: there is no file"),
+        ("bad.py", "bad.py cannot be run, line 2: ZeroDivisionError: division by zero"),
+        ("empty.py", "as in empty.py:NAME. There are: none."),
+    ],
+)
+def test_a_file_of_presets_says_what_it_has_or_where_it_fails(tmp_path, capsys, monkeypatch, asked, said):
+    monkeypatch.chdir(tmp_path)
+    Path("my.py").write_text("from tinygptv_core.presets import NANO, variant\nMINE = variant(NANO, 'mine', 'Mine.')\n")
+    Path("bad.py").write_text("x = 0\ny = 1 / x\n")
+    Path("empty.py").touch()
+    assert main(["plan", "--home", "home", "--preset", asked]) == 2
+    assert said in capsys.readouterr().err

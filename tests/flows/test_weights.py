@@ -278,7 +278,7 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
     """Nothing before it is trained; it is evaluated, and the next stage starts from it."""
     arguments = ("weights", "import", "checkpoint", brought.checkpoint(tmp_path / "s.pth", lora=True), "--stage")
     given = digest(command(*arguments, "stage2", *command.preset), "checkpoint")
-    choice = replace(CHOICE, home=command.home, init=f"stage2={given[:12]}")
+    choice = replace(CHOICE, preset=command.preset[1], home=command.home, init=f"stage2={given[:12]}")
     walked = {request.name: request for request in prepare(choice, writes=False).selection.walked}
     assert not {"stage1/train", "stage1/evaluate", "stage2/train"} & walked.keys()
     for step, name in {
@@ -289,6 +289,15 @@ def test_a_run_begins_with_the_checkpoint_that_it_is_given(command, tmp_path):
         taken = walked[step].inputs[name]
         assert isinstance(taken, Artifact) and taken.digest == given
     assert walked["stage4/train"].inputs["init"] == "stage3/train"
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_by_the_plan(command, tmp_path):
+    """That of another stage, and one whose adapters are not those of the next stage: nano's have rank 32."""
+    given = digest(command.checkpoint(brought.checkpoint(tmp_path / "s.pth", lora=True), "stage2"), "checkpoint")[:12]
+    told = command("plan", *command.preset, "--init", f"stage3={given}", status=2)
+    assert f"is a checkpoint of stage2, not of stage3.\n  to begin with it  --init stage2={given}" in told
+    told = command("plan", "--init", f"stage2={given}", status=2)
+    assert "the given checkpoint of stage2 has adapters of rank 3, but stage3" in told
 
 
 def test_a_damaged_checkpoint_is_not_begun_with(command, tmp_path):

@@ -1,0 +1,76 @@
+"""What a plan can say at once that would stop a run later: pictures, a given checkpoint or a device that do not fit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.plan import Planned
+from flows.train import sizes_of
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.checkpoint_form import check_norms, read_form
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.presets import Preset
+from tinygptv_core.run import RunOptions
+from tinygptv_core.stages import check_adapters
+
+COMPUTING = ("/features", "/train", "/evaluate")
+"""How the names of the steps end that compute on the device."""
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Files of which there is one where torch can see a GPU: NVIDIA's driver, Windows' own Linux, AMD's driver."""
+
+
+def check_pictures(preset: Preset) -> None:
+    """Refuse stages whose pictures the tower cannot cut into its patches.
+
+    Raises:
+        ConfigError: a side is no multiple of the patch's.
+    """
+    patch = sizes_of(preset.backbones).vision.patch_size
+    for stage in preset.stages:
+        if stage.image_size % patch:
+            less = stage.image_size - stage.image_size % patch
+            near = " or ".join(str(side) for side in (less, less + patch) if side)
+            raise ConfigError(
+                f"{stage.name}.image_size is {stage.image_size}; the tower of these backbones takes squares "
+                f"whose side is a multiple of {patch} px: {near}"
+            )
+
+
+def check_given(preset: Preset, checkpoint: Artifact) -> None:
+    """Refuse a `checkpoint` that cannot stand for what the preset's first stage trains (`--init`).
+
+    Raises:
+        ConfigError: it is another stage's, or its model or adapters are not those with which the next stage goes on.
+    """
+    stage, form = preset.stages[0], read_form(checkpoint.path)
+    if form.name != stage.name:
+        raise ConfigError(
+            f"{checkpoint.path} is a checkpoint of {form.name}, not of {stage.name}.\n"
+            f"  to begin with it  --init {form.name}={checkpoint.path.name}"
+        )
+    check_norms(checkpoint.path, form, stage)
+    for following in preset.stages[1:2]:
+        check_adapters(f"the given checkpoint of {form.name}", form.lora, following)
+
+
+def lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned], *, at_once: bool) -> str | None:
+    """That there is no GPU, where a step to build computes on one; told before anything is fetched for it.
+
+    Args:
+        at_once: look for a driver alone: what takes no second, and may miss that the GPU behind it cannot be used.
+    """
+    if options.device != "cuda" or not any(i.action == "build" and i.step.endswith(COMPUTING) for i in planned):
+        return None
+    if (at_once and any(map(_exists, DRIVERS))) or (not at_once and _torch_sees_one()):
+        return None
+    asked = f"the preset {preset.name}" if preset.options.device == "cuda" else "--option device=cuda"
+    return f"{asked} computes on a GPU, and torch sees none here.\n  to compute on the CPU  --option device=cpu"
+
+
+def _exists(name: str) -> bool:
+    return Path(name).exists()
+
+
+def _torch_sees_one() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

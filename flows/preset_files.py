@@ -1,0 +1,48 @@
+"""Presets in a user's own Python file, FILE.py:NAME."""
+
+import importlib.util
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from tinygptv_core.plain import ConfigError, unknown
+from tinygptv_core.presets import Preset
+
+
+def preset_in(path: Path, name: str) -> Preset:
+    """The preset `name` of the file, which is run.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be run, or has no preset of that name; says which there are.
+    """
+    asked = f"--preset {path}:{name}" if name else f"--preset {path}"
+    if not path.is_file():
+        raise ConfigError(f"{asked}: there is no file {path.absolute()}")
+    presets = _presets_in(path, asked)
+    if not name:
+        some = [*presets, "NAME"][max(len(presets) - 1, 0)]  # what it imports comes before what it makes
+        there = ", ".join(presets) or "none"
+        raise ConfigError(f"{asked} must name one of its presets, as in {path}:{some}. There are: {there}.")
+    if name not in presets:
+        raise ConfigError(f"{asked}: " + unknown("preset ", name, list(presets)))
+    return presets[name]
+
+
+def _presets_in(path: Path, asked: str) -> Mapping[str, Preset]:
+    spec = importlib.util.spec_from_file_location("user_preset", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{asked}: {path} must be a Python file, ending in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        where = _line(error, path)
+        raise ConfigError(f"{asked}: {path} cannot be run{where}: {type(error).__name__}: {error}") from error
+    return {key: item for key, item in vars(module).items() if isinstance(item, Preset)}
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Which line of the file, in words; of a SyntaxError Python's own message says it."""
+    frames, own = traceback.extract_tb(error.__traceback__), path.absolute()
+    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == own]
+    return f", line {lines[-1]}" if lines else ""
