@@ -11,7 +11,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from tasks.lists import list_form
+from tasks.lists import ENDINGS, list_form
 from tasks.request import Site, Step
 from tasks.tables import clear
 from tasks.typed_paths import typed_path
@@ -52,7 +52,9 @@ def is_far(name: str) -> bool:
 def _near(part: str) -> list[str]:
     path = typed_path(part.removeprefix(LOCAL))
     if path.is_dir():
-        return [str(file) for file in sorted(path.iterdir()) if _is_list(file)] or [str(path)]
+        if not (found := [str(file) for file in sorted(path.iterdir()) if _is_list(file)]):
+            raise ConfigError(f"{path} holds no list; a list's name ends in {ENDINGS}")
+        return found
     found = sorted(glob(str(path))) if has_magic(part) and not path.exists() else []
     return found or [str(path)]
 

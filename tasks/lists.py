@@ -77,10 +77,7 @@ def list_form(path: Path) -> str:
     if suffixes and suffixes[-1] in OPENERS:
         suffixes.pop()
     if not suffixes or suffixes[-1] not in READERS:
-        packed = ", ".join(OPENERS)
-        raise ConfigError(
-            f"{path} has no known format; a list's name ends in {', '.join(READERS)} (text also {packed})"
-        )
+        raise ConfigError(f"{path} has no known format; a list's name ends in {ENDINGS}")
     return suffixes[-1]
 
 
@@ -240,3 +237,5 @@ READERS: Mapping[str, Callable[[Path], Iterator[object]]] = {
     ".tsv": lambda path: _separated(path, "\t", csv.QUOTE_NONE),  # whose quotes are words like others
     ".parquet": lambda path: chain.from_iterable(_parquet(path)),
 }
+ENDINGS = f"{', '.join(READERS)} (text also {', '.join(OPENERS)})"
+"""How the name of a list may end, in words."""

@@ -385,6 +385,13 @@ def test_what_names_no_list_is_refused(typed):
         lists_named(typed)
 
 
+def test_a_folder_without_a_list_says_what_is_looked_for(tmp_path):
+    (tmp_path / "1.jpg").write_text("x")
+    said = f"{tmp_path} holds no list; a list's name ends in .json, .jsonl"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        lists_named(str(tmp_path))
+
+
 def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
     files = fsspec.filesystem("memory")
     for number in (0, 1):
