@@ -83,7 +83,7 @@ class Download:
 
     Attributes:
         path: where, below that folder.
-        url: the file itself where `direct`, else the page that says how it is got.
+        url: the file itself where `direct`; else the page that says how it is got, or that in words, where it has none.
         note: what has to be done beside, in words.
         megabytes: about what it weighs; None where that is not known.
         sha256: in hex, where it is known; it is checked.

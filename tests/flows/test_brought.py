@@ -22,6 +22,7 @@ from tasks.tables import read_counts
 from tinygptv_core.presets import NANO, PAPER, with_instruct
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
+from tinygptv_core.stages import Share
 
 TALK = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A bus."}]
 
@@ -172,8 +173,9 @@ def test_own_talks_take_the_place_of_what_the_instruction_stages_draw_from(tmp_p
 
 def test_only_the_instruction_stages_draw_from_own_talks():
     mixes = [dict(stage.mix) for stage in with_instruct(NANO).stages]
-    assert [sorted(mix) for mix in mixes] == [["scenes_alt", "scenes_web"]] * 2 + [["instruct"]] * 2
-    assert set(with_instruct(NANO).data) == {"instruct", "scenes_web", "scenes_alt", "scenes_test"}
+    first, second = NANO.stages[0].mix, NANO.stages[1].mix
+    assert mixes == [first, second, *[{"instruct": Share(weight=1, batch=32)}] * 2]
+    assert set(with_instruct(NANO).data) == {"instruct", *first, *second, "scenes_test"}
     assert [next(iter(stage.mix)) for stage in with_instruct(PAPER).stages[2:]] == ["instruct"] * 2
 
 

@@ -83,6 +83,11 @@ def advised(preset, *names, **artifacts):
     return {item.step: item.cache for item in with_cache_advice(preset, steps) if item.cache}
 
 
+def of_scenes(advice):
+    """That about the pictures which the project draws, for its annotations."""
+    return next(item for item in advice if item.pictures == "scenes")
+
+
 def test_nano_keeps_the_tokens_of_what_is_looked_at_again(tmp_path):
     """Of 4,000 pictures stage 3 draws 50 x 32 and stage 4 twice as many as there are; 5 evaluations ask about 500."""
     (tmp_path / "counts.json").write_text('{"rows": 3000, "kept": 2256, "dropped": {"x": 744}}')
@@ -90,7 +95,7 @@ def test_nano_keeps_the_tokens_of_what_is_looked_at_again(tmp_path):
     names = ("fresh/evaluate", *(f"stage{number}/train" for number in (1, 2, 3, 4)))
     told = advised(NANO, *names, **{"scenes_web/screen": web})
     assert told.keys() == {"fresh/evaluate", "stage1/train", "stage3/train", "stage4/train"}
-    (asked,), (third,), (fourth,) = told["fresh/evaluate"], told["stage3/train"], told["stage4/train"]
+    asked, third, fourth = (of_scenes(told[name]) for name in ("fresh/evaluate", "stage3/train", "stage4/train"))
     assert (asked.count, asked.reads, asked.is_kept, asked.is_worth_it) == (500, 5.0, True, True)
     assert (third.count, third.reads, third.is_kept, third.is_worth_it) == (4_000, 0.4, False, False)
     assert fourth.reads == pytest.approx(2.0, abs=0.1) and fourth.is_kept and fourth.is_worth_it
