@@ -1,10 +1,11 @@
 """Weights that come from elsewhere and go elsewhere: `tinygptv weights`."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.choice import preset_named
+from flows.choice import DEFAULT_PRESET, preset_named
 from flows.noted import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
@@ -102,15 +103,21 @@ def build(request: Request, store: Store) -> Built:
     return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)
 
 
-def words(built: Built, store: Store) -> str:
-    """What a person wants to know of an import: the account of every tensor, the digest, and what to do with it."""
+def words(built: Built, store: Store, preset: str) -> str:
+    """What a person wants to know of an import: the account of every tensor, the digest, and what to do with it.
+
+    Args:
+        preset: as typed; a checkpoint goes on with the one whose stage it was imported as.
+    """
     coverage = (store.notes(built.key) / COVERAGE).read_text()
     artifact = built.artifact
     short = artifact.digest[:SHORT]
     kind, name = artifact.kind, built.name.partition("/")[0]
+    stage = name if name != "checkpoint" else "STAGE"
+    run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
     after = {
         "backbones": "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME",
-        "checkpoint": f"go on from it: tinygptv run --init {name if name != 'checkpoint' else 'STAGE'}={short}",
+        "checkpoint": f"go on from it: {shlex.join([*run, '--init', f'{stage}={short}'])}",
     }
     did = "imported" if built.action == "build" else "there already"
     return f"{coverage}\n{kind} {artifact.digest}\n  {did}, in {artifact.path}\n  {after[kind]}"

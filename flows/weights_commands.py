@@ -51,7 +51,11 @@ def add_parsers(commands: Any) -> None:
         "file", type=typed_path, metavar="FILE", help="what was trained in that stage, as it was published"
     )
     checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is, as in stage2")
-    checkpoint.add_argument("--preset", default=DEFAULT_PRESET, help="whose stage and backbones (default: %(default)s)")
+    checkpoint.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        help="whose stage and backbones; of the authors' files as_published (default: %(default)s)",
+    )
     for command in (backbones, checkpoint):
         add_settings(command)
     model = kinds.add_parser("model", help="a folder that `weights export --to hf` wrote")
@@ -86,7 +90,7 @@ def _import_backbones(options: argparse.Namespace) -> int:
 def _import_checkpoint(options: argparse.Namespace) -> int:
     store = _store(options)
     asked = (options.preset, options.stage, options.settings, options.file)
-    return _import(store, [weights.checkpoint_request(*asked, store)])
+    return _import(store, [weights.checkpoint_request(*asked, store)], options.preset)
 
 
 def _import_model(options: argparse.Namespace) -> int:
@@ -101,9 +105,9 @@ def _store(options: argparse.Namespace) -> Store:
     return store
 
 
-def _import(store: Store, requests: Sequence[Request]) -> int:
+def _import(store: Store, requests: Sequence[Request], preset: str = DEFAULT_PRESET) -> int:
     for request in requests:
-        print(weights.words(weights.build(request, store), store))
+        print(weights.words(weights.build(request, store), store, preset))
     return DONE
 
 

@@ -201,7 +201,7 @@ def test_a_checkpoint_is_imported_exported_and_imported_again(command, published
     file = brought.checkpoint(tmp_path / "stage.pth", lora=True)
     told = command.checkpoint(file, "stage2")
     first = digest(told, "checkpoint")
-    assert f"tinygptv run --init stage2={first[:12]}" in told
+    assert f"tinygptv run {' '.join(command.preset)} --init stage2={first[:12]}" in told
     command("weights", "export", first[:12], tmp_path / "again.pth", "--to", "published")
     assert digest(command.checkpoint(tmp_path / "again.pth", "stage2"), "checkpoint") == first
 
