@@ -1,6 +1,7 @@
 """Every preset is complete: it can be planned by whoever has nothing yet, and says what has to be got."""
 
 import re
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,19 @@ def test_what_was_trained_on_is_not_asked():
         variant(NANO, "v", "", replace(NANO.stages[0], mix=own.mix))
     more = replace(NANO, data={**NANO.data, "ok_vqa_test": NANO.data["scenes_test"]})
     assert variant(more, "v", "", replace(own, evals=("ok_vqa",))).stages[4].mix == own.mix
+
+
+@pytest.mark.parametrize(("file", "name"), [("my_data.py", "MINE"), ("my_stage.py", "FIVE")])
+def test_the_files_that_the_page_on_adding_shows_hold_presets(file, name):
+    (block,) = re.findall(rf"^ *```python\n( *# {re.escape(file)}\n.*?)^ *```$", ADDING.read_text(), re.S | re.M)
+    made: dict[str, object] = {}
+    exec(textwrap.dedent(block), made)
+    found = made[name]
+    assert isinstance(found, Preset)
+    if name == "FIVE":
+        assert [stage.name for stage in found.stages] == ["stage1", "stage2", "stage3", "stage4", "stage5"]
+    else:
+        assert found.stages[3].mix.keys() - NANO.stages[3].mix.keys() == {"NAME"} <= found.data.keys()
 
 
 def test_a_preset_says_how_it_runs_and_options_change_that(tmp_path):
