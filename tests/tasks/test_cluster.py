@@ -31,7 +31,7 @@ def test_of_a_name_only_ray_knows_what_it_means(address):
 
 
 def test_a_run_is_refused_before_it_begins_and_a_plan_needs_no_cluster(tmp_path):
-    choice = replace(CHOICE, home=str(tmp_path / "home"), ray_address=f"127.0.0.1:{kept_port()}")
+    choice = replace(CHOICE, home=tmp_path / "home", ray_address=f"127.0.0.1:{kept_port()}")
     with pytest.raises(ConfigError, match="no Ray cluster answers"):
         prepare(choice, writes=True)
     assert prepare(choice, writes=False).planned
