@@ -19,6 +19,7 @@ from flows.recipes import recipe
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
+from tasks.cluster import check_answers
 from tasks.fetch import FetchOptions
 from tasks.list_files import is_far, lists_named, state_of
 from tasks.promote import Rule
@@ -96,6 +97,8 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     if writes:
         _check_complete(preset, options, selection, planned)
     check_present(selection, planned, typed(choice))
+    if writes and choice.ray_address and any(item.action == "build" for item in planned):
+        check_answers(choice.ray_address)  # now, not when a step that comes late needs it
     if any(item.step == "register" and item.action == "build" for item in planned):
         names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
     return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)

@@ -1,8 +1,12 @@
 """What can be typed after `tinygptv`, and what `--help` says of it. What a command does stands beside its options."""
 
 import argparse
+import sys
+from typing import Any
 
 from flows import model_commands, run_commands, store_commands, up_command, weights_commands
+from flows.noted import commit, version_of
+from tasks.differences import short_commit
 
 COMMANDS = (run_commands, up_command, store_commands, model_commands, weights_commands)
 """The modules that have them, in the order in which they are listed."""
@@ -19,6 +23,14 @@ examples:
 """
 
 
+class _Version(argparse.Action):
+    """Looked up when it is asked for: that takes longer than all else which is read here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        sys.stdout.write(f"tinygptv {version_of('tinygptv')}, commit {short_commit(commit())}\n")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's grammar; `act` of what is parsed is the function that does it."""
     top = argparse.ArgumentParser(
@@ -27,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="print which version this is, and of which commit")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_parsers(commands)

@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from flows.home import check_writable, tracking_uri
-from flows.options import DONE, add_home
+from flows.options import DONE, add_home, whole_number
+from flows.ports import MOST_PORT, check_free
 from flows.scoring import Computing, checkpoint_named, lines_of, score
 from flows.terminal import Terminal, say
 from tasks.build import Store
@@ -42,8 +43,9 @@ def add_parsers(commands: Any) -> None:
         "models", metavar="MODEL", nargs="*", help="as for `ask` (default: tinygptv's champion and challenger)"
     )
     shown.add_argument(
-        "--port", type=int, default=DEMO_PORT, metavar="N", help="the page's port (default: %(default)s)"
-    )
+        "--port", type=whole_number(at_least=0, at_most=MOST_PORT), default=DEMO_PORT, metavar="N",
+        help="the page's port; 0 takes a free one (default: %(default)s)",
+    )  # fmt: skip
     add_home(shown)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.set_defaults(act=_ask)
@@ -111,6 +113,7 @@ def _demo(options: argparse.Namespace) -> int:
     from tasks.ask import loaded
     from tasks.demo import showing
 
+    check_free("--port", options.port)  # before the models are loaded, which takes a while
     uri = tracking_uri(options.home)
     models = {name: loaded(name, uri) for name in options.models or _rivals(uri)}
     with showing(models, options.port) as address:

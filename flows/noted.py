@@ -25,20 +25,21 @@ def noted(run: str, options: RunOptions | None) -> dict[str, Any]:
         "host": platform.node(),
         "argv": sys.argv[1:],
         "python": platform.python_version(),
-        "commit": _commit(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": commit(),
+        "versions": {name: version_of(name) for name in PACKAGES},
         **({"engine": options.engine, "world_size": options.processes} if options else {}),
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that the code runs from, with a `+` when files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:

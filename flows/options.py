@@ -1,6 +1,7 @@
 """The options that several commands have, and the choice that they make."""
 
 import argparse
+from collections.abc import Callable
 from typing import get_args
 
 from flows.choice import DEFAULT_PRESET, DEFAULT_RULE, Choice, default_data
@@ -10,6 +11,20 @@ from tasks.typed_paths import typed_path
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 """The command's exit statuses."""
+
+
+def whole_number(*, at_least: int, at_most: int | None = None) -> Callable[[str], int]:
+    """What reads such a number among a command's options, or says which are taken."""
+
+    def number(text: str) -> int:
+        found = int(text)
+        if found < at_least or (at_most is not None and found > at_most):
+            wanted = f"at least {at_least}" if at_most is None else f"in {at_least}..{at_most}"
+            raise argparse.ArgumentTypeError(f"{text}: it must be {wanted}")
+        return found
+
+    number.__name__ = "whole number"  # which argparse names where the text is none
+    return number
 
 
 def add_home(command: argparse.ArgumentParser) -> None:

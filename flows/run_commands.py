@@ -22,9 +22,16 @@ from flows.terminal import say
 from flows.who_is_up import use_up
 from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, what_is_full
+from tasks.train import FailsAgainError
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS
 from tinygptv_core.shortage import has_no_memory
+
+FAILS_AGAIN = (
+    *(FailsAgainError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(TypeError, ValueError, PermissionError, NotADirectoryError, IsADirectoryError),
+)
+"""What no machine passes by: code that is wrong, a recipe's too, values that do not fit, and what may not be done."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -123,5 +130,7 @@ def _failed(choice: Choice, error: Exception) -> int:
     full = what_is_full(error, [log.parent, Path(tempfile.gettempdir())])
     memory = f"memory ran out\n  {LESS_MEMORY}" if has_no_memory(error) and LESS_MEMORY not in str(error) else None
     why = "\n  ".join(text for text in (full, memory, str(error)) if text)
-    print(f"tinygptv: the run failed: {why}\n  {details}\n  the same command goes on from here", file=sys.stderr)
+    goes_on = full or memory or not isinstance(error, FAILS_AGAIN)
+    then = "goes on from here" if goes_on else "would fail again; what was built stays"
+    print(f"tinygptv: the run failed: {why}\n  {details}\n  the same command {then}", file=sys.stderr)
     return FAILED

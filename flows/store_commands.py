@@ -183,8 +183,10 @@ def _kept(
 
 
 def _push(options: argparse.Namespace) -> int:
+    from flows.store import check_store
     from tasks.remote import push
 
+    check_store(options.home)
     return _move(push, options)
 
 

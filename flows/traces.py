@@ -4,6 +4,7 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Rerun:
         builds: what it builds.
         looks_again: filters and screens that read the list, and make what they made before if it names none of theirs.
         may_build: what follows from these, if the list names rows of theirs that were never fetched.
+        unread: the data sets with some of the pictures that it does not read: other options are wanted.
+        read_by: the commands that did, as far as records say.
     """
 
     command: str
@@ -44,6 +47,8 @@ class Rerun:
     builds: tuple[str, ...]
     looks_again: tuple[str, ...]
     may_build: tuple[str, ...]
+    unread: tuple[str, ...]
+    read_by: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,8 @@ def _rerun(choice: Choice, urls: Sequence[str], traces: Traces) -> Rerun:
     walked = prepared.selection.walked
     builds = downstream(walked, changed & looks) & steps
     order = [request.name for request in walked if request.name in steps]
+    unread = {data for row in traces.rows for data in row.ledger.data}
+    unread -= {request.name.partition("/")[0] for request in walked}
     named = choice.removal_list if choice.removal_list and not urls else "FILE"
     return Rerun(
         command=shlex.join(["tinygptv", "run", *typed(replace(choice, removal_list=named))]),
@@ -98,7 +105,17 @@ def _rerun(choice: Choice, urls: Sequence[str], traces: Traces) -> Rerun:
         builds=tuple(name for name in order if name in builds),
         looks_again=tuple(name for name in order if name in looks - builds),
         may_build=tuple(name for name in order if name not in looks | builds),
+        unread=tuple(sorted(unread)),
+        read_by=tuple(_read_by(unread, traces)),
     )
+
+
+def _read_by(unread: AbstractSet[str], traces: Traces) -> Iterator[str]:
+    """The commands that made what lies of these data sets, each once."""
+    shards = {digest for row in traces.rows if unread & set(row.ledger.data) for digest in row.ledger.shards}
+    made = [record for digest in sorted(shards) for record in traces.records.of_digest(digest)]
+    typed_then = [record.noted.get("argv") for record in made if record.group in unread]
+    return iter(dict.fromkeys(shlex.join(["tinygptv", *words]) for words in typed_then if words))
 
 
 def _as_list(removal_list: str | None, urls: Sequence[str]) -> str:
@@ -233,6 +250,10 @@ def _without(tracked: Tracked) -> Iterator[str]:
     rerun = tracked.rerun
     yield f"without them, for the preset {rerun.preset}: {rerun.command}"
     yield f"  builds {len(rerun.builds)} steps: {', '.join(rerun.builds) or 'none'}"
+    if rerun.unread:
+        names = ", ".join(rerun.unread)
+        yield f"  it does not read {names}, where some of them are; give the options that do as well, of:"
+        yield from (f"    {command}" for command in rerun.read_by[:SHOWN_STEPS] or ("no record says which run did",))
     if rerun.looks_again:
         yield f"  looks again at {len(rerun.looks_again)} filters and screens: {', '.join(rerun.looks_again)}"
     if rerun.may_build:

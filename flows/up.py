@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,10 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-import psutil
-
 from flows.choice import default_data
 from flows.ending import end_runs, end_trees, runs_on
+from flows.ports import HOST, check_free
 from flows.settings import SERVER, only_pages_of, settle
 from flows.who_is_up import Up, servers_noted, up_on
 from tasks.lease import is_alive, lease, myself
@@ -32,7 +30,6 @@ from tasks.registry import database_in
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError
 
-HOST = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 POOL = "tinygptv"
 DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
@@ -88,7 +85,7 @@ def run_up(options: UpOptions) -> None:
 def _run_up(options: UpOptions) -> None:
     _end_what_was_left(options.home)
     for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
-        _check_free(name, port)
+        check_free(name, port)
     settle(options.home)
     os.environ.update(_environment(options))
     if options.mlflow_database is None:
@@ -268,25 +265,6 @@ def _end_what_was_left(home: Path) -> None:
     if left:
         _say(f"ends {len(left)} processes of an earlier `tinygptv up` on this home that was killed")
     end_trees([server.pid for server in left])
-
-
-def _check_free(option: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ConfigError(
-                f"{option} {port}: the port is taken{_by_whom(port)} ({error.strerror}).\n"
-                f"  name another with {option} N"
-            ) from None
-
-
-def _by_whom(port: int) -> str:
-    for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-            return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    return ""
 
 
 def _answers(address: str) -> bool:

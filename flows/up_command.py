@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from flows.home import check_writable
-from flows.options import DONE, FAILED, add_home
+from flows.options import DONE, FAILED, add_home, whole_number
+from flows.ports import MOST_PORT
 from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up
 
 
@@ -14,19 +15,18 @@ def add_parsers(commands: Any) -> None:
     """Its grammar, below `commands`."""
     up = commands.add_parser("up", help="Prefect's and MLflow's pages, and the worker that runs what is started there")
     up.set_defaults(act=_up)
+    port, count = whole_number(at_least=1, at_most=MOST_PORT), whole_number(at_least=1)
     up.add_argument(
-        "--port", type=int, default=PREFECT_PORT, metavar="N", help="the port of Prefect's pages (default: %(default)s)"
-    )
+        "--port", type=port, default=PREFECT_PORT, metavar="N",
+        help="the port of Prefect's pages (default: %(default)s)",
+    )  # fmt: skip
     up.add_argument(
-        "--mlflow-port",
-        type=int,
-        default=MLFLOW_PORT,
-        metavar="N",
+        "--mlflow-port", type=port, default=MLFLOW_PORT, metavar="N",
         help="the port of MLflow's pages (default: %(default)s)",
-    )
-    up.add_argument("--runs", type=int, default=4, metavar="N", help="runs at once (default: %(default)s)")
+    )  # fmt: skip
+    up.add_argument("--runs", type=count, default=4, metavar="N", help="runs at once (default: %(default)s)")
     up.add_argument(
-        "--trainings", type=int, default=1, metavar="N",
+        "--trainings", type=count, default=1, metavar="N",
         help="stages that train at once, of all runs together: as many as there are GPUs for (default: %(default)s)",
     )  # fmt: skip
     up.add_argument(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tinygptv_core.drafts import is_gone
 from tinygptv_core.plain import ConfigError
@@ -41,6 +42,7 @@ LOCAL_SETTINGS = {
 """The same for a cluster of our own, which stays on loopback."""
 TOO_SLOW = "timed out during startup"
 MAX_STARTS = 4
+ANSWER_SECONDS = 5.0
 BOOTSTRAP = "provider: {type: local}\n"
 """Without a file that names a provider, Ray asks the cloud's metadata address which cloud it is in."""
 
@@ -110,22 +112,45 @@ def import_ray(address: str | None) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = env_bool(name, ray_constants.ENABLE_RAY_CLUSTER)
 
 
+def check_answers(address: str) -> None:
+    """Refuse an address on which nobody listens: Ray itself would try for a quarter of an hour.
+
+    Args:
+        address: HOST:PORT, with or without ray:// in front; of others (`auto`, `local`) only Ray knows what they mean.
+
+    Raises:
+        ConfigError: nobody listens there.
+    """
+    try:
+        place = urlsplit(f"//{address.removeprefix('ray://')}")
+        if place.hostname is None or place.port is None:
+            return
+        socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:  # the latter: no port can have that number
+        raise ConfigError(_no_cluster(address, error)) from error
+
+
+def _no_cluster(address: str, error: Exception) -> str:
+    return (
+        f"no Ray cluster answers at {address}: {str(error).partition(chr(10))[0]}\n"
+        "  if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines"
+    )
+
+
 def connect(address: str) -> None:
     """Make this process a driver of the cluster at `address`.
 
     Raises:
         ConfigError: nobody answers there, or it lets us not in.
     """
+    check_answers(address)
     import ray
     from ray.exceptions import AuthenticationError
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (AuthenticationError, ConnectionError, ValueError) as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}\n"
-            "  if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as they are on its machines"
-        ) from error
+        raise ConfigError(_no_cluster(address, error)) from error
 
 
 def _start_local(home: Path) -> None:

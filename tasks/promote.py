@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tasks.records import Records
 from tasks.register import CHAMPION, mlflow_at
-from tasks.registry import CHECKPOINT_TAG, Version, find, versions
+from tasks.registry import CHECKPOINT_TAG, Version, check_model, find, versions
 from tinygptv_core.plain import ConfigError, from_plain
 
 EVENT = "tinygptv.champion."
@@ -152,14 +152,16 @@ def rollback(tracking_uri: str, name: str, because: str) -> Event:
     """Make that version the champion again which was it before the last promotion that stands.
 
     Raises:
-        ConfigError: no promotion stands, or somebody moved the alias since, or the version is gone; or the reason is
-            too long.
+        ConfigError: there is no such model; no promotion stands, or the first alone; or somebody moved the alias since,
+            or the version is gone; or the reason is too long.
     """
     _check(because)
+    check_model(tracking_uri, name)
     champion = _champion(tracking_uri, name)
-    line = _line(events(tracking_uri, name))
+    told = events(tracking_uri, name)
+    line = _line(told)
     if len(line) < 2:
-        raise ConfigError(f"no promotion of {name} is on record, so there is nothing to take back")
+        raise ConfigError(_nothing_before(name, told))
     if champion is None or champion.version != line[-1]:
         now = champion.version if champion else "none"
         raise ConfigError(
@@ -168,6 +170,21 @@ def rollback(tracking_uri: str, name: str, because: str) -> Event:
         )
     find(tracking_uri, f"{name}/{line[-2]}")
     return _move(tracking_uri, name, _event("rollback", line[-2], champion, because, None))
+
+
+def _nothing_before(name: str, told: Sequence[Event]) -> str:
+    """Why there is no champion to go back to."""
+    if not told:
+        return f"no promotion of {name} is on record, so there is nothing to take back"
+    if told[-1].action == "rollback":
+        return (
+            f"the last promotion of {name} was taken back already ({told[-1].at}), and no champion came before "
+            f"{name}/{told[-1].version}.\n  name the version that you want with  tinygptv promote"
+        )
+    return (
+        f"{name}/{told[-1].version} was the first champion of {name}: none came before it that could be it again.\n"
+        "  name the version that you want with  tinygptv promote"
+    )
 
 
 def _check(because: str) -> None:

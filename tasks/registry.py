@@ -94,7 +94,7 @@ def find(tracking_uri: str, reference: str) -> Version:
     name, found_mark, choice = short.partition(mark)
     known = versions(tracking_uri, name)
     if not known:
-        raise ConfigError(_no_model(tracking_uri, reference, name))
+        raise ConfigError(f"{reference} is neither a folder nor a registered model: {_no_model(tracking_uri, name)}")
     if not found_mark or not choice:
         raise ConfigError(f"{reference} does not say which version of {name} is meant. There are: {_choices(known)}.")
     chosen = [v for v in known if choice in (v.aliases if mark == "@" else (v.version,))]
@@ -104,13 +104,20 @@ def find(tracking_uri: str, reference: str) -> Version:
     return chosen[0]
 
 
-def _no_model(tracking_uri: str, reference: str, name: str) -> str:
+def check_model(tracking_uri: str, name: str) -> None:
+    """Refuse a name of which there is no version.
+
+    Raises:
+        ConfigError: says which models there are.
+    """
+    if not versions(tracking_uri, name):
+        raise ConfigError(_no_model(tracking_uri, name))
+
+
+def _no_model(tracking_uri: str, name: str) -> str:
     there = names(tracking_uri)
     listed = f"There are: {', '.join(there)}." if there else "It holds no model yet; tinygptv run registers one."
-    return (
-        f"{reference} is neither a folder nor a registered model: the registry at {tracking_uri} has no {name}. "
-        f"{nearest(name, list(there))}{listed}"
-    )
+    return f"the registry at {tracking_uri} has no {name}. {nearest(name, list(there))}{listed}"
 
 
 def _choices(known: tuple[Version, ...]) -> str:

@@ -171,13 +171,18 @@ def pull(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
         wanted, tell: as of `push`.
 
     Raises:
-        ConfigError: there is no such artifact, or the URL cannot be read.
+        ConfigError: there is no store or no such artifact, or the URL cannot be read.
         DamagedError: what is there is not what was pushed; what is whole was kept and is not asked for again.
     """
     remote = Remote(url)
     with tempfile.TemporaryDirectory() as folder:
-        seen = Store(Path(folder))
-        remote.download("keys", seen.root / "keys", sorted(filter(RECORD.fullmatch, remote.sizes("keys"))))
+        seen, names = Store(Path(folder)), sorted(filter(RECORD.fullmatch, remote.sizes("keys")))
+        if not names:
+            raise ConfigError(
+                f"there is no store at {url}: no record lies in its keys/.\n"
+                "  name the URL that tinygptv store push was given"
+            )
+        remote.download("keys", seen.root / "keys", names)
         _check_keys(seen.root / "keys", url)
         records = Records(seen)
         digests, of = _closure(records, wanted, url)

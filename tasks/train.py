@@ -29,6 +29,7 @@ from tinygptv_core.metrics import Tail, words
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 from tinygptv_core.shortage import has_no_memory
+from tinygptv_core.stages import Stage
 
 LOGGER = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ TERMINATED = Event()
 
 class TrainingError(RuntimeError):
     """A training run failed; the message says where its own messages are."""
+
+
+class FailsAgainError(TrainingError):
+    """The same run would fail again, as one whose loss is not finite does."""
 
 
 class Workers:
@@ -89,7 +94,7 @@ class Workers:
 
         Raises:
             ConfigError: the run is refused as the core's `train` says.
-            TrainingError: it failed; the states saved before stay.
+            TrainingError: it failed; the states saved before stay. FailsAgainError where it would do so again.
         """
         spec.notes.mkdir(parents=True, exist_ok=True)
         write_spec(spec, spec.notes / "RUN.json")
@@ -109,7 +114,8 @@ class Workers:
             raise TrainingError(f"{spec.stage.name} failed: {why}. Its messages are in {spec.notes}.")
         told = json.loads(answer.read_text())
         if told["failure"] is not None:
-            raise (ConfigError if told["is_users_mistake"] else TrainingError)(told["failure"])
+            kinds = {"mistake": ConfigError, "certain": FailsAgainError, "shortage": TrainingError}
+            raise kinds[told["kind"]](told["failure"])
 
     def _wait_for(self, answer: Path, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -277,13 +283,30 @@ def _worker(config: dict[str, Any]) -> None:
         _train_one(Path(run), _answer(folder, number), _stop(folder, number))
 
 
-def _fails_again(error: Exception) -> str | None:
-    """In words what would only fail again if the workers were started again; None of what may have been an accident."""
+def _fails_again(error: Exception, stage: Stage) -> dict[str, str] | None:
+    """What would only fail again if the workers were started again: in words, and of which kind it is.
+
+    None of what may have been an accident.
+    """
     if has_no_memory(error):
-        return f"memory ran out: {error}\n  {LESS_MEMORY}"
-    if isinstance(error, ValueError | FloatingPointError) or has_no_room(error):
-        return str(error)
+        return {"failure": f"memory ran out: {error}\n  {LESS_MEMORY}", "kind": "shortage"}
+    if has_no_room(error):
+        return {"failure": str(error), "kind": "shortage"}
+    if isinstance(error, FloatingPointError):
+        return {"failure": f"{error}\n  {_calmer(stage)}", "kind": "certain"}
+    if isinstance(error, ValueError):
+        return {"failure": str(error), "kind": "mistake" if isinstance(error, ConfigError) else "certain"}
     return None
+
+
+def _calmer(stage: Stage) -> str:
+    """What keeps numbers finite, as a person types it."""
+    name, schedule, clip = stage.name, stage.schedule, "none" if stage.clip_norm is None else stage.clip_norm
+    return (
+        f"what may help: a lower rate (--set {name}.schedule.peak=RATE; it is {schedule.peak:g}), a longer warm-up\n"
+        f"  (--set {name}.schedule.warmup_steps=N; it is {schedule.warmup_steps:,}), tighter clipping of gradients "
+        f"(--set {name}.clip_norm=X; it is {clip})"
+    )
 
 
 def _train_one(run: Path, answer: Path, stop: Path) -> None:
@@ -314,8 +337,7 @@ def _train_one(run: Path, answer: Path, stop: Path) -> None:
             raise
     except Exception as error:
         LOGGER.exception("%s failed", spec.stage.name)
-        if (failure := _fails_again(error)) is not None:
-            told = {"failure": failure, "is_users_mistake": isinstance(error, ConfigError)}
+        if (told := _fails_again(error, spec.stage)) is not None:
             write_whole(answer, json.dumps(told))
         raise
     if rank == 0:

@@ -11,6 +11,7 @@ import torch
 
 from tasks.shortages import has_no_room, what_is_full
 from tasks.train import _fails_again
+from tests.core.tiny_run import STAGE
 from tinygptv_core.shortage import has_no_memory
 
 OWN_MOUNTS = ["unshare", "--map-root-user", "--mount"]
@@ -57,6 +58,6 @@ def test_what_caused_an_error_is_found_behind_it():
 def test_memory_that_cannot_be_had_is_told_with_the_options_that_take_less():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**46, dtype=torch.uint8)  # 70 TB
-    told = _fails_again(caught.value)
-    assert told is not None and told.startswith("memory ran out: ")
-    assert "--option micro_batch=1" in told and "gradient_checkpointing=true" in told
+    told = _fails_again(caught.value, STAGE)
+    assert told is not None and told["kind"] == "shortage" and told["failure"].startswith("memory ran out: ")
+    assert "--option micro_batch=1" in told["failure"] and "gradient_checkpointing=true" in told["failure"]

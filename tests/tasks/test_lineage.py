@@ -265,7 +265,11 @@ def test_the_run_without_them_is_the_one_that_was_asked_with(home, tmp_path, cap
     chosen = ["--home", str(home.root), "--set", "stage1.schedule.peak=0.5", "--option", "micro_batch=2"]
     assert main(["lineage", "--removal-list", str(removals), *chosen]) == 0
     words = ["tinygptv", "run", "--removal-list", str(removals), *chosen]
-    assert f"without them, for the preset nano: {' '.join(words)}\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"without them, for the preset nano: {' '.join(words)}\n" in told
+    # What `nano` reads is drawn; these rows are of another list, which the run was given that fetched them.
+    assert "it does not read web, where some of them are; give the options that do as well, of:" in told
+    assert "\n    tinygptv run --set a=1\n" in f"{told}\n"
 
 
 @pytest.mark.parametrize(

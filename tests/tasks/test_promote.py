@@ -120,8 +120,16 @@ def test_the_champion_goes_forth_and_back_and_all_of_it_is_kept(home):
         ("rollback", "2", "1", ""),
     ]
     assert events(uri, "tinygptv")[0] == event
-    with pytest.raises(ConfigError, match="no promotion"):
+    with pytest.raises(ConfigError, match=r"was taken back already .*no champion came before tinygptv/1"):
         rollback(uri, "tinygptv", "")
+
+
+def test_a_model_that_is_not_there_is_refused_with_those_that_are(home, tmp_path):
+    _, uri = home
+    with pytest.raises(ConfigError, match=r"has no tinygpt\. Did you mean tinygptv\? There are: tinygptv\."):
+        rollback(uri, "tinygpt", "")
+    with pytest.raises(ConfigError, match="It holds no model yet; tinygptv run registers one"):
+        rollback(f"sqlite:///{tmp_path}/none.db", "tinygptv", "")
 
 
 def test_an_alias_that_was_moved_by_other_means_is_not_moved_back(home):
@@ -181,6 +189,8 @@ def test_by_the_rule_first_a_run_promotes_where_there_is_no_champion(fresh):
     assert judged("never", 1).event is None and events(uri, "tinygptv") == ()
     verdict = judged("first", 1)
     assert champion(uri).version == "1" and events(uri, "tinygptv") == (verdict.event,)
+    with pytest.raises(ConfigError, match=r"tinygptv/1 was the first champion of tinygptv: none came before it"):
+        rollback(uri, "tinygptv", "")
     assert verdict.event.because == "by the rule `first`: there was no champion; run r7"
     later = judged("first", 2, compares=True)
     assert later.event is None and champion(uri).version == "1"

@@ -225,7 +225,13 @@ def test_a_run_that_begins_while_the_store_is_cleaned_waits(home):
 
 
 def test_a_home_without_a_store_is_told(tmp_path, capsys):
-    assert main(["store", "clean", "--yes", "--home", str(tmp_path)]) == 2
-    assert main(["store", "list", "--home", str(tmp_path)]) == 2
-    assert f"there is no store in {tmp_path}" in capsys.readouterr().err
+    for argv in (["clean", "--yes"], ["list"], ["push", str(tmp_path / "there")]):
+        assert main(["store", *argv, "--home", str(tmp_path)]) == 2
+        assert f"there is no store in {tmp_path}" in capsys.readouterr().err
     assert not Store(tmp_path / "store").root.exists()
+
+
+def test_where_nothing_was_pushed_nothing_can_be_pulled(tmp_path, capsys):
+    assert main(["store", "pull", str(tmp_path / "nowhere"), "--home", str(tmp_path / "home")]) == 2
+    assert f"there is no store at {tmp_path}/nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
