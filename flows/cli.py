@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from flows.grammar import parser
 from flows.options import FAILED, MISTAKE
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return options.act(options)
     except (ConfigError, OSError) as error:  # the latter: what may not be read, a folder in the place of a file, ...
-        full = what_is_full(error, [options.home]) if has_no_room(error) else None
+        full = what_is_full(error, [getattr(options, "home", Path.cwd())]) if has_no_room(error) else None
         print(f"tinygptv: {f'{full}; the same command goes on from here' if full else error}", file=sys.stderr)
         return FAILED if full else MISTAKE
     except DamagedError as error:

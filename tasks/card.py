@@ -241,7 +241,8 @@ def _by_host(rows: "pa.Table") -> "pa.Table":
     import pyarrow as pa
     from pyarrow.compute import field
 
-    host = hosts_of(rows["url"].combine_chunks()).dictionary_decode()
+    # Chunk by chunk: an array of texts holds two gigabytes at most.
+    host = pa.chunked_array([hosts_of(chunk).dictionary_decode() for chunk in rows["url"].chunks], pa.string())
     found = pa.table({"host": host, "fate": rows["fate"]}).filter(field("host") != "")
     return found.group_by(["host", "fate"]).aggregate([([], "count_all")]).rename_columns(["host", "fate", "n"])
 

@@ -91,14 +91,15 @@ def _scores(rating: Rating, batch: list[tuple[Located, bytes, str]]) -> dict[str
     written = line_defined(function)
     try:
         returned = function([p for _, p, _ in batch], [t for _, _, t in batch])
-        given = list(returned) if isinstance(returned, Iterable) else None
+        is_one_text_or_map = isinstance(returned, str | bytes | bytearray | Mapping)
+        given = list(returned) if isinstance(returned, Iterable) and not is_one_text_or_map else None
     except Exception as error:
         line = line_raised(error, __file__)
         raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({line})") from error
     if given is None:
         raise ConfigError(f"{where} returned {returned!r:.80}; it must return a number for each ({written})")
     if len(given) != len(keys):
-        raise ConfigError(f"{where} returned {len(given)} scores; it must return one for each")
+        raise ConfigError(f"{where} returned {len(given)} scores; it must return one for each ({written})")
     scores = {key: number_in(score) for key, score in zip(keys, given, strict=True)}
     for (key, score), one in zip(scores.items(), given, strict=True):
         if not math.isfinite(score):

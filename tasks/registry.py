@@ -245,7 +245,7 @@ def _get(address: str, method: str, query: Mapping[str, str]) -> dict[str, Any] 
     except urllib.error.HTTPError as error:
         if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
             return None
-        way_out = f". Set {USER} and {PASSWORD} to an account that it knows." if error.code == 401 else ""
+        way_out = f". Set {USER} and {PASSWORD}, or {TOKEN}, to what it knows." if error.code == 401 else ""
         raise ConfigError(f"the MLflow server at {address} refuses {method}: {error}{way_out}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"the MLflow server at {address} does not answer as one: {error}. Is it running?") from error
@@ -256,4 +256,7 @@ def _account() -> str | None:
     user, password, token = (os.environ.get(name) for name in (USER, PASSWORD, TOKEN))
     if user and password:
         return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
-    return f"Bearer {token.strip()}" if token else None
+    token = (token or "").strip()
+    if not (token.isascii() and token.isprintable()):  # and is not told: it is secret
+        raise ConfigError(f"{TOKEN} has a line break, or something else that no token has")
+    return f"Bearer {token}" if token else None

@@ -34,7 +34,7 @@ from tinygptv_core.user_code import line_raised
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS = Step(name="rows", kind="table", version=1)
+ROWS = Step(name="rows", kind="table", version=2)
 
 # How many records are looked at to say which columns a list has that no sample can be made of.
 COLUMNS_FROM_RECORDS = 100
@@ -141,6 +141,8 @@ def rows_of(recipe: Recipe, position: int, record: object) -> Iterator[TableRow 
     except UNREADABLE as error:
         yield _drop(position, None, error)
         return
+    except MemoryError:  # no fault of the recipe's
+        raise
     except Exception as error:
         raise _failed(position, record, error) from error
     for place, sample in enumerate(samples):
@@ -159,6 +161,8 @@ def _row_of(recipe: Recipe, position: int, sample: Row) -> TableRow | Drop:
         width, height = (side_of(sample.get(column)) for column in recipe.size) if recipe.size else (None, None)
     except UNREADABLE as error:
         return _drop(position, url, error)
+    except MemoryError:
+        raise
     except Exception as error:
         raise _failed(position, sample, error) from error
     about = {"url": url, "file": file, "split": split, "group": group}

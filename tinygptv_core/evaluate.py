@@ -275,7 +275,7 @@ def _try_scores(name: str, question: Question) -> None:
     """Score two answers that may be given, so that a mistake in `score` is found before all questions are answered."""
     evaluation = evals.load(name)
     for scoring in (evaluation.score, *(beside.score for beside in evaluation.beside)):
-        for text in ("", question.references[0]):
+        for text in question.choices or ("", question.references[0]):
             evals.scored(name, scoring, question.key, text, question.references)
 
 

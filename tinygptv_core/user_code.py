@@ -23,7 +23,9 @@ def line_defined(function: object) -> str:
 
 
 def number_in(value: object) -> float:
-    """`value` as a number; NaN where it is none."""
+    """`value` as a number; NaN where it is none, or a text that spells one."""
+    if isinstance(value, str | bytes | bytearray):
+        return math.nan
     try:
         return float(value)  # type: ignore[arg-type]  # whatever it is
     except (ArithmeticError, RuntimeError, TypeError, ValueError):

@@ -217,6 +217,7 @@ def answering_with(monkeypatch, scoring):
         (math.nan, "is nan"),
         (None, "is None"),
         ("x", "is 'x'"),
+        ("1", "is '1'"),
         ([1, 1], "is .1, 1."),
     ],
 )

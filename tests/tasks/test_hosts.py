@@ -68,6 +68,15 @@ def test_a_host_is_the_same_for_all_who_ask(url):
 PARTS = ["http://", "a.example", "B", "@", ":", "/", "?", "[", "]", "::1", "\u00dc", "\u0130", "\n", " ", "%", "#"]
 
 
+def test_a_card_counts_hosts_of_more_urls_than_one_array_can_hold():
+    """3 GB of URLs by their offsets: one chunk many times."""
+    chunk = pa.array([f"http://{number}.example/{'x' * 1_000_000}" for number in range(50)])
+    fates = pa.array(["ok"] * 50)
+    rows = pa.table({"url": pa.chunked_array([chunk] * 60), "fate": pa.chunked_array([fates] * 60)})
+    found = _by_host(rows)
+    assert len(found) == 50 and set(found["n"].to_pylist()) == {60}
+
+
 @FUZZ
 @given(st.lists(st.none() | st.lists(st.sampled_from(PARTS)).map("".join) | st.text(max_size=12), max_size=8))
 def test_hosts_in_columns_are_those_of_each_url(urls):

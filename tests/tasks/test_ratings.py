@@ -34,6 +34,9 @@ def some(pictures, texts):
 
 def broken(pictures, texts):
     return 1 / 0
+
+def one_text(pictures, texts):
+    return "12"
 """
 
 
@@ -76,6 +79,7 @@ def test_processes_give_the_same_scores_as_one(tmp_path):
         ("nothing", r"returned None; it must return a number for each \(.*my_scorers.py, line 18\)"),
         ("some", r"returned None for 000000001; a score must be a finite number \(.*my_scorers.py, line 21\)"),
         ("broken", r"failed: ZeroDivisionError: division by zero \(.*my_scorers.py, line 25\)"),
+        ("one_text", r"returned '12'; it must return a number for each \(.*my_scorers.py, line 27\)"),
         ("number_sad", "there is no function number_sad. Did you mean number_said?"),
     ],
 )

@@ -74,6 +74,14 @@ def test_who_has_no_account_is_told_how_to_name_one(account, named):
     assert "wrong" not in str(raised.value)
 
 
+@pytest.mark.parametrize("token", ["sEcReT\nmore", "sEcReT\u2028more"])
+def test_a_token_that_is_none_is_refused_and_not_told(account, token):
+    account(token=token)
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_TOKEN has a line break") as raised:
+        versions("http://127.0.0.1:9", "m")
+    assert "sEcReT" not in str(raised.value)
+
+
 def test_whoever_a_server_sends_on_to_learns_no_password(account):
     account(username=USER, password="p:ss")
     with serving(Registry, wanted=None, told=[]) as (server, url), serving(Elsewhere, to=url) as (_, first):

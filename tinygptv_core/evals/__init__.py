@@ -85,6 +85,8 @@ def scored(name: str, scoring: Scoring, key: str, answer: str, references: Seque
     where = f"evaluation {name}, question {key}: the score of the answer {answer!r:.80}"
     try:
         given = scoring(answer, references)
+    except MemoryError:  # no fault of the score's
+        raise
     except Exception as error:
         line = line_raised(error, __file__)
         raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({line})") from error
