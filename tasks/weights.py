@@ -1,6 +1,5 @@
 """Checkpoints and whole models that people bring, and models made into files for others."""
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Literal
 from tasks.ask import Place, card_of, place_of
 from tasks.backbones_import import note_coverage
 from tasks.build import MANIFEST, Store
-from tasks.lineage import GIVEN, REGISTERED, chain
+from tasks.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.records import Records
 from tasks.request import SHORT, Site, Step
 from tinygptv_core.artifact import Artifact, digest_of, members_of
@@ -23,8 +22,6 @@ from tinygptv_core.weight_folders import PICKLES
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
 RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
 RESTORE_CHECKPOINT = Step(name="restore_checkpoint", kind="checkpoint", version=1)
-
-DIGEST = "[0-9a-f]{8,64}"
 
 
 def import_checkpoint(file: Path, stage: Stage, backbones: Backbones, site: Site) -> None:
@@ -74,7 +71,7 @@ class Export:
     """What is to be exported.
 
     Attributes:
-        model: as `tinygptv ask` takes it, or the beginning of the digest of a checkpoint in the store.
+        model: as `tinygptv ask` takes it.
         backbones: the beginning of the digest of backbones in the store, for a checkpoint which no run of it trained.
     """
 
@@ -132,7 +129,8 @@ def _place(wanted: Export, store: Store, tracking_uri: str) -> Iterator[Place]:
 def _local(model: str, store: Store) -> Path | None:
     if Path(model).is_dir():
         return Path(model).resolve()
-    return store.find("checkpoint", model).path if re.fullmatch(DIGEST, model) else None
+    found = of_digest(model, store)
+    return found.path if found else None
 
 
 def _backbones(wanted: Export, store: Store, place: Place) -> Artifact:
