@@ -154,12 +154,17 @@ def loaded(model: str, tracking_uri: str, low_resource: "Bits | None" = None) ->
 
 
 def _picture(image: Path) -> bytes:
-    if not image.is_file():
-        what = "a folder, not a picture" if image.is_dir() else "missing"
-        raise ConfigError(f"the picture {image} is {what}; give the path of a picture's file")
+    try:
+        if not image.is_file():
+            what = "a folder, not a picture" if image.is_dir() else "missing"
+            raise ConfigError(f"the picture {image} is {what}; give the path of a picture's file")
+        data = image.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the picture {image} cannot be read ({error.strerror}); let this user read it, or name a copy"
+        ) from None
     from tinygptv_core.image import decode
 
-    data = image.read_bytes()
     try:
         decode(data)
     except ValueError as error:

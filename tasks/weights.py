@@ -1,5 +1,6 @@
 """Checkpoints and whole models that people bring, and models made into files for others."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from tasks.build import MANIFEST, Store
 from tasks.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.records import Records
 from tasks.request import SHORT, Site, Step
+from tasks.shortages import has_no_room
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, Backbones
@@ -100,16 +102,28 @@ def export(wanted: Export, store: Store, tracking_uri: str) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A place beside `out` to write to; renamed to `out` once all is written, gone if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+    """A place beside `out` to write to; renamed to `out` once all is written, gone if that fails.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        if has_no_room(error):
+            raise
+        raise ConfigError(
+            f"{out.parent} cannot be written to ({error.strerror}).\n  name another place than {out}"
+        ) from None
+    with made as beside:
         yield Path(beside) / out.name
         (Path(beside) / out.name).replace(out)
 
 
 def _check_out(wanted: Export) -> None:
     out, published = wanted.out, wanted.to == "published"
-    if out.exists() and (published or not out.is_dir() or any(out.iterdir())):
+    if os.path.exists(out) and (published or not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already; name a {'file' if published else 'folder'} that is not")
     if published and out.suffix not in PICKLES:
         raise ConfigError(f"{out} would be no file of weights: its name must end in {', '.join(PICKLES)}")
