@@ -15,7 +15,7 @@ from flows.pipeline import steps
 from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
 from flows.preset_files import preset_in
-from flows.recipes import recipe
+from flows.recipes import recipe, recipes
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
@@ -25,8 +25,10 @@ from tasks.list_files import is_far, lists_named, state_of
 from tasks.promote import Rule
 from tasks.registry import names
 from tasks.removals import read_removals
+from tasks.screen import SCREEN
+from tasks.train import TRAIN
 from tasks.typed_paths import typed_path
-from tinygptv_core.plain import ConfigError, change, pairs_of
+from tinygptv_core.plain import ConfigError, change, nearest, pairs_of
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
 from tinygptv_core.run import RunOptions
 
@@ -145,6 +147,7 @@ def _place(choice: Choice, preset: Preset, options: RunOptions, terminal: Termin
 
 def _selection(choice: Choice, preset: Preset, place: Place, init: Init | None) -> Selection:
     """The steps of the run, and which of them are walked."""
+    _check_until(choice, preset)
     if preset.backbones.sources is None:
         shipped(preset.backbones)
     check_pictures(preset)
@@ -154,6 +157,32 @@ def _selection(choice: Choice, preset: Preset, place: Place, init: Init | None) 
         check_given(preset, checkpoint)
         requests = given(requests, f"{init.stage}/train", checkpoint)
     return select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)
+
+
+def _check_until(choice: Choice, preset: Preset) -> None:
+    """Refuse a data set or a stage that the preset has not: of all its steps' names none would help."""
+    stages = [stage.name for stage in preset.stages]
+    for name, _, work in (step.partition("/") for step in choice.until):
+        if work == SCREEN.name:
+            check_reads(preset, name)
+        if work == TRAIN.name and name not in stages:
+            there = f"{nearest(name, stages)}It has: {', '.join(stages)}."
+            raise ConfigError(f"the preset {preset.name} has no {name}. {there}")
+
+
+def check_reads(preset: Preset, name: str) -> None:
+    """Refuse a data set that the preset does not read.
+
+    Raises:
+        ConfigError: it does not; says which it reads, and whether there is a recipe of that name.
+    """
+    if name in preset.data:
+        return
+    there = list(preset.data)
+    told = f"the preset {preset.name} reads no data set {name}. {nearest(name, there)}It reads: {', '.join(there)}."
+    if name in recipes():
+        told += f"\n  there is a recipe {name}; the preset {preset.name} has no settings for it (docs/adding.md)"
+    raise ConfigError(told)
 
 
 def _check_complete(preset: Preset, options: RunOptions, selection: Selection, planned: Sequence[Planned]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 
-from flows.choice import DEFAULT_RULE, Choice, default_data
+from flows.choice import DEFAULT_RULE, Choice, check_reads, default_data
 from flows.home import default_home
 from tasks.promote import Rule
 from tinygptv_core import evals
@@ -192,10 +192,10 @@ def datasets_of(preset: str, data: Data, name: str) -> tuple[str, ...]:
     Raises:
         ConfigError: the preset has no such data set.
     """
-    there = _with_own(named(preset), data).data
-    if name not in (ALL, *there):
-        raise ConfigError(f"the preset {preset} reads no data set {name}. It reads: {', '.join(there)}.")
-    return tuple(f"{one}/screen" for one in (there if name == ALL else (name,)))
+    of = _with_own(named(preset), data)
+    if name != ALL:
+        check_reads(of, name)
+    return tuple(f"{one}/screen" for one in (of.data if name == ALL else (name,)))
 
 
 def _with_own(preset: Preset, data: Data) -> Preset:

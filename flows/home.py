@@ -11,6 +11,7 @@ from tinygptv_core.plain import ConfigError
 
 HELD = ("store", "mlflow", "prefect", "runs", "ray")
 """The folders of a home."""
+OTHER_HOME = "  name another home with --home DIR, or set TINYGPTV_HOME"
 
 
 def default_home() -> Path:
@@ -25,12 +26,19 @@ def tracking_uri(home: Path) -> str:
 
 
 def check_folder(home: Path) -> None:
-    """Refuse a home that is, or lies in, something else than a folder.
+    """Refuse a home that is, or lies in, something else than a folder, or a folder that this user may not read.
 
     Raises:
         ConfigError: it is, or does.
     """
-    there = next(path for path in (home, *home.parents) if path.is_dir() or path.exists())
+    try:
+        there = next(path for path in (home, *home.parents) if path.is_dir() or path.exists())
+        if there == home and there.is_dir():
+            os.scandir(home).close()
+    except PermissionError as error:
+        raise ConfigError(
+            f"the home {home} can be neither read nor written to ({error.strerror}).\n{OTHER_HOME}"
+        ) from None
     if not there.is_dir():
         raise ConfigError(f"the home {home} is no folder: {there} is a file.\n  name another with --home DIR")
 
@@ -51,7 +59,4 @@ def check_writable(home: Path) -> None:
             if has_no_room(error):
                 raise
             what = "the home" if folder == home else f"{folder.name}/ of the home"
-            raise ConfigError(
-                f"{what} {folder} cannot be written to ({error.strerror}).\n"
-                "  name another home with --home DIR, or set TINYGPTV_HOME"
-            ) from None
+            raise ConfigError(f"{what} {folder} cannot be written to ({error.strerror}).\n{OTHER_HOME}") from None

@@ -32,7 +32,7 @@ def lineage_of(model: str, store: Store, tracking_uri: str) -> tuple[str, tuple[
     links = chain(Records(store), roots_of(found))
     if isinstance(found, Version):
         return f"{found.name}/{found.version} ({', '.join(found.aliases) or 'no alias'})", links
-    return f"checkpoint {found.digest}", links
+    return f"{found.kind} {found.digest}", links
 
 
 def for_machines(link: Link) -> dict[str, Any]:

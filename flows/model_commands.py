@@ -49,7 +49,10 @@ def add_parsers(commands: Any) -> None:
     add_home(shown)
     ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
     ask.set_defaults(act=_ask)
-    ask.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint's folder")
+    ask.add_argument(
+        "model", metavar="MODEL",
+        help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint: its folder, or the beginning of its digest",
+    )  # fmt: skip
     ask.add_argument("image", type=typed_path, metavar="IMAGE", help="a picture file")
     ask.add_argument(
         "question",
@@ -110,12 +113,12 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from tasks.ask import loaded
+    from tasks.ask import in_store, loaded
     from tasks.demo import showing
 
     check_free("--port", options.port)  # before the models are loaded, which takes a while
-    uri = tracking_uri(options.home)
-    models = {name: loaded(name, uri) for name in options.models or _rivals(uri)}
+    store, uri = Store(options.home / "store"), tracking_uri(options.home)
+    models = {name: loaded(in_store(name, store), uri) for name in options.models or _rivals(uri)}
     with showing(models, options.port) as address:
         print(address, flush=True)
         say("Ctrl-C ends it")
@@ -135,7 +138,7 @@ def _rivals(uri: str) -> list[str]:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from tasks.ask import Manner, ask
+    from tasks.ask import Manner, ask, in_store
 
     manner = Manner(
         most_tokens=options.most_tokens,
@@ -145,6 +148,6 @@ def _ask(options: argparse.Namespace) -> int:
         top_p=options.top_p,
         seed=options.seed,
     )
-    uri = tracking_uri(options.home)
-    print(ask(options.model, options.image, options.question, uri, options.low_resource, manner))
+    model, uri = in_store(options.model, Store(options.home / "store")), tracking_uri(options.home)
+    print(ask(model, options.image, options.question, uri, options.low_resource, manner))
     return DONE

@@ -10,7 +10,7 @@ from flows.evaluate import evaluate_step
 from flows.inputs import data_inputs
 from flows.noted import noted
 from flows.terminal import say
-from tasks.ask import training_of
+from tasks.ask import origin_of
 from tasks.build import MANIFEST, Built, Store
 from tasks.lineage import resolved
 from tasks.quantities import interval, percent
@@ -41,7 +41,9 @@ def checkpoint_named(model: str, store: Store, uri: str) -> Artifact:
     folder = Path(model)
     if not folder.is_dir():
         found = resolved(model, store, uri)
-        return store.find("checkpoint", _checkpoint_of(found)) if isinstance(found, Version) else found
+        if isinstance(found, Version):
+            return store.find("checkpoint", _checkpoint_of(found))
+        folder = found.path
     if (folder / "model.json").is_file():
         return store.find("checkpoint", json.loads((folder / "model.json").read_text())["checkpoint_digest"])
     if not (folder / MANIFEST).is_file():
@@ -65,9 +67,9 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Compu
         names: evaluations; none for all whose data are in the store.
 
     Raises:
-        ConfigError: no such evaluation, its data are not there, or the checkpoint was not trained here.
+        ConfigError: no such evaluation, its data are not there, or nothing here says how the checkpoint was made.
     """
-    training, records = training_of(checkpoint.path), Records(store)
+    origin, records = origin_of(checkpoint.path), Records(store)
     chosen = tuple(dict.fromkeys(names)) or _possible(records)
     data: dict[str, Artifact] = {}
     for name in chosen:
@@ -79,8 +81,8 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Compu
                 f"  to build them  tinygptv data {dataset}, with the --preset that reads them"
             )
         data |= found
-    told = from_plain(Stage, {**training.config["stage"], "evals": list(chosen)}, "stage")
-    backbones = store.find("backbones", str(training.inputs["backbones"]))
+    told = from_plain(Stage, {**origin.stage, "evals": list(chosen)}, "stage")
+    backbones = store.find("backbones", origin.backbones)
     request = evaluate_step(told, told.name, {}, where)
     inputs: Inputs = {"backbones": backbones, "checkpoint": checkpoint, **data}
     return store.build(request, inputs, {}, noted=noted("eval", None), force=False, waiting=say)

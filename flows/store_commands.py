@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from flows.choice import Choice, prepare
-from flows.home import tracking_uri
+from flows.home import check_writable, tracking_uri
 from flows.options import DONE, FAILED, add_choice, add_home, choice_of
 from tasks.build import Store
 from tasks.keeping import Keeping, for_machines
@@ -166,6 +166,9 @@ def _verify(options: argparse.Namespace) -> int:
 def _clean(options: argparse.Namespace) -> int:
     from flows import store
 
+    if options.yes:
+        store.check_store(options.home)
+        check_writable(options.home)
     with store.unused(options.home) if options.yes else nullcontext():  # first: what is known of it must stay so
         found = _kept(options, keep_data=options.keep_data, days=options.days, unregistered=options.unregistered)
         for line in store.swept(found, really=options.yes):

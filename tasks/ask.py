@@ -1,19 +1,20 @@
 """One question about one picture, for a person: the model by its name in the registry, or by its folder."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.build import MANIFEST, Store
+from tasks.lineage import of_digest
 from tasks.records import Record, Records
 from tasks.registry import BACKBONES_TAG, Version, find
 from tinygptv_core.artifact import sha256_of_file
-from tinygptv_core.plain import ConfigError
+from tinygptv_core.plain import ConfigError, plain
 
 if TYPE_CHECKING:
     from tinygptv_core.answer import ModelCard, Trained
@@ -153,12 +154,17 @@ def loaded(model: str, tracking_uri: str, low_resource: "Bits | None" = None) ->
 
 
 def _picture(image: Path) -> bytes:
-    if not image.is_file():
-        what = "a folder, not a picture" if image.is_dir() else "missing"
-        raise ConfigError(f"the picture {image} is {what}; give the path of a picture's file")
+    try:
+        if not image.is_file():
+            what = "a folder, not a picture" if image.is_dir() else "missing"
+            raise ConfigError(f"the picture {image} is {what}; give the path of a picture's file")
+        data = image.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the picture {image} cannot be read ({error.strerror}); let this user read it, or name a copy"
+        ) from None
     from tinygptv_core.image import decode
 
-    data = image.read_bytes()
     try:
         decode(data)
     except ValueError as error:
@@ -213,6 +219,16 @@ def _fetch(version: Version, tracking_uri: str, into: Path) -> Path:
     return _logged(into, version)
 
 
+def in_store(model: str, store: Store) -> str:
+    """`model` as it is, or the folder in `store` of the digest that it is the beginning of.
+
+    Raises:
+        ConfigError: it may be such a beginning, but of no checkpoint or model there, or of several.
+    """
+    found = None if Path(model).is_dir() else of_digest(model, store)
+    return str(found.path) if found else model
+
+
 def _in_store(folder: Path) -> Place:
     """The backbones of a folder of the store lie in the same store, under their digest."""
     if (folder / "model.json").exists():
@@ -220,7 +236,7 @@ def _in_store(folder: Path) -> Place:
 
         digest = read_card(folder).backbones_digest
     elif (folder / "stage.json").exists():
-        digest = str(training_of(folder).inputs["backbones"])
+        digest = origin_of(folder).backbones
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
     return Place(folder=folder, backbones=(_store_of(folder).artifact("backbones", digest).path,))
@@ -240,14 +256,14 @@ def card_of(folder: Path) -> "ModelCard":
 def _bare_card(folder: Path) -> "ModelCard":
     from tinygptv_core.answer import ModelCard
 
-    training = training_of(folder)
+    origin = origin_of(folder)
     return ModelCard(
         backbones="",
-        backbones_digest=str(training.inputs["backbones"]),
+        backbones_digest=origin.backbones,
         checkpoint_digest=sha256_of_file(folder / MANIFEST),
         prompt="{}",
         max_new_tokens=CHECKPOINT_ANSWER_TOKENS,
-        precision=training.config["stage"]["precision"],
+        precision=origin.stage["precision"],
     )
 
 
@@ -255,20 +271,54 @@ def _store_of(folder: Path) -> Store:
     return Store(folder.parent.parent)
 
 
-def training_of(checkpoint: Path) -> Record:
-    """What the store has noted of the training of a checkpoint of its own.
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a store knows of a checkpoint.
+
+    Attributes:
+        backbones: the digest of those on which it was trained.
+        stage: as JSON. Of an import, whose files say how it is asked and no more, the rest is one of nano's.
+    """
+
+    backbones: str
+    stage: Mapping[str, Any]
+
+
+def origin_of(checkpoint: Path) -> Origin:
+    """What its store has noted of a checkpoint: of its training, or of the import of the model that it belongs to.
 
     Raises:
         ConfigError: nothing, or it is in no store.
     """
     if (checkpoint / MANIFEST).is_file():
-        digest = sha256_of_file(checkpoint / MANIFEST)
-        for record in Records(_store_of(checkpoint)).of_step("train"):
+        digest, store = sha256_of_file(checkpoint / MANIFEST), _store_of(checkpoint)
+        records = Records(store)
+        for record in records.of_step("train"):
             if digest in record.digests:
-                return record
+                return Origin(backbones=str(record.inputs["backbones"]), stage=record.config["stage"])
+        for record in records.of_step("restore_checkpoint"):
+            if digest in record.digests and (backbones := _restored_beside(record, records)):
+                return Origin(backbones=backbones, stage=_stage_of(checkpoint, store.find("backbones", backbones).path))
     raise ConfigError(
         f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one that a "
         "run has trained, or a registered model: tinygptv ask NAME@ALIAS IMAGE QUESTION\n"
         "  an export is brought in with tinygptv weights import model FOLDER; a checkpoint that was imported is "
         "evaluated and registered by tinygptv run --init STAGE=DIGEST"
     )
+
+
+def _restored_beside(restored: Record, records: Records) -> str | None:
+    """The digest of the backbones that were restored from the same files."""
+    beside = (record.digest for record in records.of_step("restore_backbones") if record.inputs == restored.inputs)
+    return next(beside, None)
+
+
+def _stage_of(checkpoint: Path, backbones: Path) -> dict[str, Any]:
+    """A stage that asks as the checkpoint is to be asked, in the precision that its language model is kept in."""
+    from tinygptv_core.checkpoint import read_form
+    from tinygptv_core.presets import NANO
+    from tinygptv_core.weight_files import open_weights
+
+    kept = {stored.dtype for stored in open_weights(backbones / "llm" / "model.safetensors").values()}
+    precision = str(min(kept, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
+    return {**plain(NANO.stages[-1]), **plain(read_form(checkpoint)), "precision": precision}

@@ -39,7 +39,7 @@ class Kept:
     Attributes:
         digest: whole where a manifest or a record says it, else its beginning.
         bytes: of its files; two artifacts may share them (a fetch and its segments).
-        time: when it was made, in seconds since 1970.
+        time: when it was sealed here, in seconds since 1970.
         needed: by what, in words: a version, a run; nothing: it may go.
     """
 
@@ -114,7 +114,7 @@ class Keeping:
             path=path,
             records=records,
             bytes=sum(file.stat().st_size for file in _files(path)),
-            time=records[0].time if records else path.stat().st_mtime,
+            time=(manifest if manifest.is_file() else path).stat().st_mtime,
             needed=tuple(self._needed.get(path.name, ())),
         )
 

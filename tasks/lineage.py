@@ -1,6 +1,7 @@
 """What a version or checkpoint came from: the chain of its builds, as the store's notes and the registry's tags say."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 from tasks.build import Store
 from tasks.records import Record, Records
 from tasks.registry import BACKBONES_TAG, BUNDLE_TAG, CHECKPOINT_TAG, MODEL_TAG, Version, find
+from tasks.request import SHORT
 from tasks.segments import SEGMENT
 from tasks.tables import COUNTS_FILE
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import ConfigError
 
 REGISTERED = "register"
+TRAINED, MODEL = "checkpoint", "model"
+"""The kinds of artifacts that are models."""
 TAG = "tinygptv."
 MADE = (
     *("backbones", "checkpoint", "evaluation", "features", "hashes", "index", "init"),
@@ -65,19 +70,37 @@ class Link:
 
 
 def resolved(model: str, store: Store, tracking_uri: str) -> Version | Artifact:
-    """What `models:/NAME@ALIAS`, `NAME/NUMBER` or the beginning of a checkpoint's digest names.
+    """What `models:/NAME@ALIAS`, `NAME/NUMBER` or the beginning of a checkpoint's or model's digest names.
 
     Raises:
         ConfigError: nothing; says what there is.
     """
-    is_version = "@" in model or "/" in model
-    return find(tracking_uri, model) if is_version else store.find("checkpoint", model)
+    return of_digest(model, store) or find(tracking_uri, model)
+
+
+def of_digest(model: str, store: Store) -> Artifact | None:
+    """The checkpoint or model of the store whose digest begins with `model`; None where that is no digest.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    if not is_digest(model):
+        return None
+    kinds = [kind for kind in (TRAINED, MODEL) if any((store.root / kind).glob(f"{model[:SHORT]}*"))]
+    if len(kinds) > 1:
+        raise ConfigError(f"{model}: a {TRAINED} and a {MODEL} of that name in {store.root}; give more digits")
+    return store.find(kinds[0] if kinds else TRAINED, model)
+
+
+def is_digest(text: str) -> bool:
+    """Whether that may be the beginning of a digest."""
+    return re.fullmatch("[0-9a-f]{1,64}", text) is not None
 
 
 def roots_of(model: Version | Artifact) -> dict[str, str]:
     """Step -> digest of what is known before any record is read."""
     if isinstance(model, Artifact):
-        return {"checkpoint": model.digest}
+        return {REGISTERED if model.kind == MODEL else TRAINED: model.digest}
     ours = {key: value for key, value in model.tags.items() if key.startswith(TAG)}
     named = {REGISTERED: ours[MODEL_TAG]} if MODEL_TAG in ours else {}
     told = (MODEL_TAG, CHECKPOINT_TAG, BACKBONES_TAG, BUNDLE_TAG)

@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.lineage import is_digest
 from tasks.records import Records
 from tasks.register import CHAMPION, mlflow_at
-from tasks.registry import CHECKPOINT_TAG, Version, check_model, find, versions
+from tasks.registry import CHECKPOINT_TAG, MODEL_TAG, Version, check_model, find, names, versions
 from tinygptv_core.plain import ConfigError, from_plain
 
 EVENT = "tinygptv.champion."
@@ -88,12 +89,30 @@ def promote(tracking_uri: str, reference: str, because: str, records: Records) -
         ConfigError: `reference` names no version, the reason is too long, or the registry cannot be read.
     """
     _check(because)
+    _check_version(tracking_uri, reference)
     version = find(tracking_uri, reference)
     champion = _champion(tracking_uri, version.name)
     if champion and champion.version == version.version:
         return None
     compared = compare(champion, version, records) if champion else None
     return _move(tracking_uri, version.name, _event("promote", version.version, champion, because, compared))
+
+
+def _check_version(tracking_uri: str, reference: str) -> None:
+    """Refuse a digest, which other commands take: of one checkpoint there may be several versions."""
+    if not is_digest(reference):
+        return
+    every = [version for name in names(tracking_uri) for version in versions(tracking_uri, name)]
+    made = [f"{v.name}/{v.version}" for v in every if _is_made_from(v, reference)]
+    told = f"That is {' and '.join(made)}" if made else "No version was made from it"
+    raise ConfigError(
+        f"{reference} is the beginning of a digest, and a champion is a version of the registry. {told}.\n"
+        "  name a version, as in  tinygptv promote tinygptv/3"
+    )
+
+
+def _is_made_from(version: Version, digest: str) -> bool:
+    return any(version.tags.get(tag, "").startswith(digest) for tag in (MODEL_TAG, CHECKPOINT_TAG))
 
 
 def promote_by_rule(

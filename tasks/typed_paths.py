@@ -4,5 +4,8 @@ from pathlib import Path
 
 
 def typed_path(text: str) -> Path:
-    """`text` as an absolute path; `~` at its beginning is a user's own folder."""
-    return Path(text).expanduser().absolute()
+    """`text` as an absolute path without `..`; `~` at its beginning is a user's own folder."""
+    path = Path(text).expanduser().absolute()
+    if ".." not in path.parts:
+        return path
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name  # which keeps a link's own name

@@ -1,6 +1,6 @@
 """Checkpoints and whole models that people bring, and models made into files for others."""
 
-import re
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,10 @@ from typing import Literal
 from tasks.ask import Place, card_of, place_of
 from tasks.backbones_import import note_coverage
 from tasks.build import MANIFEST, Store
-from tasks.lineage import GIVEN, REGISTERED, chain
+from tasks.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.records import Records
 from tasks.request import SHORT, Site, Step
+from tasks.shortages import has_no_room
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, Backbones
@@ -23,8 +24,6 @@ from tinygptv_core.weight_folders import PICKLES
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
 RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
 RESTORE_CHECKPOINT = Step(name="restore_checkpoint", kind="checkpoint", version=1)
-
-DIGEST = "[0-9a-f]{8,64}"
 
 
 def import_checkpoint(file: Path, stage: Stage, backbones: Backbones, site: Site) -> None:
@@ -74,7 +73,7 @@ class Export:
     """What is to be exported.
 
     Attributes:
-        model: as `tinygptv ask` takes it, or the beginning of the digest of a checkpoint in the store.
+        model: as `tinygptv ask` takes it.
         backbones: the beginning of the digest of backbones in the store, for a checkpoint which no run of it trained.
     """
 
@@ -103,16 +102,28 @@ def export(wanted: Export, store: Store, tracking_uri: str) -> None:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A place beside `out` to write to; renamed to `out` once all is written, gone if that fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
+    """A place beside `out` to write to; renamed to `out` once all is written, gone if that fails.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        if has_no_room(error):
+            raise
+        raise ConfigError(
+            f"{out.parent} cannot be written to ({error.strerror}).\n  name another place than {out}"
+        ) from None
+    with made as beside:
         yield Path(beside) / out.name
         (Path(beside) / out.name).replace(out)
 
 
 def _check_out(wanted: Export) -> None:
     out, published = wanted.out, wanted.to == "published"
-    if out.exists() and (published or not out.is_dir() or any(out.iterdir())):
+    if os.path.exists(out) and (published or not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already; name a {'file' if published else 'folder'} that is not")
     if published and out.suffix not in PICKLES:
         raise ConfigError(f"{out} would be no file of weights: its name must end in {', '.join(PICKLES)}")
@@ -132,7 +143,8 @@ def _place(wanted: Export, store: Store, tracking_uri: str) -> Iterator[Place]:
 def _local(model: str, store: Store) -> Path | None:
     if Path(model).is_dir():
         return Path(model).resolve()
-    return store.find("checkpoint", model).path if re.fullmatch(DIGEST, model) else None
+    found = of_digest(model, store)
+    return found.path if found else None
 
 
 def _backbones(wanted: Export, store: Store, place: Place) -> Artifact:

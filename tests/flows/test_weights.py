@@ -14,14 +14,18 @@ from flows.choice import prepare
 from flows.cli import main
 from flows.train import backbones_step
 from tasks import backbones_import
+from tasks.ask import origin_of
 from tasks.build import Store
 from tests.core import brought
 from tests.core.brought import SIZES
+from tests.core.tiny_run import picture
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
-from tinygptv_core.plain import ConfigError, plain, sha256_of
+from tinygptv_core.checkpoint import form_of, read_form
+from tinygptv_core.plain import ConfigError, from_plain, plain, sha256_of
 from tinygptv_core.presets import NANO
 from tinygptv_core.settings import Backbones, Source, Sources
+from tinygptv_core.stages import Stage
 from tinygptv_core.weight_files import open_weights
 
 PRESET = """
@@ -225,6 +229,16 @@ def test_a_model_goes_out_as_a_folder_and_comes_back_bit_for_bit(command, publis
     command.home = tmp_path / "another home"
     told = command("weights", "import", "model", tmp_path / "hf")
     assert (digest(told, "backbones"), digest(told, "checkpoint")) == (backbones, checkpoint)
+    (tmp_path / "shown.png").write_bytes(picture(1))
+    said = command("ask", checkpoint[:12], tmp_path / "shown.png", "what?")
+    lies = command.home / "store" / "checkpoint" / checkpoint[:12]
+    assert command("ask", lies, tmp_path / "shown.png", "what?") == said
+    told = command("eval", checkpoint[:6], "--eval", "scenes_vqa", status=2)
+    assert "the data of scenes_vqa are not in" in told  # and so no more is lacking
+    evaluated = from_plain(Stage, {**origin_of(lies).stage, "evals": ["scenes_vqa"]})
+    assert form_of(evaluated) == read_form(lies) and evaluated.precision == "float32"
+    command("weights", "export", checkpoint[:4], tmp_path / "hf again", "--to", "hf")
+    assert (tmp_path / "hf again" / "stage.json").read_bytes() == (tmp_path / "hf" / "stage.json").read_bytes()
 
 
 def test_an_export_is_there_whole_or_not_at_all(command, tmp_path):

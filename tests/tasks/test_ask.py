@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from flows.cli import main
-from tasks.ask import Manner, ask
+from tasks.ask import Manner, ask, in_store
 from tasks.register import register_version
 from tests.core.tiny_run import picture
 from tests.tasks.registered import new_home
@@ -24,7 +24,10 @@ def test_a_model_has_many_names_and_one_answer(home):
     shown = home.root / "shown.png"
     checkpoint = home.checkpoint(1)
     folder = home.model(checkpoint).path
-    names = ["models:/tinygptv@challenger", "tinygptv@tiny", "tinygptv/1", str(folder)]
+    digest = in_store(home.model(checkpoint).digest[:9], home.store)
+    names = ["models:/tinygptv@challenger", "tinygptv@tiny", "tinygptv/1", str(folder), digest]
+    assert in_store(checkpoint.digest[:5], home.store) == str(checkpoint.path)
+    assert in_store("tinygptv/1", home.store) == "tinygptv/1"
     assert len({ask(name, shown, "what?", home.uri) for name in names}) == 1
     # A checkpoint's questions get no words around them, and its answers are longer.
     worded = "[vqa] Based on the image, respond to this question with a short answer: what?"

@@ -68,7 +68,11 @@ def test_a_checkpoint_is_named_by_the_beginning_of_its_digest(home):
     names = {link.step for link in links_of(home, digest[:6])}
     assert "stage1/train" in names and not {"stage2/train", "test/fetch"} & names
     with pytest.raises(ConfigError, match="0 of that name"):
-        links_of(home, "zz")
+        links_of(home, "00000")
+    with pytest.raises(ConfigError, match="tinygptv does not say which version of tinygptv is meant"):
+        links_of(home, "tinygptv")
+    model = home.made["register"].digest
+    assert "register" in {link.step for link in links_of(home, model[:8])}
     with pytest.raises(ConfigError, match="no alias best"):
         links_of(home, "tinygptv@best")
 

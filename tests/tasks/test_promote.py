@@ -124,6 +124,14 @@ def test_the_champion_goes_forth_and_back_and_all_of_it_is_kept(home):
         rollback(uri, "tinygptv", "")
 
 
+def test_a_digest_is_no_champion_and_its_versions_are_named(home):
+    store, uri = home
+    with pytest.raises(ConfigError, match=r"c1 is the beginning of a digest.*That is tinygptv/1\.\n  name a version"):
+        promote(uri, "c1", "", Records(store))
+    with pytest.raises(ConfigError, match="No version was made from it"):
+        promote(uri, "c0ffee", "", Records(store))
+
+
 def test_a_model_that_is_not_there_is_refused_with_those_that_are(home, tmp_path):
     _, uri = home
     with pytest.raises(ConfigError, match=r"has no tinygpt\. Did you mean tinygptv\? There are: tinygptv\."):

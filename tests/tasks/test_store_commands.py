@@ -55,6 +55,8 @@ def test_the_list_says_what_each_artifact_is_and_who_needs_it(home, capsys):
     assert (told["web/fetch"]["digest"], told["web/fetch"]["kind"]) == (shards.digest, "shards")
     assert told["web/fetch"]["bytes"] == sum(path.stat().st_size for path in shards.path.iterdir())
     assert told["web/fetch"]["needed"] == ["version tinygptv/1", "run r1, the newest of toy"]
+    sealed = (shards.path / "manifest.json").stat().st_mtime
+    assert told["web/fetch"]["time"] == sealed != home.time  # not when its run began
     assert store(home, "list") == 0
     assert f"{len(set(home.made.values()))} artifacts" in capsys.readouterr().out
 
