@@ -262,48 +262,17 @@ CASES: dict[str, Case] = {
         dropped={"broken_record": 2},
         prompts=("[caption] ", 17),
     ),
-    "refcoco": Case(
-        version=2,
-        files=refs("refcoco", "refs(unc).p", "train", "val"),
-        kept=REFERRED,
-        dropped=REFS_DROPPED,
-        prompts=("[refer] ", 7),
-    ),
-    "refcocop": Case(
-        version=2,
-        files=refs("refcoco+", "refs(unc).p", "train", "val"),
-        kept=REFERRED,
-        dropped=REFS_DROPPED,
-        prompts=("[refer] ", 7),
-    ),
-    "refcocog": Case(
-        version=2,
-        files=refs("refcocog", "refs(umd).p", "train", "val"),
-        kept=REFERRED,
-        dropped=REFS_DROPPED,
-        prompts=("[refer] ", 7),
-    ),
-    "invrefcoco": Case(
-        version=2,
-        files=refs("refcoco", "refs(unc).p", "train", "val"),
-        kept=IDENTIFIED,
-        dropped=REFS_DROPPED,
-        prompts=("[identify] ", 7),
-    ),
-    "invrefcocop": Case(
-        version=2,
-        files=refs("refcoco+", "refs(unc).p", "train", "val"),
-        kept=IDENTIFIED,
-        dropped=REFS_DROPPED,
-        prompts=("[identify] ", 7),
-    ),
-    "invrefcocog": Case(
-        version=2,
-        files=refs("refcocog", "refs(umd).p", "train", "val"),
-        kept=IDENTIFIED,
-        dropped=REFS_DROPPED,
-        prompts=("[identify] ", 7),
-    ),
+    **{
+        f"{before}{name}": Case(
+            version=2, files=refs(folder, file, "train", "val"), kept=kept, dropped=REFS_DROPPED, prompts=(asked, 7)
+        )
+        for before, kept, asked in (("", REFERRED, "[refer] "), ("inv", IDENTIFIED, "[identify] "))
+        for name, folder, file in (
+            ("refcoco", "refcoco", "refs(unc).p"),
+            ("refcocop", "refcoco+", "refs(unc).p"),
+            ("refcocog", "refcocog", "refs(umd).p"),
+        )
+    },
     **{
         f"{name}_test": Case(
             version=2,
