@@ -38,7 +38,7 @@ test-long: $(ALL)  ## the tests that take minutes each
 	.venv/bin/python -m pytest --long -m long
 
 kills: $(ALL)  ## a fetch of 2,000 pictures, killed twenty times: minutes
-	.venv/bin/python -m pytest tests/tasks/test_kills.py --kills 20
+	.venv/bin/python -m pytest tests/tasks/fetching/test_kills.py --kills 20
 
 chaos: $(ALL)  ## the whole of nano, killed thirty times anywhere; SEED=1 for other places
 	.venv/bin/python -m pytest tests/pipeline/test_chaos.py --long -m long --chaos 30 --chaos-seed $(SEED)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.data_case import Case
 from tasks.filter import filter_rows
-from tasks.removals import NO_REMOVALS
+from tasks.filtering.removals import NO_REMOVALS
 from tasks.request import Site
 from tasks.rows import rows
 from tinygptv_core.columns import caption_turns, clean_caption

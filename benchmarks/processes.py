@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.loops import Ran, anew, told
-from tasks.cluster import ray_cluster
 from tasks.train import ray_workers
+from tasks.training.cluster import ray_cluster
 from tinygptv_core.run import RunSpec, write_spec
 
 POLL_SECONDS = 0.02

@@ -19,14 +19,14 @@ from flows.recipes import recipe, recipes
 from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
-from tasks.cluster import check_answers
 from tasks.fetch import FetchOptions
-from tasks.list_files import is_far, lists_named, state_of
-from tasks.promote import Rule
-from tasks.registry import names
-from tasks.removals import read_removals
+from tasks.filtering.removals import read_removals
+from tasks.reading.list_files import is_far, lists_named, state_of
+from tasks.registering.promote import Rule
+from tasks.registering.registry import names
 from tasks.screen import SCREEN
 from tasks.train import TRAIN
+from tasks.training.cluster import check_answers
 from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError, change, nearest, pairs_of
 from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list

@@ -10,19 +10,19 @@ from flows.noted import noted
 from flows.place import Place
 from flows.recipes import recipe
 from tasks.build import MANIFEST
-from tasks.estimates import estimate_fetch
 from tasks.fetch import FETCH, fetch_files
+from tasks.fetching.estimates import estimate_fetch
+from tasks.fetching.serve import serving
 from tasks.filter import FILTER, filter_rows
+from tasks.filtering.removals import NO_REMOVALS, read_removals
 from tasks.hosts import canonical_host
-from tasks.list_files import COPY, copy_lists, is_far, state_of
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
-from tasks.removals import NO_REMOVALS, read_removals
+from tasks.reading.list_files import COPY, copy_lists, is_far, state_of
+from tasks.reading.sources import brought_file, brought_pictures, warn_of_size
 from tasks.request import Estimate, Inputs, Request, Site
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, SCENES_HOST, draw
 from tasks.segments import Keeper, Wanted, fetch_urls, rounded
-from tasks.serve import serving
-from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError

@@ -5,7 +5,7 @@ from typing import Any
 from flows.plan import Planned
 from tasks.quantities import duration, size
 from tasks.request import Estimate, TrainingEstimate
-from tasks.vision_cache import CacheAdvice, in_words
+from tasks.training.vision_cache import CacheAdvice, in_words
 
 GIGABYTE = 1e9
 HOUR = 3600

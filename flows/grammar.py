@@ -6,7 +6,7 @@ from typing import Any
 
 from flows import model_commands, run_commands, store_commands, up_command, weights_commands
 from flows.noted import commit, version_of
-from tasks.differences import short_commit
+from tasks.storing.differences import short_commit
 
 COMMANDS = (run_commands, up_command, store_commands, model_commands, weights_commands)
 """The modules that have them, in the order in which they are listed."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from flows.who_is_up import up_on
-from tasks.registry import database_in
+from tasks.registering.registry import database_in
 from tasks.shortages import has_no_room
 from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError

@@ -6,14 +6,14 @@ from typing import Any
 
 from flows.recipes import recipe
 from tasks.build import Store
-from tasks.differences import short_commit
 from tasks.evaluate import EVALUATE
-from tasks.ledgers import urls_behind
-from tasks.lineage import REGISTERED, Link, chain, resolved, roots_of
 from tasks.quantities import cut
-from tasks.records import Records
-from tasks.registry import Version
+from tasks.registering.registry import Version
 from tasks.request import SHORT
+from tasks.storing.differences import short_commit
+from tasks.storing.ledgers import urls_behind
+from tasks.storing.lineage import REGISTERED, Link, chain, resolved, roots_of
+from tasks.storing.records import Records
 from tasks.train import TRAIN
 from tinygptv_core.plain import ConfigError, leaves
 

@@ -13,7 +13,7 @@ from flows.scoring import Computing, checkpoint_named, lines_of, score
 from flows.terminal import Terminal, say
 from tasks.build import Store
 from tasks.register import CHALLENGER, CHAMPION
-from tasks.registry import find, versions
+from tasks.registering.registry import find, versions
 from tasks.typed_paths import typed_path
 from tinygptv_core.compute import Compute
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from threading import Thread
 
 from tasks.build import Store
-from tasks.cluster import import_ray, ray_cluster
 from tasks.evaluate import EVALUATE
 from tasks.fetch import FetchOptions
-from tasks.lease import lease
-from tasks.promote import Rule
+from tasks.filtering.removals import NO_REMOVALS, Removals, read_removals
 from tasks.register import REGISTER, import_mlflow
-from tasks.removals import NO_REMOVALS, Removals, read_removals
-from tasks.tars import Sharing
+from tasks.registering.promote import Rule
+from tasks.screening.tars import Sharing
+from tasks.storing.lease import lease
 from tasks.track import Tracking, tracked_run
 from tasks.train import TRAIN, Workers, ray_workers
+from tasks.training.cluster import import_ray, ray_cluster
 from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.importing import importing
 from tinygptv_core.run import RunOptions
@@ -34,7 +34,7 @@ def import_ahead(ray_address: str | None, builds: Iterable[str]) -> None:
 
     @importing()
     def work() -> None:
-        import tasks.report_page  # noqa: F401 -- every run ends with its report
+        import tasks.reporting.report_page  # noqa: F401 -- every run ends with its report
 
         if TRAIN.name in kinds:
             import_ray(ray_address)

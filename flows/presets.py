@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from flows.data import pictures_wanted
 from flows.recipes import recipe
-from tasks.estimates import PICTURE_BYTES
+from tasks.fetching.estimates import PICTURE_BYTES
 from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import Download
 

@@ -11,14 +11,14 @@ from flows.choice import Prepared
 from flows.summary import report_on
 from flows.terminal import say
 from tasks.build import Built
-from tasks.promote import Verdict, promote_by_rule, verdict_words
-from tasks.records import Records
-from tasks.registry import registered
-from tasks.report import Report
+from tasks.registering.promote import Verdict, promote_by_rule, verdict_words
+from tasks.registering.registry import registered
+from tasks.reporting.report import Report
+from tasks.storing.records import Records
 from tasks.track import log_folder
 
 if TYPE_CHECKING:
-    from tasks.report_page import Page
+    from tasks.reporting.report_page import Page
 
 
 def promoted(prepared: Prepared, model: Built) -> Verdict:

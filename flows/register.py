@@ -11,9 +11,9 @@ from flows.inputs import data_folders, data_inputs
 from flows.place import Place
 from flows.recipes import recipe
 from flows.train import BACKBONES
-from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
-from tasks.registry import registered
+from tasks.registering.model_card import CardFacts, TrainedOn
+from tasks.registering.registry import registered
 from tasks.request import Request, Site
 from tasks.tables import data_counts
 from tinygptv_core import evals

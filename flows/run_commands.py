@@ -20,8 +20,8 @@ from flows.presets import described
 from flows.server import start_prefect_server
 from flows.terminal import say
 from flows.who_is_up import use_up
-from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, what_is_full
+from tasks.storing.lease import myself
 from tasks.train import FailsAgainError
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS

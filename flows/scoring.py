@@ -12,11 +12,11 @@ from flows.noted import noted
 from flows.terminal import say
 from tasks.ask import origin_of
 from tasks.build import MANIFEST, Built, Store
-from tasks.lineage import resolved
 from tasks.quantities import interval, percent
-from tasks.records import Records
-from tasks.registry import CHECKPOINT_TAG, Version
+from tasks.registering.registry import CHECKPOINT_TAG, Version
 from tasks.request import Inputs
+from tasks.storing.lineage import resolved
+from tasks.storing.records import Records
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.compute import Compute, Progress

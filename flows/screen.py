@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from flows.inputs import set_inputs, sets_in
 from flows.place import Place
+from tasks.filtering.removals import NO_REMOVALS, read_removals
 from tasks.hashes import HASH, hash_pictures
 from tasks.ratings import RATE, Rating, rate_pictures
-from tasks.removals import NO_REMOVALS, read_removals
 from tasks.request import Request, Site
 from tasks.screen import SCREEN, Against, EvaluationPictures, Screened, screen
 from tasks.typed_paths import typed_path

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.settings import only_pages_of, settle
-from tasks.lease import lease
-from tasks.tied import tie_to
+from tasks.storing.lease import lease
+from tasks.training.tied import tie_to
 from tinygptv_core.importing import importing
 
 if TYPE_CHECKING:

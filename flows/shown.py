@@ -17,15 +17,15 @@ from prefect.exceptions import PrefectException
 from flows.choice import Prepared
 from flows.foreseen import what_it_takes
 from flows.plan import Planned
-from tasks.markdown import table
-from tasks.promote import Verdict, verdict_words
 from tasks.quantities import interval, percent
-from tasks.report import Report, ScoreReport
+from tasks.registering.promote import Verdict, verdict_words
+from tasks.reporting.markdown import table
+from tasks.reporting.report import Report, ScoreReport
 from tasks.request import SHORT
 from tasks.track import repeating, run_address
 
 if TYPE_CHECKING:
-    from tasks.report_page import Page
+    from tasks.reporting.report_page import Page
 
 LOGGER = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _if_it_can(what: str) -> Iterator[None]:
 
 
 def _curves(page: "Page") -> str:
-    from tasks.report_charts import standing_alone
+    from tasks.reporting.report_charts import standing_alone
 
     return "\n".join(f"![the loss of {name}]({standing_alone(drawn)})" for name, drawn in page.loss_charts.items())
 

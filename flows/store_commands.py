@@ -13,13 +13,13 @@ from flows.choice import Choice, prepare
 from flows.home import check_writable, tracking_uri
 from flows.options import DONE, FAILED, add_choice, add_home, choice_of
 from tasks.build import Store
-from tasks.keeping import Keeping, for_machines
-from tasks.lineage import Link
-from tasks.records import Records
+from tasks.storing.keeping import Keeping, for_machines
+from tasks.storing.lineage import Link
+from tasks.storing.records import Records
 from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
-    from tasks.remote import Moved
+    from tasks.storing.remote import Moved
 
 LEFT_DAYS = 7.0
 """How long what a run left that did not end waits to be gone on with."""
@@ -108,7 +108,7 @@ def _why(options: argparse.Namespace) -> int:
 def _lineage(options: argparse.Namespace) -> int:
     from flows import lineage as chains
     from flows import traces
-    from tasks.ledgers import gone
+    from tasks.storing.ledgers import gone
 
     home = options.home
     store, uri = Store(home / "store"), tracking_uri(home)
@@ -128,7 +128,7 @@ def _lineage(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from tasks.promote import in_words, promote
+    from tasks.registering.promote import in_words, promote
 
     home = options.home
     event = promote(tracking_uri(home), options.model, options.because, Records(Store(home / "store")))
@@ -138,7 +138,7 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from tasks.promote import in_words, rollback
+    from tasks.registering.promote import in_words, rollback
 
     print(in_words(options.model, rollback(tracking_uri(options.home), options.model, options.because)))
     return DONE
@@ -187,20 +187,20 @@ def _kept(
 
 def _push(options: argparse.Namespace) -> int:
     from flows.store import check_store
-    from tasks.remote import push
+    from tasks.storing.remote import push
 
     check_store(options.home)
     return _move(push, options)
 
 
 def _pull(options: argparse.Namespace) -> int:
-    from tasks.remote import pull
+    from tasks.storing.remote import pull
 
     return _move(pull, options)
 
 
 def _move(move: "Callable[..., Moved]", options: argparse.Namespace) -> int:
-    from tasks.remote import in_words
+    from tasks.storing.remote import in_words
 
     moved = move(Store(options.home / "store"), options.url, options.digests, print)
     print(in_words(moved, options.url))

@@ -14,9 +14,9 @@ from flows.inputs import data_folders, data_inputs
 from flows.place import Place
 from flows.recipes import recipe
 from tasks.build import Built
-from tasks.card import STEPS, CardSources, write_cards
-from tasks.registry import CHECKPOINT_TAG, registered
-from tasks.report import (
+from tasks.registering.registry import CHECKPOINT_TAG, registered
+from tasks.reporting.card import STEPS, CardSources, write_cards
+from tasks.reporting.report import (
     BandReport,
     DataReport,
     InitReport,
@@ -36,12 +36,12 @@ from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
 
 if TYPE_CHECKING:
-    from tasks.report_page import Page
+    from tasks.reporting.report_page import Page
 
 
 def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "Page", Path]:
     """Write report.json and report.html of the run: what is in them, and the path of the first."""
-    from tasks.report_page import Page
+    from tasks.reporting.report_page import Page
 
     preset, place = prepared.preset, prepared.place
     trained = [stage.name for stage in preset.stages if f"{stage.name}/train" in built]

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tasks.build import Built
 from tasks.quantities import interval, percent
-from tasks.report import Report, StageReport
+from tasks.reporting.report import Report, StageReport
 from tasks.request import SHORT
 from tinygptv_core.compute import Progress
 from tinygptv_core.metrics import clock

@@ -13,13 +13,13 @@ from flows.choice import Choice, prepare, typed
 from flows.plan import downstream
 from tasks.build import Store
 from tasks.filter import FILTER
-from tasks.records import Records
-from tasks.registry import names, versions
-from tasks.removals import NO_REMOVALS, Removals, read_removals
+from tasks.filtering.removals import NO_REMOVALS, Removals, read_removals
+from tasks.registering.registry import names, versions
 from tasks.request import SHORT
 from tasks.screen import SCREEN
+from tasks.storing.records import Records
+from tasks.storing.traces import SAME_BYTES, Holding, Read, Traces
 from tasks.tables import KEPT
-from tasks.traces import SAME_BYTES, Holding, Read, Traces
 from tasks.train import TRAIN
 from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError

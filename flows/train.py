@@ -9,12 +9,12 @@ from flows.place import Place
 from flows.recipes import recipe
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Store
-from tasks.probe import probe
 from tasks.request import Inputs, Request, Site, TrainingEstimate
 from tasks.tables import read_counts
 from tasks.track import DataUsed, tracking_stage
 from tasks.train import TRAIN
-from tasks.training_estimates import estimate_training
+from tasks.training.probe import probe
+from tasks.training.training_estimates import estimate_training
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain

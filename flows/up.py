@@ -23,10 +23,10 @@ from flows.ending import end_runs, end_trees, runs_on
 from flows.ports import HOST, check_free
 from flows.settings import SERVER, only_pages_of, settle
 from flows.who_is_up import Up, servers_noted, up_on
-from tasks.lease import is_alive, lease, myself
-from tasks.mlflow_database import make_database
 from tasks.register import QUIET
-from tasks.registry import database_in
+from tasks.registering.mlflow_database import make_database
+from tasks.registering.registry import database_in
+from tasks.storing.lease import is_alive, lease, myself
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError
 
@@ -137,7 +137,7 @@ class _Servers:
         self.log(name).parent.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as messages:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.tied", str(os.getpid()), *command],
+                [sys.executable, "-m", "tasks.training.tied", str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=subprocess.STDOUT,

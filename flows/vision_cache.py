@@ -14,7 +14,7 @@ from flows.plan import Planned
 from flows.recipes import recipe
 from flows.train import sizes_of
 from tasks.tables import read_counts
-from tasks.vision_cache import CacheAdvice, picture_bytes
+from tasks.training.vision_cache import CacheAdvice, picture_bytes
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset

@@ -28,9 +28,9 @@ from flows.promoted import log_report, promoted, reported
 from flows.shown import Progress, show_plan, show_result
 from flows.terminal import say
 from tasks.build import Built, Store
-from tasks.cluster import remove_leftovers
 from tasks.request import Inputs, Request, Site
 from tasks.train import TRAIN
+from tasks.training.cluster import remove_leftovers
 from tinygptv_core.artifact import Artifact
 
 FLOW = "tinygptv"
@@ -46,7 +46,7 @@ def run_pipeline(choice: Choice, process: Mapping[str, Any]) -> Path:
     """`walk` for the command.
 
     Args:
-        process: this one (`tasks.lease.Holder`), so that others can tell whether the run goes on.
+        process: this one (`tasks.storing.lease.Holder`), so that others can tell whether the run goes on.
     """
     return walk(choice)
 

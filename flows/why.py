@@ -8,9 +8,9 @@ from typing import Any
 from flows.choice import Prepared
 from flows.noted import noted
 from flows.plan import Planned, named, resolve
-from tasks.differences import Change, Differences, Now, in_short, short_commit
-from tasks.records import Record, Records, clock
 from tasks.request import SHORT, Request
+from tasks.storing.differences import Change, Differences, Now, in_short, short_commit
+from tasks.storing.records import Record, Records, clock
 from tinygptv_core.plain import leaves
 
 OF_THE_RUN = ("run", "time", "argv", "seconds", "aids")

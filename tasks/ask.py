@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.build import MANIFEST, Store
-from tasks.lineage import of_digest
-from tasks.records import Record, Records
-from tasks.registry import BACKBONES_TAG, Version, find
+from tasks.registering.registry import BACKBONES_TAG, Version, find
+from tasks.storing.lineage import of_digest
+from tasks.storing.records import Record, Records
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, plain
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tasks.fetching.outcomes import Outcome
 from tasks.hosts import canonical_host
-from tasks.outcomes import Outcome
 from tasks.request import Site, Step
 from tasks.tables import (
     KEPT,
@@ -156,7 +156,7 @@ def _from_files(settings: Fetch, rows: Path, source: Path, options: FetchOptions
 
 
 def _from_file(images: Path, name: str, max_bytes: int) -> tuple[Outcome, tuple[str, bytes] | None]:
-    from tasks.pictures import PictureError, decoded
+    from tasks.screening.pictures import PictureError, decoded
 
     path = images / name
     try:

@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.facts import Facts, facts_of, texts_of
+from tasks.filtering.facts import Facts, facts_of, texts_of
+from tasks.filtering.removals import Removals
+from tasks.filtering.repeats import Repeats
 from tasks.hosts import canonical_host
-from tasks.removals import Removals
-from tasks.repeats import Repeats
 from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.request import Site, Step
+from tasks.screening.tars import Opened, Sharing, over_tars, samples_in
 from tasks.tables import LEDGER_FILE, clear
-from tasks.tars import Opened, Sharing, over_tars, samples_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from tasks.near import Hashes, Places
+    from tasks.screening.near import Hashes, Places
 
 HASH = Step(name="hash", kind="hashes", version=1)
 HASHES_FILE = "hashes.parquet"
@@ -87,7 +87,7 @@ def hash_of(data: bytes, shape: tuple[int, int] | None) -> int | None:
     import numpy as np
     from imagehash import phash
 
-    from tasks.pictures import PictureError, opened
+    from tasks.screening.pictures import PictureError, opened
     from tinygptv_core.image import DECODER_ERRORS, on_white
 
     try:

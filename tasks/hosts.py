@@ -1,6 +1,6 @@
 """The hosts of URLs: where they stand in them, and how one host is spelled in many ways.
 
-`tasks/facts.py` has them faster yet, for URLs of some schemes alone, and says what is wrong with the others.
+`tasks/filtering/facts.py` has them faster yet, for URLs of some schemes alone, and says what is wrong with the others.
 """
 
 import ipaddress

@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
-from tasks.archives import SUFFIXES, Limits, Packed, pictures_in
 from tasks.fetch import Packer
-from tasks.outcomes import Outcome
+from tasks.fetching.outcomes import Outcome
+from tasks.reading.archives import SUFFIXES, Limits, Packed, pictures_in
 from tasks.request import Site, Step
 from tasks.tables import KEPT, ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
 from tinygptv_core.compute import Progress
@@ -47,7 +47,7 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
     of the same pictures give the same bytes.
 
     Raises:
-        ConfigError: the archive is refused (`tasks/archives.py`), or there is no picture.
+        ConfigError: the archive is refused (`tasks/reading/archives.py`), or there is no picture.
     """
     clear(site.out)
     tally, position, seen = Tally(), 0, set[str]()
@@ -118,7 +118,7 @@ def spelled(name: str) -> str:
 
 def _added(packed: Packed, tars: "_Tars", seen: Collection[str]) -> PictureRow:
     """The row of one file, whose bytes are in the tars if it is a picture, and the first of its name."""
-    from tasks.pictures import PictureError, decoded
+    from tasks.screening.pictures import PictureError, decoded
 
     if spelled(packed.name) != packed.name:
         return _left_out(spelled(packed.name), "name_not_utf8", "rename it, as the records call it")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.request import Site, Step
+from tasks.screening.tars import Located, Opened, Sharing, over_tars, samples_in
 from tasks.tables import clear
-from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.user_code import line_defined, line_raised, number_in
 
@@ -61,7 +61,7 @@ def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: 
 
 
 def _ratings_in(rating: Rating, sets: Mapping[str, Path], tar: Path) -> dict[str, list[Any]]:
-    from tasks.pictures import opens
+    from tasks.screening.pictures import opens
 
     samples = samples_in(tar)
     scores: dict[str, float] = {}

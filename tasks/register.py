@@ -17,10 +17,9 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from tasks.lease import myself
-from tasks.mlflow_database import make_database
-from tasks.model_card import CardFacts, card_text, description
-from tasks.registry import (
+from tasks.registering.mlflow_database import make_database
+from tasks.registering.model_card import CardFacts, card_text, description
+from tasks.registering.registry import (
     BACKBONES_TAG,
     BUNDLE_TAG,
     CHECKPOINT_TAG,
@@ -31,6 +30,7 @@ from tasks.registry import (
     registered,
 )
 from tasks.request import Site, Step
+from tasks.storing.lease import myself
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import canonical_json
@@ -204,7 +204,7 @@ def _new_version(mlflow: Any, client: Any, model: Artifact, registration: Regist
     ) as run:
         info = mlflow.pyfunc.log_model(
             name=registration.name,
-            python_model=str(Path(__file__).with_name("served_model.py")),
+            python_model=str(Path(__file__).with_name("registering") / "served_model.py"),
             artifacts={"model": str(model.path), **bundled},
             model_config={"backbones": str(registration.backbones)},
             signature=_signature(),

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.annotations import Unjoined, is_list, records
-from tasks.captions import captioned, is_captioned, side_of, wanted_of, with_names
-from tasks.json_arrays import Broken
-from tasks.list_columns import OTHER_NAMES
-from tasks.lists import SEPARATED, list_form, read_list, read_pieces
+from tasks.reading.annotations import Unjoined, is_list, records
+from tasks.reading.captions import captioned, is_captioned, side_of, wanted_of, with_names
+from tasks.reading.json_arrays import Broken
+from tasks.reading.list_columns import OTHER_NAMES
+from tasks.reading.lists import SEPARATED, list_form, read_list, read_pieces
 from tasks.request import Site, Step
 from tasks.tables import (
     DROPPED_FILE,

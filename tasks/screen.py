@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks.filtering.repeats import FirstOf
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE, spread
-from tasks.repeats import FirstOf
 from tasks.request import Site, Step
+from tasks.screening.tars import Located, Opened, Sharing, over_tars, samples_in
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
-from tasks.tars import Located, Opened, Sharing, over_tars, samples_in
 from tinygptv_core.settings import Scorer, Screen
 
 SCREEN = Step(name="screen", kind="index", version=2)
@@ -102,7 +102,7 @@ def _fetched(shards: Path) -> Iterator[tuple[int, LedgerRow]]:
 
 def _looked_at(tar: Path) -> list[tuple[Located, bool]]:
     """Every sample of a tar, and whether it has a picture that begins as one: fetch decoded it whole."""
-    from tasks.pictures import opens
+    from tasks.screening.pictures import opens
 
     with Opened(tar, {}) as opened:  # what lies in picture sets was decoded there
         return [(one, one.image_shard is not None or opens(opened.picture(one))) for one in samples_in(tar)]
@@ -166,7 +166,7 @@ def _by_hash(settings: Screen, against: Against, own: Hashed) -> Iterator[Hits]:
 
 
 def _near_any(own: Hashed, others: Hashed, bits: int, reason: str) -> Hits:
-    from tasks.near import NONE, near_others
+    from tasks.screening.near import NONE, near_others
 
     other = near_others(own.hashes, others.hashes, bits).tolist()
     return {int(own.places[i]): (reason, own.told(i, others, j)) for i, j in enumerate(other) if j != NONE}
@@ -196,7 +196,7 @@ def _near_duplicates(bits: int, before: Mapping[str, Screened], own: Hashed, fau
     """Of the pictures that pass all other rules, those that nearly repeat one that stays."""
     import numpy as np
 
-    from tasks.near import NONE, near_earlier
+    from tasks.screening.near import NONE, near_earlier
 
     passing = own.only(~np.isin(own.places, np.fromiter(faults, dtype=np.int64, count=len(faults))))
     settled = together(

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.build import Store
-from tasks.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
 from tasks.fetch import FetchOptions, Found, pack
-from tasks.guard import Rules
+from tasks.fetching.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
+from tasks.fetching.guard import Rules
+from tasks.fetching.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
 from tasks.hosts import host_of
-from tasks.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
 from tasks.request import Request, Site, Step
 from tasks.tables import (
     GROUP_ROWS,
@@ -255,7 +255,7 @@ class _Fetch:
 
     def _picture(self, outcome: Outcome) -> tuple[str, bytes] | None:
         """A picture's extension and bytes; one that was resized is a JPEG."""
-        from tasks.pictures import EXTENSIONS, opened
+        from tasks.screening.pictures import EXTENSIONS, opened
 
         if outcome.picture is None:
             return None

@@ -18,10 +18,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tasks.cluster import remove_what_killed_runs_left, workers_folder
 from tasks.request import Step
 from tasks.shortages import LESS_MEMORY, has_no_room, num_oom_kills, why_workers_ended
 from tasks.track import repeating
+from tasks.training.cluster import remove_what_killed_runs_left, workers_folder
 from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.importing import importing

@@ -11,10 +11,10 @@ from typing import Literal
 from tasks.ask import Place, card_of, place_of
 from tasks.backbones_import import note_coverage
 from tasks.build import MANIFEST, Store
-from tasks.lineage import GIVEN, REGISTERED, chain, of_digest
-from tasks.records import Records
 from tasks.request import SHORT, Site, Step
 from tasks.shortages import has_no_room
+from tasks.storing.lineage import GIVEN, REGISTERED, chain, of_digest
+from tasks.storing.records import Records
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, Backbones

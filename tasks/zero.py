@@ -21,8 +21,8 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from tasks.zero_batches import Shared, share
-from tasks.zero_pieces import Pieces
+from tasks.training.zero_batches import Shared, share
+from tasks.training.zero_pieces import Pieces
 from tinygptv_core.batch import Batch
 from tinygptv_core.clock import Clock
 from tinygptv_core.compute import Progress

@@ -21,7 +21,7 @@ pytest.register_assert_rewrite(*(f"tests.core.golden_{name}" for name in CHECKS)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--goldens", metavar="DIR", help="what the reference computed, for tests/core/test_goldens.py")
     parser.addoption(
-        "--kills", type=int, default=2, metavar="N", help="how often tests/tasks/test_kills.py kills a fetch"
+        "--kills", type=int, default=2, metavar="N", help="how often tests/tasks/fetching/test_kills.py kills a fetch"
     )
     parser.addoption("--long", action="store_true", help="the tests marked long too (`make test-long`)")
     parser.addoption("--chaos", type=int, default=0, metavar="N", help="kill the whole of nano N times (test_chaos.py)")

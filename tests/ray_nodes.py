@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from flows.ending import end_trees
-from tasks.cluster import BOOTSTRAP, SETTINGS
+from tasks.training.cluster import BOOTSTRAP, SETTINGS
 from tests.ports import kept_port
 
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # for 127.0.0.1 Ray takes the address that others see

@@ -11,7 +11,7 @@ import pytest
 from flows.cli import main
 from flows.deploy import make_bucket
 from tasks.build import Store
-from tasks.remote import Remote, push
+from tasks.storing.remote import Remote, push
 from tests.core.test_train import losses_of, quiet
 from tests.core.tiny_run import OPTIONS, elsewhere, tiny_spec
 from tests.deployments.s3 import BUCKET, serving_s3

@@ -11,7 +11,7 @@ from base64 import b64encode
 
 import pytest
 
-from tasks.registry import names, versions
+from tasks.registering.registry import names, versions
 from tests.deployments.test_files import COMPOSE, FOLDER
 from tests.ports import kept_port
 from tinygptv_core.plain import ConfigError

@@ -10,7 +10,7 @@ from flows.foreseen import for_machines, what_it_takes
 from flows.plan import Planned
 from flows.vision_cache import kept_in_evaluation, kept_in_training, with_cache_advice
 from tasks.request import Estimate, TrainingEstimate
-from tasks.vision_cache import CacheAdvice, picture_bytes
+from tasks.training.vision_cache import CacheAdvice, picture_bytes
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import NANO, PAPER, SMALL, changed, with_list
 from tinygptv_core.sizes import PAPER_SIZES

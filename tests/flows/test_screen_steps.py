@@ -8,7 +8,7 @@ import pytest
 from flows.choice import prepare
 from flows.pipeline import in_order
 from flows.screen import screen_steps
-from tasks.removals import NO_REMOVALS
+from tasks.filtering.removals import NO_REMOVALS
 from tasks.request import Request, Step
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import sha256_of_file

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.terminal import Terminal
-from tests.tasks.test_report import report_of
+from tests.tasks.reporting.test_report import report_of
 
 
 def summary_of(report, capsys, tmp_path):

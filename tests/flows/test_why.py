@@ -11,8 +11,8 @@ from flows.cli import main
 from flows.noted import noted
 from flows.plan import plan, resolve, select
 from flows.why import Explained, explain, for_machines, in_words
-from tasks.differences import in_short
 from tasks.request import Request, Step
+from tasks.storing.differences import in_short
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import file_artifact
 

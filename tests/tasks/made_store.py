@@ -18,10 +18,10 @@ from typing import Any
 from tasks.build import Store
 from tasks.evaluate import EVALUATE
 from tasks.fetch import FETCH, pack
+from tasks.fetching.outcomes import Outcome
 from tasks.filter import FILTER
-from tasks.outcomes import Outcome
 from tasks.register import REGISTER
-from tasks.registry import CHECKPOINT_TAG, MODEL_TAG
+from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG
 from tasks.request import Request, Site, Step
 from tasks.rows import ROWS
 from tasks.screen import SCREEN, Against, screen

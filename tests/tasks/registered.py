@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from tasks.build import Store
-from tasks.model_card import CardFacts, TrainedOn
 from tasks.register import REGISTER, ModelSpec, Registration, write_model
+from tasks.registering.model_card import CardFacts, TrainedOn
 from tasks.request import SHORT, Request, Site, Step
 from tests.core.tiny_run import STAGE, picture, write_backbones, write_dataset
 from tinygptv_core.answer import load_fresh

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from tasks.fetch import Packer
-from tasks.outcomes import Outcome
+from tasks.fetching.outcomes import Outcome
 from tasks.request import Site
+from tasks.screening.tars import Sharing
 from tasks.tables import TableRow
-from tasks.tars import Sharing
 
 ALONE = Sharing(processes=1, least_bytes=0, ray=None)
 

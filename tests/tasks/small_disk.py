@@ -95,9 +95,9 @@ def state(folder):
 
 def mlflow(folder):
     """The disk becomes full before MLflow's database is there, before a stage is tracked, before a registration."""
-    from tasks.mlflow_database import make_database
     from tasks.register import import_mlflow, register_version
-    from tasks.registry import versions
+    from tasks.registering.mlflow_database import make_database
+    from tasks.registering.registry import versions
     from tasks.track import Tracking, tracking_stage
     from tests.tasks.registered import new_home
 

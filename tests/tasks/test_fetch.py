@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from tasks.fetch import fetch_files
-from tasks.pictures import PictureError, decoded
 from tasks.screen import Against, screen
+from tasks.screening.pictures import PictureError, decoded
 from tasks.tables import Drop, LedgerRow, data_counts, read_counts, read_table
-from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
+from tests.tasks.fetches import SETTINGS, fetch, options, site, table_of
 from tests.tasks.shards import ALONE
 from tests.tasks.web import Handler, palette_png, picture, serving
 from tinygptv_core.artifact import digest_of, members_of, sha256_of_file
@@ -220,7 +220,7 @@ def test_progress_is_told_to_the_end(fetched):
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.tasks.fetching import SETTINGS, fetch, site
+from tests.tasks.fetches import SETTINGS, fetch, site
 if __name__ == "__main__":
     fetch(Path(sys.argv[1]), SETTINGS, site(Path(sys.argv[2])))
 """

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cluster import import_ray, ray_cluster
-from tasks.downloads import DownloadSpec, shared
-from tasks.guard import Rules
+from tasks.fetching.downloads import DownloadSpec, shared
+from tasks.fetching.guard import Rules
 from tasks.tables import read_counts
-from tests.tasks.fetching import SETTINGS, fetch, site, table_of
+from tasks.training.cluster import import_ray, ray_cluster
+from tests.tasks.fetches import SETTINGS, fetch, site, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import digest_of, members_of
 

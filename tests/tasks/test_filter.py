@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import filter, repeats
-from tasks.facts import address_of, facts_of, said_in
+from tasks import filter
 from tasks.filter import filter_rows
-from tasks.removals import NO_REMOVALS, read_removals
+from tasks.filtering import repeats
+from tasks.filtering.facts import address_of, facts_of, said_in
+from tasks.filtering.removals import NO_REMOVALS, read_removals
 from tasks.request import Site
 from tasks.tables import SIZE, Drop, TableRow, TableWriter, read_counts, read_table
 from tinygptv_core.columns import caption_turns

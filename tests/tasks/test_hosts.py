@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.card import _by_host
-from tasks.facts import address_of
-from tasks.guard import FetchError, _split
+from tasks.fetching.guard import FetchError, _split
+from tasks.filtering.facts import address_of
 from tasks.hosts import canonical_host, host_of, hosts_of
+from tasks.reporting.card import _by_host
 from tasks.segments import Hosts
+from tasks.storing.traces import _of_hosts
 from tasks.tables import LedgerRow
-from tasks.traces import _of_hosts
 from tests.tasks.json_values import FUZZ
 from tinygptv_core.settings import Filter
 

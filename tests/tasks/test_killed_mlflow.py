@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.register import metrics_of
-from tasks.registry import MODEL_TAG, versions
+from tasks.registering.registry import MODEL_TAG, versions
 from tests.tasks.registered import SCORES
 
 SCRIPT = """
@@ -15,9 +15,9 @@ import os, signal, sys
 from pathlib import Path
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from tasks.mlflow_database import make_database
+from tasks.registering.mlflow_database import make_database
 from tasks.register import import_mlflow, register_version
-from tasks.registry import versions
+from tasks.registering.registry import versions
 from tests.tasks.registered import new_home
 
 WRITES = ("INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP")

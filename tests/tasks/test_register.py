@@ -16,9 +16,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tasks.ask import ask
-from tasks.model_card import DESCRIPTION_CHARACTERS, description
 from tasks.register import metrics_of, register_version
-from tasks.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
+from tasks.registering.model_card import DESCRIPTION_CHARACTERS, description
+from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
 from tests.core.tiny_run import picture
 from tests.ports import kept_port
 from tests.tasks.registered import SCORES, new_home
@@ -177,7 +177,7 @@ def test_a_registry_that_is_not_there_yet_holds_nothing(tmp_path):
 
 def test_looking_into_the_registry_imports_nothing_heavy(home, first):
     code = (
-        "import sys; from tasks import ask, evaluate, register, registry; "
+        "import sys; from tasks import ask, evaluate, register; from tasks.registering import registry; "
         f"assert registry.registered({home.uri!r}, 'tinygptv', {first.tags[MODEL_TAG]!r}).version == '1'; "
         "print(sorted({'mlflow', 'torch', 'PIL', 'numpy', 'sqlalchemy'} & set(sys.modules)))"
     )
@@ -189,7 +189,7 @@ def test_looking_into_the_registry_imports_nothing_heavy(home, first):
 def served(home, first):
     from mlflow.pyfunc.model import PythonModelContext
 
-    from tasks.served_model import ServedModel
+    from tasks.registering.served_model import ServedModel
 
     checkpoint = home.checkpoint(1)
     artifacts = {"model": str(home.model(checkpoint).path)}

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.captions import wanted_of
-from tasks.json_arrays import CHUNK_CHARACTERS
-from tasks.list_columns import Columns
-from tasks.lists import read_list, read_pieces
+from tasks.reading.captions import wanted_of
+from tasks.reading.json_arrays import CHUNK_CHARACTERS
+from tasks.reading.list_columns import Columns
+from tasks.reading.lists import read_list, read_pieces
 from tasks.request import Site
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table

@@ -12,11 +12,11 @@ from PIL import Image, ImageEnhance
 
 from tasks import ratings
 from tasks.fetch import Packer
+from tasks.fetching.outcomes import Outcome
 from tasks.hashes import hash_pictures
-from tasks.outcomes import Outcome
 from tasks.screen import Against, EvaluationPictures, Screened, screen
+from tasks.screening.tars import Sharing
 from tasks.tables import Drop, TableRow, read_counts, read_table
-from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, site, write_shards
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Scorer, Screen

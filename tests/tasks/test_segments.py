@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.build import Store
-from tasks.downloads import RECENT_ROWS, Watch
-from tasks.estimates import estimate_fetch
+from tasks.fetching.downloads import RECENT_ROWS, Watch
+from tasks.fetching.estimates import estimate_fetch
 from tasks.segments import Wanted, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
-from tests.tasks.fetching import SETTINGS, fetch, options, site, table_of
+from tests.tasks.fetches import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.columns import caption_turns

@@ -11,9 +11,9 @@ import pytest
 from flows.cli import main
 from flows.store import unused
 from tasks.build import Store
-from tasks.keeping import Keeping, rebuilt_by, sweep
-from tasks.lease import lease
-from tasks.registry import versions
+from tasks.registering.registry import versions
+from tasks.storing.keeping import Keeping, rebuilt_by, sweep
+from tasks.storing.lease import lease
 from tests.tasks.made_store import SECOND, copied, made_home
 
 

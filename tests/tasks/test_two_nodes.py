@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
-from tasks.cluster import ray_cluster
 from tasks.train import ray_workers
+from tasks.training.cluster import ray_cluster
 from tests.core.test_train import losses_of, quiet, summary_of
 from tests.core.tiny_run import OPTIONS, elsewhere, tiny_spec
 from tests.ray_nodes import HEAD, SECOND, Nodes
@@ -73,7 +73,7 @@ def _nodes_that_train(nodes: Nodes) -> set[str]:
 
 JOIN = """
 import sys
-from tasks.cluster import connect
+from tasks.training.cluster import connect
 from tinygptv_core.plain import ConfigError
 try:
     connect(sys.argv[1])

@@ -1,0 +1,164 @@
+"""What a stage would take, before it begins."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.build import Store
+from tasks.training.probe import probe, samples_per_second, shortened
+from tasks.training.training_estimates import NO_TIME, by_arithmetic, estimate_training, samples_of
+from tests.core.tiny_run import OPTIONS, tiny_spec
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.parameters import sizes_in
+from tinygptv_core.plain import plain
+from tinygptv_core.settings import SHIPPED
+from tinygptv_core.sizes import PAPER_SIZES
+from tinygptv_core.stages import NANO_STAGE1, PAPER_STAGE1, Share
+
+SIZES = sizes_in(SHIPPED / "nano")
+BACKBONES = Artifact(kind="backbones", digest="b" * 64, path=Path("backbones"))
+TWICE = replace(NANO_STAGE1, schedule=replace(NANO_STAGE1.schedule, steps=220))
+
+
+def note_run(store, key, *, stage=NANO_STAGE1, speed=64.0, backbones=BACKBONES, time=1.0, features=None, **options):
+    """What an earlier build of `stage` left: 64 samples a second, and a gigabyte."""
+    record = {
+        "name": f"{stage.name}/train",
+        "step": "train",
+        "version": 1,
+        "config": {"stage": plain(stage, identity=True)},
+        "inputs": {"backbones": backbones.digest},
+        "digest": "d" * 64,
+        "others": [],
+        "noted": {"time": time},
+    }
+    for path, value in (
+        (store.root / "keys" / "train" / f"{key}.json", record),
+        (store.notes(key) / "summary.json", {"samples_per_second": speed, "peak_memory_bytes": 1_000_000_000}),
+        (store.notes(key) / "RUN.json", {"options": plain(replace(OPTIONS, **options)), "features": features}),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+
+
+def estimate(store, stage=NANO_STAGE1, aided=False, **options):
+    return estimate_training(stage, SIZES, BACKBONES, replace(OPTIONS, **options), store, aided=aided)
+
+
+def seconds_of(store, stage=NANO_STAGE1, **options):
+    return estimate(store, stage, **options).seconds
+
+
+def test_without_a_run_it_says_what_the_weights_take():
+    """(985,952,256 + 2,779,776,000) x 2 + 105,162,240 x 4 bytes, and 16 for each of 13,809,664 that are trained."""
+    taken = by_arithmetic(PAPER_STAGE1, PAPER_SIZES, OPTIONS, NO_TIME)
+    assert (taken.seconds, taken.memory_bytes, taken.by) == (None, 8_173_060_096, "arithmetic")
+    # A checkpoint, and three states of three values.
+    assert taken.disk_bytes == 13_809_664 * 4 * 10
+
+
+def test_the_last_run_says_how_long_as_many_samples_take(tmp_path):
+    """110 steps of 32 are 3,520 samples, 220 are 7,040: at 64 a second."""
+    store = Store(tmp_path)
+    note_run(store, "first")
+    taken = estimate(store, TWICE)
+    assert (taken.seconds, taken.memory_bytes, taken.by, taken.note) == (110.0, 1_000_000_000, "last run", "")
+
+
+def test_the_run_that_is_most_like_it_speaks_and_of_equals_the_newest(tmp_path):
+    store = Store(tmp_path)
+    note_run(store, "alike", stage=TWICE, speed=10.0, time=1.0)
+    note_run(store, "newer", stage=NANO_STAGE1, speed=20.0, time=2.0)
+    assert seconds_of(store, TWICE) == 704.0
+    note_run(store, "newest", stage=TWICE, speed=40.0, time=3.0)
+    assert seconds_of(store, TWICE) == 176.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"backbones": replace(BACKBONES, digest="c" * 64)},
+        {"device": "cuda"},
+        {"stage": replace(NANO_STAGE1, image_size=128)},
+        {"stage": replace(NANO_STAGE1, name="stage2")},
+    ],
+    ids=["backbones", "device", "size", "stage"],
+)
+def test_a_run_that_says_nothing_about_it_is_passed_over(tmp_path, other):
+    store = Store(tmp_path)
+    note_run(store, "other", **other)
+    assert seconds_of(store) is None
+
+
+@pytest.mark.parametrize(
+    ("had", "note"),
+    [
+        ({"processes": 2}, "processes 2, now 1"),
+        ({"threads": 2, "micro_batch": 32}, "threads 2, now 1; micro_batch 32, now null"),
+        ({"engine": "zero3", "packed": True}, "packed true, now false; engine zero3, now ddp"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing true, now false"),
+        ({"compile": True, "stop_seconds": 5}, "compile true, now false"),
+        ({"features": "features"}, "kept vision tokens true, now false"),
+        ({"stage": replace(NANO_STAGE1, precision="bfloat16")}, "precision bfloat16, now float32"),
+    ],
+)
+def test_a_run_under_other_conditions_says_so(tmp_path, had, note):
+    store = Store(tmp_path)
+    note_run(store, "other", **had)
+    assert estimate(store).note == f"measured with {note}"
+
+
+def test_a_run_under_the_same_conditions_comes_before_newer_ones(tmp_path):
+    store = Store(tmp_path)
+    note_run(store, "kept", speed=640.0, features="features", time=1.0)
+    note_run(store, "looked", speed=64.0, time=2.0)
+    note_run(store, "few at once", speed=32.0, micro_batch=1, time=3.0)
+    assert (seconds_of(store, aided=True), seconds_of(store), seconds_of(store, micro_batch=1)) == (5.5, 55.0, 110.0)
+    assert {estimate(store, **asked).note for asked in ({"aided": True}, {}, {"micro_batch": 1})} == {""}
+
+
+def test_a_mix_draws_by_its_weights():
+    """Three of four batches have 10 samples, one has 2: 8 on average."""
+    mixed = replace(NANO_STAGE1, mix={"a": Share(weight=3, batch=10), "b": Share(weight=1, batch=2)})
+    assert samples_of(mixed) == 110 * 8
+
+
+def test_the_steps_that_warm_up_do_not_count():
+    """Five slow steps of 10 s, then five of 1 s with 8 samples each."""
+    slow = [{"seconds": 10.0 * n, "samples_per_second": 0.8} for n in range(1, 6)]
+    fast = [{"seconds": 50.0 + n, "samples_per_second": 8.0} for n in range(1, 6)]
+    assert samples_per_second([*slow, *fast]) == pytest.approx(8.0)
+    assert samples_per_second(slow[:2]) == pytest.approx(0.8)
+    assert samples_per_second(slow[:1]) == 0.8
+
+
+def test_a_probe_has_twenty_steps_or_all_there_are():
+    assert (shortened(PAPER_STAGE1).schedule.steps, shortened(PAPER_STAGE1).schedule.warmup_steps) == (20, 0)
+    assert shortened(tiny_stage(5)).schedule.steps == 5
+
+
+def tiny_stage(steps):
+    return replace(NANO_STAGE1, schedule=replace(NANO_STAGE1.schedule, steps=steps, warmup_steps=0))
+
+
+def test_a_probe_trains_on_the_real_data_and_leaves_nothing(tmp_path):
+    tiny, used = tiny_spec(tmp_path), []
+
+    def spec_of(site):
+        used.append(site)
+        return replace(tiny, out=site.out, work=site.scratch, notes=site.notes)
+
+    taken = probe(spec_of, aided=True)
+    assert (taken.by, taken.note) == ("probe", "at most, for no vision tokens are kept yet")
+    assert taken.seconds is not None and taken.seconds > 0 and taken.memory_bytes > 10_000_000
+    assert not used[0].out.parent.exists() and not (tmp_path / "notes").exists()
+
+
+def test_a_probe_that_fails_says_why(tmp_path):
+    tiny = tiny_spec(tmp_path)
+    gone = replace(tiny, init=tmp_path / "nothing")
+    taken = probe(lambda site: replace(gone, out=site.out, work=site.scratch, notes=site.notes), aided=False)
+    assert (taken.seconds, taken.by) == (None, "arithmetic")
+    assert "the probe failed" in taken.note and "holds no checkpoint" in taken.note
