@@ -13,7 +13,7 @@ IMPORTS: Mapping[str, tuple[str, str]] = {
     "a training process, after Ray's own": ("import ray.train.torch", "import tasks.zero"),
     "what trains, in the command": ("import flows.walk", "import ray.train.torch, mlflow"),
     "evaluation, in the command": ("import flows.walk", "import tinygptv_core.evaluate"),
-    "Prefect's server": ("import flows.server", "import prefect.server.api.server"),
+    "Prefect's server": ("import flows.serving.server", "import prefect.server.api.server"),
 }
 """What -> what its process has imported before, and what is timed."""
 TIMED = """

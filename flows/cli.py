@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.grammar import parser
+from flows.commands.grammar import parser
+from flows.commands.options import FAILED, MISTAKE
 from flows.home import check_folder
-from flows.options import FAILED, MISTAKE
 from tasks.build import DamagedError
 from tasks.shortages import has_no_room, what_is_full
 from tinygptv_core.plain import ConfigError

@@ -5,10 +5,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from flows.choosing.recipes import recipe
 from flows.inputs import pictures_name, set_inputs, sets_in
-from flows.noted import noted
 from flows.place import Place
-from flows.recipes import recipe
+from flows.telling.noted import noted
 from tasks.build import MANIFEST
 from tasks.fetch import FETCH, fetch_files
 from tasks.fetching.estimates import estimate_fetch

@@ -29,8 +29,8 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import SecretStr
 
-from flows.left_open import close_runs_of
-from flows.up import DEPLOYMENTS, POOL
+from flows.serving.left_open import close_runs_of
+from flows.serving.up import DEPLOYMENTS, POOL
 from flows.walk import TRAINING
 
 SILENT = timedelta(seconds=75)

@@ -10,8 +10,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.choice import Choice
-from flows.forms import (
+from flows.choosing.choice import Choice
+from flows.choosing.forms import (
     ALL,
     AS_NEEDED,
     EVERY_STEP,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from flows.who_is_up import up_on
+from flows.serving.who_is_up import up_on
 from tasks.registering.registry import database_in
 from tasks.shortages import has_no_room
 from tasks.typed_paths import typed_path

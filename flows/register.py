@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from flows.choosing.recipes import recipe
 from flows.evaluate import FRESH
 from flows.inputs import data_folders, data_inputs
 from flows.place import Place
-from flows.recipes import recipe
 from flows.train import BACKBONES
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registering.model_card import CardFacts, TrainedOn

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from flows.choosing.recipes import recipe
 from flows.inputs import KINDS, data_folders, data_inputs
 from flows.place import Place
-from flows.recipes import recipe
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Store
 from tasks.request import Inputs, Request, Site, TrainingEstimate

@@ -19,14 +19,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.choice import Choice, Prepared, prepare
-from flows.left_open import close_killed_runs
-from flows.noted import noted
+from flows.choosing.choice import Choice, Prepared, prepare
 from flows.place import Place, wait_for_imports
 from flows.plan import resolve
-from flows.promoted import log_report, promoted, reported
-from flows.shown import Progress, show_plan, show_result
-from flows.terminal import say
+from flows.serving.left_open import close_killed_runs
+from flows.telling.noted import noted
+from flows.telling.promoted import log_report, promoted, reported
+from flows.telling.shown import Progress, show_plan, show_result
+from flows.telling.terminal import say
 from tasks.build import Built, Store
 from tasks.request import Inputs, Request, Site
 from tasks.train import TRAIN

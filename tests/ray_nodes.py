@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.ending import end_trees
+from flows.serving.ending import end_trees
 from tasks.training.cluster import BOOTSTRAP, SETTINGS
 from tests.ports import kept_port
 

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from flows import deploy, grammar
-from flows.up import POOL
+from flows import deploy
+from flows.commands import grammar
+from flows.serving.up import POOL
 from tests.test_frame import pins
 
 ROOT = Path(__file__).parents[2]

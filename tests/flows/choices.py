@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.choice import Choice
+from flows.choosing.choice import Choice
 
 CHOICE = Choice(
     preset="nano",

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flows.choice import Prepared, prepare
+from flows.choosing.choice import Prepared, prepare
 from flows.cli import main
-from flows.grammar import parser
+from flows.commands.grammar import parser
+from flows.commands.options import choice_of
 from flows.inputs import picture_sets, pictures_name
-from flows.options import choice_of
 from flows.plan import lacking_files, resolve
 from tasks.build import Built, Store
 from tasks.tables import read_counts

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from flows.ending import runs_on
+from flows.serving.ending import runs_on
 from tests.flows.servers import Servers
 
 pytestmark = pytest.mark.long

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.choice import prepare
+from flows.choosing.choice import prepare
 from flows.pipeline import in_order
 from flows.screen import screen_steps
 from tasks.filtering.removals import NO_REMOVALS

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flows.cli import main
-from flows.store import unused
+from flows.commands.store import unused
 from tasks.build import Store
 from tasks.registering.registry import versions
 from tasks.storing.keeping import Keeping, rebuilt_by, sweep

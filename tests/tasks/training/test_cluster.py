@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.choice import prepare
+from flows.choosing.choice import prepare
 from tasks.training.cluster import check_answers, connect
 from tests.flows.choices import CHOICE
 from tests.ports import kept_port

@@ -1,0 +1,1 @@
+"""What a person asks for, made into steps: presets, recipes, forms, and every mistake found there."""

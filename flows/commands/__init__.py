@@ -1,0 +1,1 @@
+"""The commands of `tinygptv`: what can be typed, and what each does and says."""

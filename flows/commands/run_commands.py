@@ -1,0 +1,136 @@
+"""The commands that build, and those that say beforehand what that would be: run, plan, presets, data and train."""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.choosing.choice import Choice, prepare
+from flows.choosing.fitting import lacking_device
+from flows.choosing.presets import described
+from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
+from flows.place import import_ahead
+from flows.plan import lacking_files, probed
+from flows.serving.server import start_prefect_server
+from flows.serving.who_is_up import use_up
+from flows.telling.foreseen import for_machines, what_it_takes
+from flows.telling.terminal import say
+from tasks.shortages import LESS_MEMORY, what_is_full
+from tasks.storing.lease import myself
+from tasks.train import FailsAgainError
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.presets import PRESETS
+from tinygptv_core.shortage import has_no_memory
+
+FAILS_AGAIN = (
+    *(FailsAgainError, ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(TypeError, ValueError, PermissionError, NotADirectoryError, IsADirectoryError),
+)
+"""What no machine passes by: code that is wrong, a recipe's too, values that do not fit, and what may not be done."""
+
+
+def add_parsers(commands: Any) -> None:
+    """Their grammar, below `commands`."""
+    run = commands.add_parser("run", help="build everything that is not there yet; prints the path of report.json")
+    run.set_defaults(act=_run)
+    plan = commands.add_parser("plan", help="what `run` with the same options would build, and why; builds nothing")
+    plan.set_defaults(act=_plan)
+    presets = commands.add_parser("presets", help="what can be run: each preset, its stages, and what it needs")
+    presets.set_defaults(act=_presets)
+    data = commands.add_parser("data", help="build one data set and print what was kept and dropped")
+    data.set_defaults(act=_data)
+    data.add_argument("name", metavar="NAME", help="a data set, as in `tinygptv data scenes_web`")
+    train = commands.add_parser("train", help="build one stage and what it is made from")
+    train.set_defaults(act=_train)
+    train.add_argument("stage", metavar="STAGE", help="stage1, stage2, ...: a stage of the preset (`tinygptv presets`)")
+    for command in (run, plan, data, train):
+        add_choice(command)
+    for command in (run, plan):
+        command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
+        command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
+        add_registering(command)
+    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines")
+    plan.add_argument(
+        "--probe", action="store_true",
+        help="try each stage that is to be built for 20 steps, where its data are there, to say how long it will take",
+    )  # fmt: skip
+
+
+def _plan(options: argparse.Namespace) -> int:
+    prepared = prepare(choice_of(options), writes=False)
+    planned = prepared.planned
+    if options.probe:
+        planned = probed(prepared.selection, planned, say)
+    if options.json:
+        print(json.dumps([for_machines(item) for item in planned], indent=1))
+        return DONE
+    for item in planned:
+        print(f"{item.action:6s} {item.step:28s} {item.why.partition(chr(10))[0]}")
+        for told in what_it_takes(item):
+            print(f"       {item.step:28s} {told}")
+    builds = sum(item.action == "build" for item in planned)
+    print(f"{builds} to build, {len(planned) - builds} to reuse")
+    device = lacking_device(prepared.preset, prepared.place.options, planned, at_once=True)
+    for lacking in filter(None, (lacking_files(prepared.selection), device)):
+        print(f"\n{lacking}")
+    return DONE
+
+
+def _presets(options: argparse.Namespace) -> int:
+    print(described(PRESETS.values()))
+    return DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    return _walk(choice_of(options))
+
+
+def _data(options: argparse.Namespace) -> int:
+    return _walk(choice_of(options, until=(f"{options.name}/screen",)))
+
+
+def _train(options: argparse.Namespace) -> int:
+    return _walk(choice_of(options, until=(f"{options.stage}/train",)))
+
+
+def _walk(choice: Choice) -> int:
+    """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
+    planned = prepare(choice, writes=True).planned
+    builds = [item.step for item in planned if item.action == "build"]
+    # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    use_up(choice.home)
+    try:
+        wait_for_server = start_prefect_server(choice.home)
+        from flows.walk import run_pipeline
+
+        import_ahead(choice.ray_address, builds)  # while the server starts
+        wait_for_server()
+        report = run_pipeline(choice, asdict(myself()))
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details
+        return _failed(choice, error)
+    print(report)
+    return DONE
+
+
+def _failed(choice: Choice, error: Exception) -> int:
+    log, told = choice.home / "failed.txt", "".join(traceback.format_exception(error))
+    try:
+        log.write_text(told)
+        details = f"details in {log}"
+    except OSError as full:  # a disk that is full is why runs fail, too
+        details = f"details could not be written to {log} ({full.strerror})"
+    full = what_is_full(error, [log.parent, Path(tempfile.gettempdir())])
+    memory = f"memory ran out\n  {LESS_MEMORY}" if has_no_memory(error) and LESS_MEMORY not in str(error) else None
+    why = "\n  ".join(text for text in (full, memory, str(error)) if text)
+    goes_on = full or memory or not isinstance(error, FAILS_AGAIN)
+    then = "goes on from here" if goes_on else "would fail again; what was built stays"
+    print(f"tinygptv: the run failed: {why}\n  {details}\n  the same command {then}", file=sys.stderr)
+    return FAILED

@@ -1,0 +1,123 @@
+"""Weights that come from elsewhere and go elsewhere: `tinygptv weights`."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.choosing.choice import DEFAULT_PRESET, preset_named
+from flows.telling.noted import noted
+from flows.train import BACKBONES
+from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
+from tasks.build import Built, Store
+from tasks.request import SHORT, Request, Site
+from tasks.weights import (
+    CHECKPOINT,
+    RESTORE_BACKBONES,
+    RESTORE_CHECKPOINT,
+    import_checkpoint,
+    restore_backbones,
+    restore_checkpoint,
+)
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.checkpoint_form import form_of
+from tinygptv_core.plain import ConfigError, change, pairs_of
+from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
+from tinygptv_core.settings import Backbones
+from tinygptv_core.weight_folders import check_pins, files_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What an import reads of a preset, so that settings have the names that they have in `tinygptv run`."""
+
+    backbones: Backbones
+
+
+def backbones_to_import(preset: str | None, paths: Mapping[str, str | None], settings: Sequence[str]) -> Backbones:
+    """The backbones of a preset, or the paper's, with the user's files.
+
+    Args:
+        paths: vision, qformer and llm -> where each lies, where it is named.
+
+    Raises:
+        ConfigError: the preset's backbones come with the package, or a setting is wrong.
+    """
+    own = preset_named(preset).backbones if preset else PAPER_BACKBONES
+    if own.sources is None:
+        raise ConfigError(
+            f"the backbones of the preset {preset} come with the package; nothing has to be imported.\n"
+            "  without --preset the sizes are the paper's; name others with --set backbones.sources.sizes...=N"
+        )
+    named = {f"backbones.sources.{role}.path": path for role, path in paths.items() if path}
+    typed = dict(pairs_of(settings, "--set", "backbones.sources.dtype=bfloat16"))
+    return change(Wanted(backbones=own), {**named, **typed}).backbones
+
+
+def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: Path, store: Store) -> Request:
+    """One of TinyGPT-V's checkpoints, as what `stage` of the preset trained.
+
+    Raises:
+        ConfigError: no such preset, stage or file, or the file is not the one that is pinned.
+    """
+    found = starting_at(changed(preset_named(preset), settings), stage)
+    of, backbones = found.stages[0], found.backbones
+
+    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        import_checkpoint(file, of, backbones, site)
+
+    config = {"form": form_of(of), "sizes": backbones.sources.sizes if backbones.sources else backbones.digest}
+    stamps = store.root / "stamps"
+    pins = found.checkpoint_pins.get(stage, {})
+    check_pins(files_of(file), pins, lambda path: remembered_digest(path, stamps))
+    inputs = files_as_inputs("file", file, stamps)
+    return Request(name=f"{stage}/import", step=CHECKPOINT, config=config, inputs=inputs, work=work)
+
+
+def model_requests(folder: Path, store: Store) -> tuple[Request, Request]:
+    """The backbones and the checkpoint in a folder that `weights export --to hf` wrote."""
+    inputs = files_as_inputs("model", folder, store.root / "stamps")
+
+    def backbones(inputs: Mapping[str, Artifact], site: Site) -> None:
+        restore_backbones(folder, site)
+
+    def checkpoint(inputs: Mapping[str, Artifact], site: Site) -> None:
+        restore_checkpoint(folder, site)
+
+    return (
+        Request(name=BACKBONES, step=RESTORE_BACKBONES, config={}, inputs=inputs, work=backbones),
+        Request(name="checkpoint/import", step=RESTORE_CHECKPOINT, config={}, inputs=inputs, work=checkpoint),
+    )
+
+
+def build(request: Request, store: Store) -> Built:
+    """Make it, or take it from the store; alone, without a flow around it.
+
+    Raises:
+        ConfigError: a file is not named or not there.
+    """
+    if request.lacks:
+        raise ConfigError(request.lacks)
+    inputs = {name: item for name, item in request.inputs.items() if isinstance(item, Artifact)}
+    told = noted("import", None)
+    return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)
+
+
+def words(built: Built, store: Store, preset: str) -> str:
+    """What a person wants to know of an import: the account of every tensor, the digest, and what to do with it.
+
+    Args:
+        preset: as typed; a checkpoint goes on with the one whose stage it was imported as.
+    """
+    coverage = (store.notes(built.key) / COVERAGE).read_text()
+    artifact = built.artifact
+    short = artifact.digest[:SHORT]
+    kind, name = artifact.kind, built.name.partition("/")[0]
+    stage = name if name != "checkpoint" else "STAGE"
+    run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
+    after = {
+        "backbones": "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME",
+        "checkpoint": f"go on from it: {shlex.join([*run, '--init', f'{stage}={short}'])}",
+    }
+    did = "imported" if built.action == "build" else "there already"
+    return f"{coverage}\n{kind} {artifact.digest}\n  {did}, in {artifact.path}\n  {after[kind]}"

@@ -1,0 +1,120 @@
+"""`tinygptv weights`: the ways in and out for weights of others and for others."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from flows.choosing.choice import DEFAULT_PRESET
+from flows.commands import weights
+from flows.commands.options import DONE, add_home, add_settings
+from flows.home import check_writable, tracking_uri
+from flows.train import backbones_step
+from tasks.build import Store
+from tasks.request import Request
+from tasks.typed_paths import typed_path
+
+EXAMPLES = """\
+examples:
+  tinygptv weights import backbones --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth --llm phi-2/
+  tinygptv weights import backbones --vision blip2-flan-t5-xxl/ --qformer blip2-flan-t5-xxl/ --llm phi-2/
+  tinygptv weights import checkpoint TinyGPT-V_for_Stage2.pth --stage stage2 --preset my_run.py:MINE \\
+      --set stage2.dialect=published         it was trained in the original's spelling of prompts
+  tinygptv run --preset my_run.py:MINE --init stage2=9c41d0b2aa17     go on from it: no stage before it is trained
+  tinygptv weights export models:/tinygptv@champion out/ --to hf      a folder as Hugging Face has it
+  tinygptv weights export 9c41d0b2aa17 TinyGPT-V.pth --to published   the original's own layout
+  tinygptv weights import model out/                                  the same backbones and checkpoint again
+"""
+
+
+def add_parsers(commands: Any) -> None:
+    """Its grammar, below `commands`."""
+    brought = commands.add_parser(
+        "weights",
+        help="bring weights from elsewhere, or make files for others",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ways = brought.add_subparsers(dest="way", required=True, metavar="import|export")
+    bring = ways.add_parser("import", help="put published weights into the store; every tensor is accounted for")
+    kinds = bring.add_subparsers(dest="kind", required=True, metavar="backbones|checkpoint|model")
+    backbones = kinds.add_parser("backbones", help="vision tower, Q-Former and language model")
+    backbones.set_defaults(act=_import_backbones)
+    backbones.add_argument("--vision", metavar="PATH", help="eva_vit_g.pth, or a BLIP-2 folder of Hugging Face")
+    backbones.add_argument(
+        "--qformer", metavar="PATH", help="blip2_pretrained_flant5xxl.pth, or a BLIP-2 folder of Hugging Face"
+    )
+    backbones.add_argument("--llm", metavar="DIR", help="microsoft/phi-2, of any revision, with its tokenizer.json")
+    backbones.add_argument("--preset", help="take sizes, dtype, pins and paths from this one (default: the paper's)")
+    checkpoint = kinds.add_parser("checkpoint", help="TinyGPT-V_for_StageN.pth")
+    checkpoint.set_defaults(act=_import_checkpoint)
+    checkpoint.add_argument(
+        "file", type=typed_path, metavar="FILE", help="what was trained in that stage, as it was published"
+    )
+    checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is, as in stage2")
+    checkpoint.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        help="whose stage and backbones; of the authors' files as_published (default: %(default)s)",
+    )
+    for command in (backbones, checkpoint):
+        add_settings(command)
+    model = kinds.add_parser("model", help="a folder that `weights export --to hf` wrote")
+    model.set_defaults(act=_import_model)
+    model.add_argument("folder", type=typed_path, metavar="DIR", help="what it wrote: the folder that was OUT")
+    take = ways.add_parser("export", help="make files of a model for others")
+    take.set_defaults(act=_export)
+    take.add_argument("model", metavar="MODEL", help="as for `ask`, or the beginning of a checkpoint's digest")
+    take.add_argument(
+        "out", type=typed_path, metavar="OUT", help="a folder (hf) or file (published) that is not there yet"
+    )
+    take.add_argument(
+        "--to",
+        required=True,
+        choices=("hf", "published"),
+        help="as a folder of Hugging Face, or as the original's file",
+    )
+    take.add_argument(
+        "--backbones", metavar="DIGEST", help="those on which it was trained, where the store does not say"
+    )
+    for command in (backbones, checkpoint, model, take):
+        add_home(command)
+
+
+def _import_backbones(options: argparse.Namespace) -> int:
+    paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
+    store = _store(options)
+    backbones = weights.backbones_to_import(options.preset, paths, options.settings)
+    return _import(store, [backbones_step(backbones, store)])
+
+
+def _import_checkpoint(options: argparse.Namespace) -> int:
+    store = _store(options)
+    asked = (options.preset, options.stage, options.settings, options.file)
+    return _import(store, [weights.checkpoint_request(*asked, store)], options.preset)
+
+
+def _import_model(options: argparse.Namespace) -> int:
+    store = _store(options)
+    return _import(store, weights.model_requests(options.folder, store))
+
+
+def _store(options: argparse.Namespace) -> Store:
+    check_writable(options.home)
+    store = Store(options.home / "store")
+    store.root.mkdir(exist_ok=True)
+    return store
+
+
+def _import(store: Store, requests: Sequence[Request], preset: str = DEFAULT_PRESET) -> int:
+    for request in requests:
+        print(weights.words(weights.build(request, store), store, preset))
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from tasks.weights import Export, export
+
+    wanted = Export(model=options.model, backbones=options.backbones, to=options.to, out=options.out)
+    export(wanted, Store(options.home / "store"), tracking_uri(options.home))
+    print(options.out)
+    return DONE

@@ -1,0 +1,1 @@
+"""The servers beside a run: Prefect's and MLflow's, who is up, and what killed ones left."""
