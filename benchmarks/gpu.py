@@ -10,9 +10,9 @@ vision tokens. All have the same model, batches, precision and optimizer. Pictur
 loaders have them; the reference tokenizes within its step. Compiling takes a minute or two a stage, before anything is
 measured; at toy size nothing is compiled.
 
-MFU is what the steps need (`tinygptv_core/flops.py`) of what the GPU could do in that time. Needed is what the result
-depends on: no padding, nothing computed twice, no gradient of a frozen weight; with kept tokens no tower. Memory is
-torch's own count of what was held, so without the driver's part.
+MFU is what the steps need (`tinygptv_core/training/flops.py`) of what the GPU could do in that time. Needed is what
+the result depends on: no padding, nothing computed twice, no gradient of a frozen weight; with kept tokens no tower.
+Memory is torch's own count of what was held, so without the driver's part.
 
 Without a GPU, or with --toy, everything is small, so that the script can be seen to run; its numbers then say nothing.
 """
@@ -33,14 +33,14 @@ from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
 from benchmarks.gpu_work import FULL, TOY, Precision, Scale, Work, new_model, new_tokenizer, work_of_stage
-from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.engine import BETAS, EPSILON, DDPEngine
-from tinygptv_core.flops import peak_flops
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.precision import dtype_of
 from tinygptv_core.run import RunOptions
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import parameter_groups
+from tinygptv_core.training.compiling import compile_layers, require_compiler
+from tinygptv_core.training.flops import peak_flops
 
 RATE = 1e-6
 """Small, for random weights have nothing to learn."""

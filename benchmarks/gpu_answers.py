@@ -21,7 +21,7 @@ import torch
 from benchmarks.gpu_work import FULL, TOY, Scale, new_model, new_tokenizer, work_of_stage
 from benchmarks.memory import PAPER_QUESTION, batch_of
 from tinygptv_core.answer import narrow_linears
-from tinygptv_core.decoding import greedy
+from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.generate import generate
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.quantize import lowering

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.memory import fill_with
 from benchmarks.shards import Spoken
-from tinygptv_core.architectures import architecture
 from tinygptv_core.batch import Batch
-from tinygptv_core.flops import NO_WORK, needed_flops, work_of
+from tinygptv_core.formats.architectures import architecture
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.precision import dtype_of
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
@@ -20,6 +19,7 @@ from tinygptv_core.recipe import Turn
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import PAPER_STAGES, Stage
+from tinygptv_core.training.flops import NO_WORK, needed_flops, work_of
 from tinygptv_core.vision import normalised
 from tinygptv_core.weights import NORMS, Convert, read_tokenizer
 

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tinygptv_core.answer import narrow_linears
-from tinygptv_core.architectures import architecture
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.formats.architectures import architecture
 from tinygptv_core.generate import new_cache
 from tinygptv_core.loss import summed_cross_entropy
 from tinygptv_core.model import TinyGPTV

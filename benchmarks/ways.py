@@ -12,8 +12,8 @@ from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
 from benchmarks.work import Samples, Width, captions, noise, questions, talks
+from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.batch import Batch
-from tinygptv_core.decoding import greedy
 from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.generate import generate, token_steps
 from tinygptv_core.model import TinyGPTV

@@ -7,7 +7,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from tinygptv_core.architectures import architecture
+from tinygptv_core.formats.architectures import architecture
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.recipe import Turn

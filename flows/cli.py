@@ -1,4 +1,4 @@
-"""The command `tinygptv`. What can be typed is in `grammar.py`."""
+"""The command `tinygptv`. What can be typed is in `commands/grammar.py`."""
 
 import sys
 from collections.abc import Sequence

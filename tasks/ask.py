@@ -18,7 +18,7 @@ from tinygptv_core.plain import ConfigError, plain
 
 if TYPE_CHECKING:
     from tinygptv_core.answer import ModelCard, Trained
-    from tinygptv_core.decoding import Decoding
+    from tinygptv_core.answering.decoding import Decoding
     from tinygptv_core.quantize import Bits
 
 SEED = 0
@@ -83,7 +83,7 @@ class Manner:
 
     def of(self, usual: "Decoding") -> "Decoding":
         """`usual`, changed as this says."""
-        from tinygptv_core.decoding import Sampling
+        from tinygptv_core.answering.decoding import Sampling
 
         temperature, top_p = (1.0 if value is None else value for value in (self.temperature, self.top_p))
         seed = SEED if self.seed is None else self.seed
@@ -316,8 +316,8 @@ def _restored_beside(restored: Record, records: Records) -> str | None:
 def _stage_of(checkpoint: Path, backbones: Path) -> dict[str, Any]:
     """A stage that asks as the checkpoint is to be asked, in the precision that its language model is kept in."""
     from tinygptv_core.checkpoint import read_form
+    from tinygptv_core.formats.weight_files import open_weights
     from tinygptv_core.presets import NANO
-    from tinygptv_core.weight_files import open_weights
 
     kept = {stored.dtype for stored in open_weights(backbones / "llm" / "model.safetensors").values()}
     precision = str(min(kept, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")

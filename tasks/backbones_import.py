@@ -10,12 +10,12 @@ from tasks.build import FILE_STAMPS, write_json
 from tasks.request import Site, Step
 from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
+from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, plain, unknown
 from tinygptv_core.settings import SHIPPED, Backbones, Source, Sources
-from tinygptv_core.weight_folders import check_pins, files_of
 
 if TYPE_CHECKING:
-    from tinygptv_core.coverage import Coverage
+    from tinygptv_core.formats.coverage import Coverage
 
 IMPORT = Step(name="import", kind="backbones", version=1)
 CONVERT = Step(name="convert", kind="backbones", version=1)
@@ -81,8 +81,8 @@ def convert_backbones(sources: Sources, site: Site) -> None:
     Raises:
         ConfigError: a file is missing, cut off, hostile or another one than is wanted; says which and what helps.
     """
-    from tinygptv_core import weight_import
-    from tinygptv_core.architectures import architecture
+    from tinygptv_core.formats import weight_import
+    from tinygptv_core.formats.architectures import architecture
     from tinygptv_core.precision import dtype_of
 
     paths = weight_import.Sources(**{role: source_path(role, getattr(sources, role)) for role in ROLES})
@@ -92,7 +92,7 @@ def convert_backbones(sources: Sources, site: Site) -> None:
 
 def note_coverage(coverages: "Sequence[Coverage]", site: Site) -> None:
     """Keep the account: `coverage.txt` for people, `coverage.json` for machines."""
-    from tinygptv_core.coverage import table
+    from tinygptv_core.formats.coverage import table
 
     (site.notes / COVERAGE).write_text(table(coverages) + "\n")
     write_json(site.notes / "coverage.json", plain(list(coverages)))

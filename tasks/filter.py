@@ -1,6 +1,6 @@
 """Rows that need not be fetched go: wrong addresses, too few or too many words, repeated ones, what is to be removed.
 
-Rows are judged many at a time, by what is known of each (`facts.py`).
+Rows are judged many at a time, by what is known of each (`filtering/facts.py`).
 """
 
 import json

@@ -20,8 +20,8 @@ from tasks.register import experiment_id, import_mlflow, process_tag
 from tasks.registering.mlflow_database import make_database
 from tasks.registering.registry import PROCESS_TAG, SQLITE
 from tasks.storing.lease import Holder, is_alive
-from tinygptv_core.metrics import Tail, numbers
 from tinygptv_core.plain import leaves, sha256_of
+from tinygptv_core.training.metrics import Tail, numbers
 
 T = TypeVar("T")
 

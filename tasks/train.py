@@ -25,11 +25,11 @@ from tasks.training.cluster import remove_what_killed_runs_left, workers_folder
 from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.importing import importing
-from tinygptv_core.metrics import Tail, words
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.stages import Stage
+from tinygptv_core.training.metrics import Tail, words
 
 LOGGER = logging.getLogger(__name__)
 
@@ -320,7 +320,7 @@ def _train_one(run: Path, answer: Path, stop: Path) -> None:
         from ray.train import get_context
 
         from tasks.zero import train
-        from tinygptv_core.saving import StoppedError
+        from tinygptv_core.training.saving import StoppedError
 
     spec, context = read_spec(run), get_context()
     rank = context.get_world_rank()

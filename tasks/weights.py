@@ -16,10 +16,10 @@ from tasks.shortages import has_no_room
 from tasks.storing.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.storing.records import Records
 from tinygptv_core.artifact import Artifact, digest_of, members_of
+from tinygptv_core.formats.weight_folders import PICKLES
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, Backbones
 from tinygptv_core.stages import Stage
-from tinygptv_core.weight_folders import PICKLES
 
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
 RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
@@ -36,9 +36,9 @@ def import_checkpoint(file: Path, stage: Stage, backbones: Backbones, site: Site
     Raises:
         ConfigError: it is cut off, hostile, or a checkpoint of another stage or model.
     """
-    from tinygptv_core import weight_import
-    from tinygptv_core.architectures import architecture
     from tinygptv_core.checkpoint_form import form_of
+    from tinygptv_core.formats import weight_import
+    from tinygptv_core.formats.architectures import architecture
     from tinygptv_core.weights import read_architecture
 
     sources = backbones.sources
@@ -52,7 +52,7 @@ def restore_backbones(folder: Path, site: Site) -> None:
     Raises:
         ConfigError: it is no such folder, or lacks something.
     """
-    from tinygptv_core import weight_import
+    from tinygptv_core.formats import weight_import
 
     note_coverage(weight_import.restore_backbones(site.out, folder), site)
 
@@ -63,7 +63,7 @@ def restore_checkpoint(folder: Path, site: Site) -> None:
     Raises:
         ConfigError: it is no such folder, or lacks something.
     """
-    from tinygptv_core import weight_import
+    from tinygptv_core.formats import weight_import
 
     note_coverage([weight_import.restore_checkpoint(site.out, folder)], site)
 
@@ -89,7 +89,7 @@ def export(wanted: Export, store: Store, tracking_uri: str) -> None:
     Raises:
         ConfigError: there is no such model, its backbones are not known, or something is in the way.
     """
-    from tinygptv_core.export import export_folder, export_published
+    from tinygptv_core.formats.export import export_folder, export_published
 
     _check_out(wanted)
     with _place(wanted, store, tracking_uri) as place, _whole(wanted.out) as out:

@@ -24,7 +24,6 @@ from torch.optim import AdamW
 from tasks.training.zero_batches import Shared, share
 from tasks.training.zero_pieces import Pieces
 from tinygptv_core.batch import Batch
-from tinygptv_core.clock import Clock
 from tinygptv_core.compute import Progress
 from tinygptv_core.engine import (
     BETAS,
@@ -36,7 +35,17 @@ from tinygptv_core.engine import (
     scaler_tensor,
 )
 from tinygptv_core.model import TinyGPTV, unseen
-from tinygptv_core.not_finite import (
+from tinygptv_core.plain import ConfigError
+from tinygptv_core.precision import autocast
+from tinygptv_core.prepack import prepack
+from tinygptv_core.run import RunOptions, RunSpec
+from tinygptv_core.seeds import seed_of
+from tinygptv_core.stages import Stage
+from tinygptv_core.train import main
+from tinygptv_core.train import train as train_with
+from tinygptv_core.trainable import parameter_groups, trainable_parameters
+from tinygptv_core.training.clock import Clock
+from tinygptv_core.training.not_finite import (
     Repeatable,
     first_gradient_not_finite,
     first_not_finite,
@@ -44,17 +53,8 @@ from tinygptv_core.not_finite import (
     loss_error,
     with_samples,
 )
-from tinygptv_core.plain import ConfigError
-from tinygptv_core.precision import autocast
-from tinygptv_core.prepack import prepack
-from tinygptv_core.processes import first_told
-from tinygptv_core.run import RunOptions, RunSpec
-from tinygptv_core.saving import AskedToStop, never
-from tinygptv_core.seeds import seed_of
-from tinygptv_core.stages import Stage
-from tinygptv_core.train import main
-from tinygptv_core.train import train as train_with
-from tinygptv_core.trainable import parameter_groups, trainable_parameters
+from tinygptv_core.training.processes import first_told
+from tinygptv_core.training.saving import AskedToStop, never
 
 LEVELS = {"zero1": 1, "zero2": 2, "zero3": 3}
 USED = "is_used"

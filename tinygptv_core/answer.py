@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from tinygptv_core import prompt
+from tinygptv_core.answering.decoding import Decoding, greedy
+from tinygptv_core.answering.rank import Ranking, rank
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import read_checkpoint
 from tinygptv_core.checkpoint_form import CheckpointForm, form_of
 from tinygptv_core.compute import Precision, Progress
-from tinygptv_core.decoding import Decoding, greedy
 from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, encode
 from tinygptv_core.generate import generate
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.precision import autocast, dtype_of
 from tinygptv_core.quantize import Bits, lowering
-from tinygptv_core.rank import Ranking, rank
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.stages import Stage
 from tinygptv_core.trainable import load_trainable

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.checkpoint_form import CheckpointForm, form_of, read_form
+from tinygptv_core.formats.weight_files import Stored, in_memory, write_tensors
 from tinygptv_core.plain import ConfigError, canonical_json, from_plain, plain
 from tinygptv_core.stages import Stage
-from tinygptv_core.watch import Watched
-from tinygptv_core.weight_files import Stored, in_memory, write_tensors
+from tinygptv_core.training.watch import Watched
 
 
 @dataclass(frozen=True, kw_only=True)

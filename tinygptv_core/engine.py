@@ -22,9 +22,15 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 
 from tinygptv_core.batch import Batch, changed
-from tinygptv_core.clock import Clock
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.not_finite import (
+from tinygptv_core.precision import autocast
+from tinygptv_core.prepack import prepack
+from tinygptv_core.run import RunOptions
+from tinygptv_core.seeds import seed_of
+from tinygptv_core.stages import Stage
+from tinygptv_core.trainable import parameter_groups, trainable_parameters
+from tinygptv_core.training.clock import Clock
+from tinygptv_core.training.not_finite import (
     LISTED_NAMES,
     Repeatable,
     Search,
@@ -34,13 +40,7 @@ from tinygptv_core.not_finite import (
     loss_error,
     with_samples,
 )
-from tinygptv_core.precision import autocast
-from tinygptv_core.prepack import prepack
-from tinygptv_core.processes import first_told
-from tinygptv_core.run import RunOptions
-from tinygptv_core.seeds import seed_of
-from tinygptv_core.stages import Stage
-from tinygptv_core.trainable import parameter_groups, trainable_parameters
+from tinygptv_core.training.processes import first_told
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

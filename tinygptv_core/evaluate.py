@@ -19,10 +19,10 @@ from torch import Tensor
 
 from tinygptv_core import evals
 from tinygptv_core.answer import Asked, Trained, answer, ranked, see
+from tinygptv_core.answering.decoding import greedy
+from tinygptv_core.answering.intervals import Interval, auroc, interval
 from tinygptv_core.compute import Progress
-from tinygptv_core.decoding import greedy
 from tinygptv_core.features import PICTURES_AT_ONCE, Features
-from tinygptv_core.intervals import Interval, auroc, interval
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import Sample
 

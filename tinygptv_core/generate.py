@@ -16,8 +16,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from tinygptv_core.answering.decoding import Decoding, Penalty, chooser
 from tinygptv_core.batch import Batch
-from tinygptv_core.decoding import Decoding, Penalty, chooser
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.phi import Places
 

@@ -104,7 +104,7 @@ def encode_question(tokenizer: Tokenizer, asked: str, *, has_image: bool, dialec
 
 
 def encode_choice(tokenizer: Tokenizer, asked: str, choice: str, *, end_symbol: str, has_image: bool) -> Encoded:
-    """`[BOS] [asked] [choice, end symbol]`, the choice's tokens the targets, to be ranked with others (`rank.py`).
+    """`[BOS] [asked] [choice, end symbol]`, the choice's tokens the targets, to be ranked (`answering/rank.py`).
 
     In both dialects, since the reference ranks as it trains.
 

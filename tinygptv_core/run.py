@@ -24,8 +24,8 @@ class RunOptions:
         packed: samples in one row without padding (`packing.py`), which is faster the more their lengths differ.
         gradient_checkpointing: keep the input of each layer of the language model alone, and compute the rest
             again on the way back: less memory for about a third more time, and the same numbers.
-        compile: let torch compile the layers (`compiling.py`); needs a compiler on the machine, and minutes at first. A
-            run that was stopped then ends in the same numbers to rounding.
+        compile: let torch compile the layers (`training/compiling.py`); needs a compiler on the machine, and minutes
+            at first. A run that was stopped then ends in the same numbers to rounding.
         save_every_steps: steps between the states that a killed run goes on from.
         save_every_seconds: save by the clock too: whatever the steps, about so often.
         keep_states: how many of the newest are kept.

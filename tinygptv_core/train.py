@@ -20,8 +20,6 @@ from typing import Protocol
 import torch
 import torch.distributed as distributed
 
-from tinygptv_core.alone import alone
-from tinygptv_core.architectures import sizes_of
 from tinygptv_core.checkpoint import (
     Position,
     State,
@@ -31,28 +29,30 @@ from tinygptv_core.checkpoint import (
     write_checkpoint,
 )
 from tinygptv_core.checkpoint_form import check_norms
-from tinygptv_core.compiling import compile_layers, require_compiler
 from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.draws import ORDER_VERSION
 from tinygptv_core.engine import DDPEngine, Engine
+from tinygptv_core.formats.architectures import sizes_of
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
-from tinygptv_core.metrics import left, words
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.precision import dtype_of
-from tinygptv_core.processes import gathered
 from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunOptions, RunSpec, read_spec
-from tinygptv_core.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
 from tinygptv_core.schedule import rate
 from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.sizes import Sizes
 from tinygptv_core.stages import Stage, check_adapters
-from tinygptv_core.telling import Telling
 from tinygptv_core.trainable import load_trainable
+from tinygptv_core.training.alone import alone
+from tinygptv_core.training.compiling import compile_layers, require_compiler
+from tinygptv_core.training.metrics import left, words
+from tinygptv_core.training.not_finite import NotFiniteError
+from tinygptv_core.training.processes import gathered
+from tinygptv_core.training.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
+from tinygptv_core.training.telling import Telling
 from tinygptv_core.weights import load_backbones
 
 LOGGER = logging.getLogger(__name__)

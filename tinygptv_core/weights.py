@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
+from tinygptv_core.formats.weight_files import Reading, Stored, counted, in_memory, open_weights, write_tensors
 from tinygptv_core.phi import PostRMSNorm, TinyPhi
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.vision import VisionTower
-from tinygptv_core.weight_files import Reading, Stored, counted, in_memory, open_weights, write_tensors
 
 AnyConfig = Blip2VisionConfig | Blip2QFormerConfig | PhiConfig
 Config = TypeVar("Config", Blip2VisionConfig, Blip2QFormerConfig, PhiConfig)

@@ -30,10 +30,10 @@ from tasks.reporting.report import (
 from tasks.request import TrainingEstimate
 from tasks.tables import data_counts
 from tinygptv_core import evals
-from tinygptv_core.bands import band_of
-from tinygptv_core.metrics import lines_of
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
+from tinygptv_core.training.bands import band_of
+from tinygptv_core.training.metrics import lines_of
 
 if TYPE_CHECKING:
     from tasks.reporting.report_page import Page

@@ -14,7 +14,7 @@ from tasks.quantities import interval, percent
 from tasks.reporting.report import Report, StageReport
 from tasks.request import SHORT
 from tinygptv_core.compute import Progress
-from tinygptv_core.metrics import clock
+from tinygptv_core.training.metrics import clock
 
 LINE_SECONDS = 5.0
 """Between two lines of progress where there is no terminal to draw a bar on."""

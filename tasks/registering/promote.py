@@ -336,7 +336,7 @@ def _answers(path: Path) -> dict[tuple[str, str, str], float]:
 
 
 def _paired(old: Mapping[tuple[str, str, str], float], new: Mapping[tuple[str, str, str], float]) -> Comparison:
-    from tinygptv_core.intervals import bootstrap
+    from tinygptv_core.answering.intervals import bootstrap
 
     both = sorted(old.keys() & new.keys())
     found: list[Difference] = []

@@ -12,8 +12,8 @@ from tasks.reporting.report import Report, ReportDetails, ScoreReport, Scores, S
 from tasks.reporting.report_charts import Curve, loss_chart, mark_of, score_chart, small_chart
 from tinygptv_core.boxes import boxes_in
 from tinygptv_core.drafts import write_whole
-from tinygptv_core.metrics import Line, lines_of
 from tinygptv_core.shards import ShardSet
+from tinygptv_core.training.metrics import Line, lines_of
 
 SAMPLES_EACH = 4
 """Of each evaluation, the most right answers and the most wrong ones that are shown."""

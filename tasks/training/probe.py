@@ -13,10 +13,10 @@ from pathlib import Path
 from tasks.request import Site, TrainingEstimate
 from tasks.training.tied import run_tied
 from tasks.training.training_estimates import by_arithmetic, disk_bytes, samples_of
-from tinygptv_core.metrics import Line, lines_of
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec, write_spec
 from tinygptv_core.stages import Stage
+from tinygptv_core.training.metrics import Line, lines_of
 
 PROBE_STEPS = 20
 LONGEST_SECONDS = 1800.0

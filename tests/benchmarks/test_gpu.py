@@ -10,10 +10,10 @@ import torch
 from benchmarks import gpu, gpu_answers
 from benchmarks.gpu import HEAD, PLANS, TOY_WORDS, How, conventional_step, main, our_step
 from benchmarks.gpu_work import FULL, STAGE4, TOY, new_model, work_of_stage
-from tinygptv_core.flops import vision_flops
 from tinygptv_core.quantize import large_linears, lowering
 from tinygptv_core.stages import PAPER_STAGE4
 from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.training.flops import vision_flops
 
 CPU = torch.device("cpu")
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import Blip2Config, Blip2ForConditionalGeneration, PhiConfig, PhiForCausalLM
 
 from tests.core import tiny
+from tinygptv_core.formats.weight_import import Sources
 from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
 from tinygptv_core.stages import Lora
-from tinygptv_core.weight_import import Sources
 
 SIZES = Sizes(
     vision=TowerSizes(width=16, mlp_width=32, layers=2, heads=2, image_size=8, patch_size=4),

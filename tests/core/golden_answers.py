@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.core.golden_forward import asked_and_answered, collated, stage_of
 from tests.core.reference import Check, Goldens, assert_near, without_space
+from tinygptv_core.answering.decoding import Decoding
+from tinygptv_core.answering.rank import Ranking, rank
 from tinygptv_core.batch import Batch
-from tinygptv_core.decoding import Decoding
 from tinygptv_core.generate import beam_tokens, generate, text_of, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import IMAGE_MARK, Encoded, encode_choice, encode_question
-from tinygptv_core.rank import Ranking, rank
 
 NEVER = "\ud800"
 """A stop that no answer comes to, since it is half of a character: the goldens' answers are not cut."""

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.core.reference import Check, Goldens, trainable_name, trainable_tensors
-from tinygptv_core import published
-from tinygptv_core.architectures import PAPER
 from tinygptv_core.engine import BETAS, EPSILON
-from tinygptv_core.export import export_published
+from tinygptv_core.formats import published
+from tinygptv_core.formats.architectures import PAPER
+from tinygptv_core.formats.export import export_published
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.presets import AS_PUBLISHED
 from tinygptv_core.stages import Lora

@@ -7,9 +7,9 @@ from torch import nn
 from tests.core import tiny
 from tests.core.tiny_run import STAGE, only_letters, picture, write_backbones
 from tinygptv_core.answer import Asked, ModelCard, answer, ask_each, find_backbones, load_fresh, load_trained, see
+from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import write_checkpoint
-from tinygptv_core.decoding import greedy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stages import Lora

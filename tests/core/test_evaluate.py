@@ -9,6 +9,7 @@ from tests.core.tiny_run import STAGE, only_letters, picture, write_backbones
 from tinygptv_core import answer as answering
 from tinygptv_core import evals
 from tinygptv_core.answer import load_fresh
+from tinygptv_core.answering.intervals import bootstrap, interval, wilson
 from tinygptv_core.evaluate import (
     Answered,
     Gallery,
@@ -20,7 +21,6 @@ from tinygptv_core.evaluate import (
     score,
     write_results,
 )
-from tinygptv_core.intervals import bootstrap, interval, wilson
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import Turn
 from tinygptv_core.shards import Sample

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.core import tiny
+from tinygptv_core.answering.decoding import Decoding, Penalty, Sampling, greedy, nucleus
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.decoding import Decoding, Penalty, Sampling, greedy, nucleus
 from tinygptv_core.generate import beam_tokens, generate
 from tinygptv_core.model import TinyGPTV
 

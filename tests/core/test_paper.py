@@ -5,12 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tinygptv_core import evals
-from tinygptv_core.evaluate import Answered, scores_of
-from tinygptv_core.intervals import auroc
-from tinygptv_core.plain import from_plain, plain
-from tinygptv_core.presets import AS_PUBLISHED, PAPER, Preset, named
-from tinygptv_core.schedule import rate
-from tinygptv_core.scoring import (
+from tinygptv_core.answering.intervals import auroc
+from tinygptv_core.answering.scoring import (
     box_published,
     exact,
     holds,
@@ -19,6 +15,10 @@ from tinygptv_core.scoring import (
     vqa_accuracy,
     vqa_normalized,
 )
+from tinygptv_core.evaluate import Answered, scores_of
+from tinygptv_core.plain import from_plain, plain
+from tinygptv_core.presets import AS_PUBLISHED, PAPER, Preset, named
+from tinygptv_core.schedule import rate
 from tinygptv_core.stages import PAPER_EVALS
 
 STAGES = {stage.name: stage for stage in PAPER.stages}

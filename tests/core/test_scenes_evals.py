@@ -3,8 +3,8 @@
 import pytest
 
 from tinygptv_core import evals
+from tinygptv_core.answering.scoring import box_hit, same_words
 from tinygptv_core.evals import scenes_caption
-from tinygptv_core.scoring import box_hit, same_words
 
 
 @pytest.mark.parametrize(

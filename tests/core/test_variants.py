@@ -9,7 +9,7 @@ import torch
 from tests.core.tiny_run import STAGE, only_letters, picture, tiny_spec
 from tinygptv_core.answer import ModelCard, ask_each, load_fresh, load_trained
 from tinygptv_core.checkpoint import read_checkpoint
-from tinygptv_core.export import export_folder, export_published
+from tinygptv_core.formats.export import export_folder, export_published
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.presets import NANO, PAPER, PARTS, changed, without
 from tinygptv_core.train import starting_model, train

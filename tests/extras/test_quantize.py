@@ -7,9 +7,9 @@ import torch
 
 from tinygptv_core import prompt
 from tinygptv_core.answer import Trained, load_fresh, load_trained
+from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.checkpoint import Checkpoint, save_checkpoint
 from tinygptv_core.checkpoint_form import form_of
-from tinygptv_core.decoding import greedy
 from tinygptv_core.generate import generate
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.quantize import large_linears, lowering, quantize

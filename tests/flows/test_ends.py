@@ -10,8 +10,8 @@ from tasks.build import DamagedError
 from tasks.train import FailsAgainError, TrainingError, _fails_again
 from tests.core.tiny_run import STAGE
 from tests.flows.choices import CHOICE
-from tinygptv_core.not_finite import loss_error
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.training.not_finite import loss_error
 
 GOES_ON = "the same command goes on from here"
 

@@ -16,7 +16,7 @@ from tasks.register import CHALLENGER, CHAMPION
 from tasks.registering.promote import events
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, database_in, versions
 from tests.ray_nodes import Nodes
-from tinygptv_core.metrics import numbers
+from tinygptv_core.training.metrics import numbers
 
 pytestmark = pytest.mark.long
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tasks.track import DataUsed, Tracking, log_folder, repeating, run_address, tracked_run, tracking_stage
-from tinygptv_core.metrics import Metrics
+from tinygptv_core.training.metrics import Metrics
 
 PARAMETERS = {"schedule": {"peak": 0.003, "steps": 4}, "lora": None}
 SUMMARY = {"steps": 4, "loss_first": 5.5, "loss_last": 4.0, "seconds": 2.0, "peak_memory_bytes": 1000}

@@ -18,9 +18,9 @@ from tests.core import tiny
 from tests.core.test_train import quiet
 from tinygptv_core.engine import DDPEngine
 from tinygptv_core.loader import Steps
-from tinygptv_core.not_finite import NotFiniteError
 from tinygptv_core.run import read_spec
 from tinygptv_core.train import starting_model
+from tinygptv_core.training.not_finite import NotFiniteError
 
 WORLD_SIZE = 2
 

@@ -33,7 +33,7 @@ class Beside:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """One evaluation. A sample with choices is answered with the likeliest of them (`rank.py`), not in free words.
+    """One evaluation. A sample with choices is answered with the likeliest (`answering/rank.py`), not in free words.
 
     Attributes:
         version: raised when `score`, or one beside it, changes what it returns.

@@ -4,7 +4,7 @@ Right when it is, after VQA's normalization, the answer. As published: when the 
 (arXiv:2312.16862 and its public evaluation).
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Beside, Eval
 
 EVAL = Eval(

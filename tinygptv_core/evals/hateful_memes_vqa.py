@@ -4,7 +4,7 @@ Right when the answer is the one word. `auroc` is the official measure: how well
 hateful from the others. As published: right when there is a "yes" in the answer just if there should be.
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Beside, Eval
 
 EVAL = Eval(

@@ -2,10 +2,10 @@
 
 The likeliest choice is the answer: that with the lowest mean loss of its tokens, ranked for each question by itself.
 The paper's score is the same accuracy, but its code takes the mean over all questions of a batch, so that they are
-ranked alike (`rank.py`); there is nothing to compare that with.
+ranked alike (`answering/rank.py`); there is nothing to compare that with.
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Eval
 
 EVAL = Eval(

@@ -3,7 +3,7 @@
 The official VQA accuracy, each person left out in turn. The paper has no score for it.
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Eval
 
 EVAL = Eval(

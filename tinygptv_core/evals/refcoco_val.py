@@ -4,7 +4,7 @@ Right when the box overlaps the true one by more than half, over every sentence.
 picture (here the first), and with both edges belonging to a box.
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Beside, Eval
 
 EVAL = Eval(

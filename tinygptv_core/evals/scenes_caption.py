@@ -6,8 +6,8 @@ alike. Of several references the best counts.
 
 from collections.abc import Sequence
 
+from tinygptv_core.answering.scoring import plain_words
 from tinygptv_core.evals import Eval
-from tinygptv_core.scoring import plain_words
 
 
 def longest_common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -4,8 +4,8 @@ IoU > 0.5, the measure of RefCOCO (Yu et al., 2016, arXiv:1608.00272). An answer
 evaluations leave it out.
 """
 
+from tinygptv_core.answering.scoring import box_hit
 from tinygptv_core.evals import Eval
-from tinygptv_core.scoring import box_hit
 
 EVAL = Eval(
     version=1,

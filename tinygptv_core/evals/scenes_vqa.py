@@ -4,8 +4,8 @@ Scored strictly: the answer is right when it is the reference, but for case, mar
 counts an answer as right that merely holds the reference; arXiv:2312.16862 and its public evaluation.)
 """
 
+from tinygptv_core.answering.scoring import same_words
 from tinygptv_core.evals import Eval
-from tinygptv_core.scoring import same_words
 
 EVAL = Eval(
     version=1,

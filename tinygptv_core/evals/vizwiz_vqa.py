@@ -4,7 +4,7 @@ The official VQA accuracy, each person left out in turn. As published: a third f
 the model's or the other way round, so that an empty answer is right.
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Beside, Eval
 
 EVAL = Eval(

@@ -3,7 +3,7 @@
 Right when the answer is the one word. As published: when it holds the word; "not true" holds "true".
 """
 
-from tinygptv_core import scoring
+from tinygptv_core.answering import scoring
 from tinygptv_core.evals import Beside, Eval
 
 EVAL = Eval(

@@ -20,9 +20,9 @@ from tasks.quantities import cut, duration, interval, percent, size, spread
 from tasks.reporting.report import IntervalReport, Report, ReportDetails, ScoreReport
 from tasks.reporting.report_charts import Curve, loss_chart, standing_alone, thinned
 from tasks.reporting.report_page import PARTS, Box, Metric, Page, course_of, drawn, gain, metrics_of
-from tinygptv_core import clock
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import INDEX_COLUMNS
+from tinygptv_core.training import clock
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 

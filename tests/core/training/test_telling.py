@@ -11,11 +11,11 @@ from tests.core.tiny_run import OPTIONS, PROMPTS, STAGE
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.checkpoint import Position
 from tinygptv_core.engine import StepResult
-from tinygptv_core.flops import needed_flops, work_of
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.telling import Telling
+from tinygptv_core.training.flops import needed_flops, work_of
+from tinygptv_core.training.telling import Telling
 
 SIZES = sizes_in(SHIPPED / "nano")
 
@@ -104,7 +104,7 @@ def test_the_last_step_is_logged_and_a_resumed_run_counts_from_where_it_began(tm
 
 def test_waiting_for_the_loader_is_counted(tmp_path, monkeypatch):
     telling, now = telling_in(tmp_path, every=2), [0.0]
-    monkeypatch.setattr("tinygptv_core.telling.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tinygptv_core.training.telling.time.monotonic", lambda: now[0])
 
     def loader():
         for _ in range(2):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tinygptv_core.metrics import Metrics, Tail, left, numbers, words
+from tinygptv_core.training.metrics import Metrics, Tail, left, numbers, words
 
 
 def line(step: int) -> dict[str, float]:

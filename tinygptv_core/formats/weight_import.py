@@ -18,15 +18,15 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
-from tinygptv_core import published
 from tinygptv_core.checkpoint import save_stored
 from tinygptv_core.checkpoint_form import CheckpointForm, read_form
-from tinygptv_core.coverage import Coverage, Layout, gather
+from tinygptv_core.formats import published
+from tinygptv_core.formats.coverage import Coverage, Layout, gather
+from tinygptv_core.formats.weight_files import Stored, open_checkpoint, open_weights
+from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.weight_files import Stored, open_checkpoint, open_weights
-from tinygptv_core.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
 
 _EVERYWHERE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")

@@ -18,20 +18,20 @@ from safetensors.torch import load_file, save_file
 from tests.core import brought, tiny
 from tests.core.brought import LORA, SIZES
 from tinygptv_core.answer import load_trained
-from tinygptv_core.architectures import PAPER, architecture
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import read_checkpoint
 from tinygptv_core.checkpoint_form import CheckpointForm
-from tinygptv_core.coverage import table
-from tinygptv_core.export import export_published
+from tinygptv_core.formats.architectures import PAPER, architecture
+from tinygptv_core.formats.coverage import table
+from tinygptv_core.formats.export import export_published
+from tinygptv_core.formats.pickled_names import MOST_BYTES
+from tinygptv_core.formats.published import name_in_checkpoint
+from tinygptv_core.formats.weight_files import in_memory, open_weights, read_pickle, write_tensors
+from tinygptv_core.formats.weight_folders import check_pins, files_of
+from tinygptv_core.formats.weight_import import Sources, import_backbones, import_checkpoint, trained_shapes
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.pickled_names import MOST_BYTES
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.published import name_in_checkpoint
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.weight_files import in_memory, open_weights, read_pickle, write_tensors
-from tinygptv_core.weight_folders import check_pins, files_of
-from tinygptv_core.weight_import import Sources, import_backbones, import_checkpoint, trained_shapes
 from tinygptv_core.weights import Architecture, load_backbones
 
 FORM = CheckpointForm(
@@ -663,7 +663,7 @@ def test_the_architecture_of_the_paper_has_the_papers_parameters():
 MEASURE = """
 import re, sys
 from pathlib import Path
-from tests.core import test_weight_import as work
+from tests.core.formats import test_weight_import as work
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
@@ -747,7 +747,7 @@ def peak_of(measured: Callable[..., None], folder: Path, *arguments: str) -> int
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         check=True,
     )
     return int(done.stdout)

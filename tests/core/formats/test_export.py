@@ -14,22 +14,27 @@ from transformers import AutoTokenizer, Blip2VisionConfig, Blip2VisionModel, Bli
 
 from tests.core import brought, tiny
 from tests.core.brought import LORA, SIZES
-from tests.core.test_weight_import import FORM, STAGE1
+from tests.core.formats.test_weight_import import FORM, STAGE1
 from tinygptv_core.answer import load_trained
-from tinygptv_core.architectures import architecture
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import Checkpoint, save_checkpoint
-from tinygptv_core.coverage import Coverage
-from tinygptv_core.export import export_folder, export_published
+from tinygptv_core.formats.architectures import architecture
+from tinygptv_core.formats.coverage import Coverage
+from tinygptv_core.formats.export import export_folder, export_published
+from tinygptv_core.formats.weight_files import read_pickle
+from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS
+from tinygptv_core.formats.weight_import import (
+    import_backbones,
+    import_checkpoint,
+    restore_backbones,
+    restore_checkpoint,
+)
 from tinygptv_core.image import squashed
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.vision import normalised
-from tinygptv_core.weight_files import read_pickle
-from tinygptv_core.weight_folders import UNTRAINED_NORMS
-from tinygptv_core.weight_import import import_backbones, import_checkpoint, restore_backbones, restore_checkpoint
 from tinygptv_core.weights import load_backbones
 
 LINEAGE = {"backbones/import": "b" * 64, "stage2/train": "c" * 64}

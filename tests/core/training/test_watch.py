@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tinygptv_core.plain import from_plain, plain
-from tinygptv_core.watch import WINDOW, Watch, Watched, is_dead, leap_above
+from tinygptv_core.training.watch import WINDOW, Watch, Watched, is_dead, leap_above
 
 CURVES = json.loads((Path(__file__).parent / "nano_curves.json").read_text())
 """nano's stages -> [[data set, loss, gradients' norm], ...] of every step, as a run had them."""

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from tests.core import tiny
+from tinygptv_core.answering.rank import rank
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import Encoded
-from tinygptv_core.rank import rank
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.core import tiny
-from tinygptv_core.architectures import PAPER, architecture, sizes_of
 from tinygptv_core.engine import micro_batches
-from tinygptv_core.flops import (
+from tinygptv_core.formats.architectures import PAPER, architecture, sizes_of
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.prompt import Encoded, collate, with_slot_at_end
+from tinygptv_core.sizes import PAPER_SIZES
+from tinygptv_core.stages import Lora
+from tinygptv_core.training.flops import (
     NO_WORK,
     Flops,
     Work,
@@ -22,10 +26,6 @@ from tinygptv_core.flops import (
     vision_flops,
     work_of,
 )
-from tinygptv_core.model import TinyGPTV
-from tinygptv_core.prompt import Encoded, collate, with_slot_at_end
-from tinygptv_core.sizes import PAPER_SIZES
-from tinygptv_core.stages import Lora
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
 
@@ -174,5 +174,5 @@ def test_a_peak_is_that_of_the_named_device(name, peak):
 
 
 def test_a_plan_can_ask_without_torch():
-    program = "import sys, tinygptv_core.flops; sys.exit('torch' in sys.modules)"
+    program = "import sys, tinygptv_core.training.flops; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

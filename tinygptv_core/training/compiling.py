@@ -18,9 +18,9 @@ as they are."""
 def compile_layers(model: TinyGPTV, device: str, *, backend: str = "inductor") -> None:
     """Let the layers be compiled when a kind of batch is first seen, once for all lengths of its samples.
 
-    The language model's, and on a GPU the tower's: on a CPU its weights are prepacked (`prepack.py`), which is worth
-    more. The numbers are the same to rounding, which may depend on the batch that was first seen: of a run that was
-    stopped and goes on, too. Call it before `recompute_layers`, and once.
+    The language model's, and on a GPU the tower's: on a CPU its weights are prepacked, which is worth more. The
+    numbers are the same to rounding, which may depend on the batch that was first seen: of a run that was stopped and
+    goes on, too. Call it before `recompute_layers`, and once.
 
     Args:
         backend: what torch compiles with.

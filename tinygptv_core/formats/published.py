@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.checkpoint_form import CheckpointForm
-from tinygptv_core.coverage import Layout, Origin
+from tinygptv_core.formats.coverage import Layout, Origin
 from tinygptv_core.plain import ConfigError
 
 # Shape letters of this file: N heads, H width of a head, D = N * H model width.
@@ -340,7 +340,7 @@ def checkpoint(names: Iterable[str]) -> Layout:
 
 
 def name_in_checkpoint(name: str, *, wrapped: bool, adapter: bool) -> str:
-    """What the original's checkpoint calls our trained tensor `name` (`trainable.py`).
+    """What the original's checkpoint calls our trained tensor `name` (`tinygptv_core/trainable.py`).
 
     Args:
         wrapped: peft has wrapped the language model, as from stage 2 on.

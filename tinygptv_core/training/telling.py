@@ -17,13 +17,13 @@ from torch import Tensor
 from tinygptv_core.batch import Batch
 from tinygptv_core.checkpoint import Position, StepLoss
 from tinygptv_core.engine import Engine, StepResult
-from tinygptv_core.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
 from tinygptv_core.memory import peak_memory_bytes
-from tinygptv_core.metrics import Line, Metrics
-from tinygptv_core.processes import gathered
 from tinygptv_core.run import RunSpec
 from tinygptv_core.sizes import Sizes
-from tinygptv_core.watch import Watch
+from tinygptv_core.training.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
+from tinygptv_core.training.metrics import Line, Metrics
+from tinygptv_core.training.processes import gathered
+from tinygptv_core.training.watch import Watch
 
 LOGGER = logging.getLogger(__name__)
 

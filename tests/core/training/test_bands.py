@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from tinygptv_core.bands import BANDS, LossBand, band_of
 from tinygptv_core.presets import PRESETS
 from tinygptv_core.stages import NANO_STAGE1, NANO_STAGE4, PAPER_STAGE4
+from tinygptv_core.training.bands import BANDS, LossBand, band_of
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [(0.9, "below"), (1.0, "within"), (1.5, "within"), (1.6, "above")])

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from tinygptv_core.clock import PARTS, Clock
+from tinygptv_core.training.clock import PARTS, Clock
 
 
 def test_time_goes_to_the_part_that_was_begun_last_and_is_forgotten_when_read():

@@ -1,0 +1,1 @@
+"""How answers are chosen, ranked and scored."""

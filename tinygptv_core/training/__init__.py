@@ -1,0 +1,1 @@
+"""Around the steps of training: saving, watching, telling, and what several processes agree on."""
