@@ -37,6 +37,12 @@ def cut(text: str, most: int, end: str) -> str:
     return text if len(text) <= most else text[: most - len(end)] + end
 
 
+def first_of(told: Sequence[str], most: int, joint: str) -> str:
+    """The first `most` of them, and how many more there are."""
+    rest = [f"and {len(told) - most:,} more"] if len(told) > most else []
+    return joint.join([*told[:most], *rest])
+
+
 def spread(things: Sequence[T], most: int) -> Sequence[T]:
     """At most `most` of the things, evenly from first to last."""
     return things[:: max(1, -(-len(things) // most))]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tasks.quantities import cut
+from tasks.quantities import cut, first_of
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import leaves, plain
 
@@ -17,6 +17,8 @@ SHORT = 12
 """Digits of a digest where it names a folder, or is told."""
 MOST_CHARACTERS = 60
 """Of a value that is told."""
+MOST_CHANGES = 5
+"""That are told on one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +156,23 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In words, how what one request asked for differs from what another did."""
     before, after = flat(old), flat(new)
-    names = changed(before, after)
-    return "; ".join(f"{name} {_short(name, before.get(name))} -> {_short(name, after.get(name))}" for name in names)
+    told = dict.fromkeys(_differs(name, before, after) for name in changed(before, after))
+    return first_of(list(told), MOST_CHANGES, "; ")
+
+
+def _differs(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """How a value differs; of a group that only one of the two has, that it does."""
+    if name.startswith("config.") and (group := _alone(name, before if name in before else after, before, after)):
+        return f"{group} is gone" if name in before else f"{group} is new"
+    return f"{name} {_short(name, before.get(name))} -> {_short(name, after.get(name))}"
+
+
+def _alone(name: str, has: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """The largest group around a value that the other request has nothing of; None where there is none."""
+    other = after if has is before else before
+    parts = name.split(".")
+    groups = (".".join(parts[:depth]) for depth in range(2, len(parts)))
+    return next((g for g in groups if not any(o == g or o.startswith(f"{g}.") for o in other)), None)
 
 
 def shortened(value: object) -> str:

@@ -76,7 +76,7 @@ def test_a_missing_path_would_be_noticed():
 
 
 def test_sources_and_documents_are_plain_ascii():
-    templates = [*(ROOT / "tasks" / "templates").glob("*"), ROOT / "Makefile", ROOT / "pyproject.toml"]
+    templates = [*(ROOT / "tasks" / "reporting" / "templates").glob("*"), ROOT / "Makefile", ROOT / "pyproject.toml"]
     files = [*sources(*OURS, "tests"), *DOCUMENTS, *templates]
     assert [str(path.relative_to(ROOT)) for path in files if not path.read_bytes().isascii()] == []
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.request import SHORT, Inputs, Request, asked, changed, flat, nearest, shortened
+from tasks.quantities import first_of
+from tasks.request import MOST_CHANGES, SHORT, Inputs, Request, asked, changed, flat, nearest, shortened
 from tasks.storing.records import Record, Records
 
 TO_BE_BUILT = "to be built"
@@ -136,11 +137,12 @@ def roots(change: Change) -> Iterator[Change]:
 
 
 def in_short(changes: Sequence[Change]) -> str:
-    """All of them on one line: inputs that differ for the same reasons are told together."""
+    """On one line, of many the first: inputs that differ for the same reasons are told together."""
     told = [str(change) for change in changes if not change.because]
     grouped: dict[str, list[str]] = {}
     for change in changes:
         if change.because:
-            why = ", ".join(dict.fromkeys(map(str, roots(change))))
+            why = first_of(list(dict.fromkeys(map(str, roots(change)))), MOST_CHANGES, ", ")
             grouped.setdefault(why, []).append(str(change))
-    return "; ".join([*told, *(f"{', '.join(names)} because {why}" for why, names in grouped.items())])
+    inputs = [f"{first_of(names, MOST_CHANGES, ', ')} because {why}" for why, names in grouped.items()]
+    return "; ".join(filter(None, [first_of(told, MOST_CHANGES, "; "), first_of(inputs, MOST_CHANGES, "; ")]))

@@ -11,7 +11,7 @@ from flows.cli import main
 from flows.commands.why import Explained, explain, for_machines, in_words
 from flows.plan import plan, resolve, select
 from flows.telling.noted import noted
-from tasks.request import Request, Step
+from tasks.request import Request, Step, difference
 from tasks.storing.differences import in_short
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import file_artifact
@@ -193,3 +193,23 @@ def test_plan_and_why_name_the_same_earlier_build(empty, list_file):
     found = why(empty, graph(list_file, add=5, rate=11))
     assert found.record is not None and found.record.noted["run"] == "near"
     assert found.why == "config.rule.add 10 -> 11" and in_short(found.changes) == "rule.add 10 -> 11"
+
+
+def test_what_differs_much_is_told_in_a_line_of_bounded_length(empty, list_file):
+    def many(**more):
+        rule = {"add": 1, **{f"rule_{number}": "x" * 99 for number in range(40)}, **more}
+        return (adding("web/rows", {"rule": rule}, {"source": file_artifact(list_file, "source")}),)
+
+    build(empty, many())
+    found = why(empty, many(**{f"rule_{number}": "y" * 99 for number in range(40)}), "web/rows")
+    assert found.why.count("->") == 5 and found.why.endswith("; and 35 more")
+    assert len(found.changes) == 40 and in_short(found.changes).endswith("; and 35 more")
+    assert len(in_short(found.changes)) < 1_000
+
+
+def test_a_group_of_values_that_is_gone_or_new_is_told_once():
+    evals = {name: {"version": 1, "prompt": name, "split": None} for name in ("a", "b", "c")}
+    asked = {"step": "evaluate", "version": 1, "config": {"evals": evals, "seed": 1}, "inputs": {}}
+    fewer = {**asked, "config": {"evals": {"a": evals["a"]}, "seed": 2}}
+    assert difference(asked, fewer) == "config.evals.b is gone; config.evals.c is gone; config.seed 1 -> 2"
+    assert difference(fewer, asked) == "config.seed 2 -> 1; config.evals.b is new; config.evals.c is new"
