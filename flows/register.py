@@ -62,9 +62,18 @@ class _Model:
         return self.preset.stages[-1]
 
     @cached_property
+    def shown_name(self) -> str:
+        """The evaluation whose prompt goes around a person's question, and whose data give the example.
+
+        The last stage's first that has a place for a question; where none has, its first.
+        """
+        names = self.last.evals
+        return next((name for name in names if "{}" in evals.load(name).prompt), names[0])
+
+    @property
     def shown(self) -> Eval:
-        """The evaluation whose prompt goes around a person's question, and whose data give the example."""
-        return evals.load(self.last.evals[0])
+        """That evaluation."""
+        return evals.load(self.shown_name)
 
     @property
     def drawing(self) -> list[Stage]:
@@ -115,7 +124,7 @@ class _Model:
         checkpoint, backbones, facts = inputs[f"checkpoint.{self.last.name}"], inputs["backbones"], self.facts(inputs)
         spec = ModelSpec(
             stage=self.last,
-            evaluation=self.last.evals[0],
+            evaluation=self.shown_name,
             backbones_name=self.preset.backbones.name,
             backbones_digest=backbones.digest,
             checkpoint=checkpoint,

@@ -37,7 +37,7 @@ from tinygptv_core.plain import canonical_json
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Stage
 
-REGISTER = Step(name="register", kind="model", version=2)
+REGISTER = Step(name="register", kind="model", version=3)
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 CARD = "card.md"
@@ -60,7 +60,8 @@ class ModelSpec:
     """What a model's folder is made from.
 
     Attributes:
-        evaluation: whose prompt goes around a person's question; an example is taken from its `data`.
+        evaluation: whose prompt goes around a person's question, if it has a place for one; an example is taken from
+            its `data`.
         backbones_name: the folder of the shipped copy, if there is one.
     """
 
@@ -104,7 +105,7 @@ def write_model(spec: ModelSpec, site: Site) -> None:
 
     Raises:
         ConfigError: no such evaluation.
-        ValueError: its data hold no question about a picture to show as an example.
+        ValueError: its data hold nothing that it asks about a picture, to show as an example.
     """
     from tinygptv_core.answer import ModelCard
 
@@ -113,7 +114,7 @@ def write_model(spec: ModelSpec, site: Site) -> None:
         backbones=spec.backbones_name,
         backbones_digest=spec.backbones_digest,
         checkpoint_digest=spec.checkpoint.digest,
-        prompt=evaluation.prompt,
+        prompt=evaluation.prompt if "{}" in evaluation.prompt else "{}",
         max_new_tokens=evaluation.max_new_tokens,
         precision=spec.stage.precision,
     )
@@ -130,10 +131,11 @@ def _example(spec: ModelSpec, evaluation: evals.Eval) -> dict[str, str]:
     samples = ShardSet(spec.data)
     for position in range(len(samples)):
         sample = samples[position]
-        asked = [turn.text for turn in sample.turns if turn.role == "user"]
-        if sample.split == evaluation.split and sample.picture and asked:
+        own = [turn.text for turn in sample.turns if turn.role == "user"]
+        asked = own if "{}" in evaluation.prompt else [evaluation.prompt]
+        if evaluation.split in (None, sample.split) and sample.picture and asked:
             return {"image": base64.b64encode(sample.picture).decode(), "question": asked[0]}
-    raise ValueError(f"{spec.data.shards} holds no question about a picture of split {evaluation.split}")
+    raise ValueError(f"{spec.data.shards} holds nothing to ask about a picture of split {evaluation.split}")
 
 
 def register_version(model: Artifact, registration: Registration) -> Version:

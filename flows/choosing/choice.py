@@ -213,6 +213,7 @@ def typed(choice: Choice) -> list[str]:
         ("--data", choice.data, default_data()),
         ("--home", choice.home, default_home()),
         ("--init", choice.init, None),
+        ("--ray-address", choice.ray_address, None),
         ("--promote", choice.promote, DEFAULT_RULE),
         *(("--set", setting, None) for setting in choice.settings),
         *(("--allow-host", host, None) for host in choice.allow_hosts),

@@ -16,12 +16,15 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tasks.ask import ask
-from tasks.register import metrics_of, register_version
+from tasks.register import ModelSpec, metrics_of, register_version, write_model
 from tasks.registering.model_card import DESCRIPTION_CHARACTERS, description
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
-from tests.core.tiny_run import picture
+from tasks.request import Site
+from tests.core.tiny_run import STAGE, picture, write_dataset
 from tests.ports import kept_port
-from tests.tasks.registered import SCORES, new_home
+from tests.tasks.registered import FACTS, SCORES, new_home
+from tinygptv_core import evals
+from tinygptv_core.answer import read_card
 from tinygptv_core.plain import ConfigError
 
 QUIET = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
@@ -86,6 +89,28 @@ def test_its_metrics_and_its_example_are_there(home, first):
     (example,) = (home.root / "mlflow" / "artifacts").rglob("serving_input_example.json")
     (shown,) = json.loads(example.read_text())["inputs"]
     assert (base64.b64decode(shown["image"]), shown["question"]) == (picture(0), "what is 0?")
+
+
+def test_a_model_whose_only_evaluation_asks_the_same_of_every_picture_shows_that(home, first, tmp_path):
+    """A person's question goes around by itself then, for that evaluation has no place for one."""
+    told = {"key": "0", "turns": [["assistant", "a red circle"]], "picture": picture(3), "split": "caption"}
+    spec = ModelSpec(
+        stage=STAGE,
+        evaluation="scenes_caption",
+        backbones_name="tiny",
+        backbones_digest=home.backbones.digest,
+        checkpoint=home.checkpoint(1),
+        data=write_dataset(tmp_path / "data", [told], per_shard=1),
+        facts=FACTS,
+    )
+    (tmp_path / "model").mkdir()
+    write_model(spec, Site(out=tmp_path / "model", scratch=tmp_path, notes=tmp_path))
+    asked = evals.load("scenes_caption").prompt
+    assert json.loads((tmp_path / "model" / "example.json").read_text()) == {
+        "image": base64.b64encode(picture(3)).decode(),
+        "question": asked,
+    }
+    assert read_card(tmp_path / "model").prompt == "{}"
 
 
 def test_its_card_is_among_its_files_and_its_description(home, first):

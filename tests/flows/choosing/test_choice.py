@@ -25,6 +25,7 @@ def test_a_value_that_is_usual_for_another_option_is_typed(monkeypatch):
 
 def test_settings_and_options_are_typed_each():
     asked = replace(USUAL, settings=("stage1.seed=5", "stage2.seed=6"), options=("processes=1",), bundle=True)
+    assert typed(replace(asked, ray_address="a:1")) == ["--ray-address", "a:1", *typed(asked)]
     assert typed(asked) == ["--set", "stage1.seed=5", "--set", "stage2.seed=6", "--option", "processes=1", "--bundle"]
 
 
