@@ -18,7 +18,7 @@ from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.train import train
 
-STEPS = 200
+STEPS = 300
 LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=STEPS))
 TWO = replace(OPTIONS, processes=2, save_every_steps=40, log_every_steps=20)
 WATCH_SECONDS = 0.5
@@ -147,11 +147,12 @@ def test_an_interrupted_run_stops_on_all_workers_and_goes_on_with_no_step_lost(w
     """First a worker is sent SIGTERM, and Ray starts all again; then whoever waits for them is interrupted."""
     monkeypatch.setattr("tasks.train.FOLLOW_SECONDS", 0.02)
     spec, signalled = elsewhere(bare, tmp_path), []
+    one = training_processes()[1].pid  # beforehand: on a busy machine it takes as long as a hundred steps to find it
 
     def signal_twice(done: int, total: int, text: str) -> None:
         stops = stops_of(spec)
         if not signalled and done >= 60:
-            signalled.append(training_processes()[1].pid)
+            signalled.append(one)
             os.kill(signalled[0], signal.SIGTERM)
         elif len(signalled) == 1 and stops and done > stops[0]:
             signalled.append(os.getpid())
