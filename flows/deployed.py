@@ -44,14 +44,14 @@ def pipeline(
     machine: Machine = Machine(),
     registering: Registering = Registering(),
 ) -> str | State[str]:
-    """From lists of URLs to a registered model. What is there already is reused.
+    """From lists of URLs to a registered model. What the store already has is reused.
 
     Args:
         preset: The run: backbones, data sets, stages and evaluations.
-        start_from: Build this anew, and what follows from it.
-        only: This step alone; what comes before it must be there.
+        start_from: Rebuild this step and the steps after it.
+        only: Build this step alone; the steps before it must be built already.
         data: Your own data.
-        changes: What is changed of the preset.
+        changes: Changes to the preset.
         machine: Where and how it runs.
         registering: How the model is registered.
     """
@@ -67,13 +67,13 @@ def data(
     changes: Changes = Changes(),
     machine: Machine = Machine(),
 ) -> str | State[str]:
-    """Lists to shards: rows, filter, fetch, screen; nothing is trained.
+    """From lists to shards: rows, filter, fetch, screen. Nothing is trained.
 
     Args:
-        preset: Whose data sets and limits.
+        preset: The preset that has the data sets and limits.
         dataset: One of them, or all.
         data: Your own data.
-        changes: What is changed of the preset.
+        changes: Changes to the preset.
         machine: Where and how it runs.
     """
     return _walk(lambda: choice_of(preset, Filled(data, changes, machine), until=datasets_of(preset, data, dataset)))
@@ -95,9 +95,9 @@ def stages(
         preset: The run that they belong to.
         first: The first stage of the range.
         last: The last one; nothing after it is built.
-        anew: Train the range anew although it is there; the stages before it are reused.
+        anew: Train the range again even if it is in the store; the stages before it are reused.
         data: Your own data.
-        changes: What is changed of the preset.
+        changes: Changes to the preset.
         machine: Where and how it runs.
     """
     if ends_before(preset, first, last):
@@ -115,14 +115,14 @@ def evaluation(
     changes: Changes = Changes(),
     machine: Machine = Machine(),
 ) -> str | State[str]:
-    """Score a stage's checkpoint; builds what it lacks.
+    """Score a stage's checkpoint; builds what is missing.
 
     Args:
         preset: The run that it belongs to.
-        stage: Whose checkpoint.
-        anew: Score it anew although the scores are there.
+        stage: The stage whose checkpoint is scored.
+        anew: Score it again even if the scores are in the store.
         data: Your own data.
-        changes: What is changed of the preset; `evaluations` chooses the sets.
+        changes: Changes to the preset; `evaluations` chooses the evaluations.
         machine: Where and how it runs.
     """
     step = f"{stage}/evaluate"
@@ -139,12 +139,12 @@ def registration(
     machine: Machine = Machine(),
     registering: Registering = Registering(),
 ) -> str | State[str]:
-    """Put the last stage's model into the registry; refuses to build what comes before.
+    """Register the last stage's model; refuses to build the steps before.
 
     Args:
         preset: The run that it belongs to.
         data: Your own data.
-        changes: What was changed of the preset.
+        changes: Changes to the preset.
         machine: Where and how it runs.
         registering: How the model is registered.
     """
@@ -153,10 +153,10 @@ def registration(
 
 @flow(persist_result=False)
 def backbones(preset: PresetName = "nano", machine: Machine = Machine()) -> str | State[str]:
-    """Bring the frozen parts of a preset into the store, checked.
+    """Import the frozen backbones of a preset into the store, and check them.
 
     Args:
-        preset: Whose backbones.
+        preset: The preset that has the backbones.
         machine: Where and how it runs.
     """
     return _walk(lambda: choice_of(preset, Filled(Data(), Changes(), machine), until=(BACKBONES,)))

@@ -172,7 +172,7 @@ PAPER = Preset(
 )
 SMALL = Preset(
     name="small",
-    about="The paper's model on one GPU of 24 GB in an hour or so: a fortieth of its pre-training, then talks of COCO.",
+    about="The paper's model on one GPU of 24 GB in an hour or so: a fortieth of its pre-training, then COCO tasks.",
     scenes=None,
     backbones=PAPER_BACKBONES,
     data={

@@ -240,7 +240,9 @@ def _with_own(preset: Preset, choice: Choice) -> Preset:
     from tasks.rows import check_list
 
     if (choice.instruct is None) != (choice.images is None):
-        raise ConfigError("--instruct FILE and --images DIR go together: the talks, and the folder of their pictures")
+        raise ConfigError(
+            "--instruct FILE and --images DIR go together: the conversations, and the folder of their images"
+        )
     for name, typed in _own(choice).items():
         for one in lists_named(typed):
             state_of(one) if is_far(one) else check_list(Path(one), recipe(name))

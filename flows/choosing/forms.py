@@ -67,47 +67,45 @@ AbsolutePath = Annotated[str, Field(pattern="^(/|~/)")]
 
 
 class Data(Form):
-    """Your own data in place of the preset's, and what is left out."""
+    """Your own data in place of the preset's, and data to leave out."""
 
     lists: list[ListName] = _several(
-        "Your own lists of pictures (url, caption) in place of the pre-training lists: absolute paths or addresses; "
+        "Your own lists of images (url, caption) in place of the pre-training lists: absolute paths or addresses; "
         "a comma in an address is written %2C"
     )
-    allow_hosts: list[str] = _several("Hosts that are fetched from although their address is not public")
-    removal_list: AbsolutePath | None = _none(
-        "The absolute path of a file of URLs, hosts or hashes of pictures that are left out"
-    )
+    allow_hosts: list[str] = _several("Hosts to fetch from although their address is not public")
+    removal_list: AbsolutePath | None = _none("The absolute path of a file of URLs, hosts or image hashes to leave out")
     instruct: ListName | None = _none(
-        "Your own conversations about pictures, in LLaVA's form, in place of what the instruction stages draw from: an "
-        "absolute path or an address"
+        "Your own conversations about images, in LLaVA's JSON format, in place of the data of the instruction stages: "
+        "an absolute path or an address"
     )
-    images: AbsolutePath | None = _none("The absolute path of the folder of the pictures that `instruct` is about")
+    images: AbsolutePath | None = _none("The absolute path of the folder of the images that `instruct` names")
     downloads: AbsolutePath | None = Field(
         default_factory=default_data, description="The absolute path of the folder of what you downloaded by hand"
     )
 
 
 class StageChanges(Form):
-    """What is changed of a stage. None leaves what the preset has."""
+    """Changes to a stage. None keeps the preset's value."""
 
     steps: int | None = _none("Optimizer steps", ge=1, le=10_000_000)
     peak_rate: float | None = _none("The highest learning rate", gt=0, le=1)
     end_rate: float | None = _none("The learning rate at the end; not above the peak", ge=0, le=1)
-    warmup_steps: int | None = _none("Steps of rising rate, at most all steps", ge=0, le=10_000_000)
-    batch: int | None = _none("Samples of a batch, of each of its data sets", ge=1, le=65_536)
-    lora_rank: int | None = _none("Of a stage that has adapters: one rank for all of them", ge=1, le=4_096)
+    warmup_steps: int | None = _none("Warm-up steps, at most all steps", ge=0, le=10_000_000)
+    batch: int | None = _none("The batch size, for each data set of the stage", ge=1, le=65_536)
+    lora_rank: int | None = _none("For a stage with LoRA adapters: one rank for all of them", ge=1, le=4_096)
 
 
 class Machine(Form):
-    """Where and how training runs. Nothing is built anew for it; None leaves what the preset has."""
+    """Where and how training runs. This rebuilds nothing; None keeps the preset's value."""
 
     device: Literal["cpu", "cuda"] | None = _none("cuda takes a GPU for each process")
     processes: int | None = _none("Training processes; the batch is split among them", ge=1, le=4_096)
-    micro_batch: int | None = _none("The most samples of one forward pass", ge=1, le=65_536)
+    micro_batch: int | None = _none("The most samples in one forward pass", ge=1, le=65_536)
     gradient_checkpointing: bool | None = _none("Less memory for about a third more time")
     packed: bool | None = _none("No padding: faster the more the lengths of the texts differ")
-    loader_workers: int | None = _none("Processes that read ahead, for each that trains", ge=0, le=256)
-    ray_address: str | None = _none("A running Ray cluster; None starts one on this machine")
+    loader_workers: int | None = _none("Loader processes for each training process", ge=0, le=256)
+    ray_address: str | None = _none("The address of a running Ray cluster; None starts one on this machine")
 
 
 def changes_of(stages: Iterable[str]) -> type[Form]:
@@ -117,9 +115,9 @@ def changes_of(stages: Iterable[str]) -> type[Form]:
 
 
 class Changes(changes_of(STAGES)):
-    """What is changed of the preset, stage by stage."""
+    """Changes to the preset, stage by stage."""
 
-    evaluations: list[Evaluation] = _several("Score every stage on these; none leaves what the preset has")
+    evaluations: list[Evaluation] = _several("Score every stage on these; none keeps the preset's")
     settings: list[str] = _several("Any other value of the preset, as NAME=VALUE: data.laion.filter.max_words=40")
 
 
@@ -128,11 +126,11 @@ class Registering(Form):
 
     promote: Rule = Field(
         default=DEFAULT_RULE,
-        description="When it becomes the champion: never; first: where there is none; better: or where its mean score, "
-        "on the same questions, is lower on no evaluation and higher on one, which may be chance",
+        description="When the new version becomes the champion. never; first: if there is none; better: also if its "
+        "mean score, on the same questions, is lower on no evaluation and higher on at least one, which may be chance",
     )
     bundle: bool = Field(
-        default=False, description="Register a copy of the frozen backbones, too, not only where they lie"
+        default=False, description="Store a copy of the frozen backbones with the version, not only a reference"
     )
 
 

@@ -12,13 +12,13 @@ COMMANDS = (run_commands, up_command, store_commands, model_commands, weights_co
 """The modules that have them, in the order in which they are listed."""
 EXAMPLES = """\
 examples:
-  tinygptv run                                       the whole nano pipeline, on this machine
-  tinygptv plan --set stage3.schedule.peak=2e-5      what that change would build, and why
-  tinygptv plan --probe                              ... after 20 steps of each stage, how long it will take
-  tinygptv run --from stage3                         stage 3 anew, and what follows from it
+  tinygptv run                                       the whole pipeline at toy size (nano), on this machine
+  tinygptv plan --set stage3.schedule.peak=2e-5      what this change would build, and why
+  tinygptv plan --probe                              ... and how long it will take, from 20 steps of each stage
+  tinygptv run --from stage3                         rebuild stage 3 and the steps after it
   tinygptv run --list my.json --allow-host 10.0.0.5  stages 1 and 2 on your own list of URLs
   tinygptv run --instruct my.json --images pictures/ stages 3 and 4 on your own conversations
-  tinygptv weights --help                            published weights, to bring them and to write them
+  tinygptv weights --help                            import published weights, or export a model
   tinygptv ask models:/tinygptv@challenger picture.jpg "what colour is the circle?"
 """
 
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_Version, nargs=0, help="print which version this is, and of which commit")
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and the commit")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         module.add_parsers(commands)

@@ -22,7 +22,7 @@ DEMO_PORT, DEMO_MODEL = 8501, "tinygptv"
 
 def add_parsers(commands: Any) -> None:
     """Their grammar, below `commands`."""
-    scoring = commands.add_parser("eval", help="score a model or a checkpoint, with controls and intervals")
+    scoring = commands.add_parser("eval", help="score a model or checkpoint, with controls and intervals")
     scoring.set_defaults(act=_eval)
     scoring.add_argument(
         "model", metavar="MODEL",
@@ -30,38 +30,38 @@ def add_parsers(commands: Any) -> None:
     )  # fmt: skip
     scoring.add_argument(
         "--eval", action="append", default=[], metavar="NAME", dest="evals",
-        help="an evaluation; may be repeated (default: every one whose data are in the store)",
+        help="the name of an evaluation; may be repeated (default: all whose data are in the store)",
     )  # fmt: skip
     scoring.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="what computes (default: %(default)s)"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="the device to compute on (default: %(default)s)"
     )
-    scoring.add_argument("--json", action="store_true", help="print what scores.json holds, for machines")
+    scoring.add_argument("--json", action="store_true", help="print the content of scores.json")
     add_home(scoring)
-    shown = commands.add_parser("demo", help="a page on this machine: your picture, and the answers of several models")
+    shown = commands.add_parser("demo", help="serve a local web page: ask several models about your image")
     shown.set_defaults(act=_demo)
     shown.add_argument(
         "models", metavar="MODEL", nargs="*", help="as for `ask` (default: tinygptv's champion and challenger)"
     )
     shown.add_argument(
         "--port", type=whole_number(at_least=0, at_most=MOST_PORT), default=DEMO_PORT, metavar="N",
-        help="the page's port; 0 takes a free one (default: %(default)s)",
+        help="the port of the page; 0 takes a free one (default: %(default)s)",
     )  # fmt: skip
     add_home(shown)
-    ask = commands.add_parser("ask", help="ask a registered model about a picture; computed on the CPU")
+    ask = commands.add_parser("ask", help="ask a model about an image, on the CPU")
     ask.set_defaults(act=_ask)
     ask.add_argument(
         "model", metavar="MODEL",
         help="models:/tinygptv@challenger, tinygptv/3, or a checkpoint: its folder, or the beginning of its digest",
     )  # fmt: skip
-    ask.add_argument("image", type=typed_path, metavar="IMAGE", help="a picture file")
+    ask.add_argument("image", type=typed_path, metavar="IMAGE", help="an image file")
     ask.add_argument(
         "question",
         metavar="QUESTION",
-        help="in quotes; one that begins with a task word, as in [caption], is asked as it is",
+        help="in quotes; a question that begins with a task token, such as [caption], is used unchanged",
     )
     ask.add_argument(
         "--low-resource", type=int, choices=(8, 4),
-        help="hold the large weights in 8 or 4 bit: less memory, and nearly the same answers",
+        help="load the large weights in 8 or 4 bits: less memory, and nearly the same answers",
     )  # fmt: skip
     _add_manner(ask)
     add_home(ask)
@@ -69,33 +69,33 @@ def add_parsers(commands: Any) -> None:
 
 def _add_manner(ask: argparse.ArgumentParser) -> None:
     manner = ask.add_argument_group(
-        "how the answer is chosen",
-        "By default the likeliest token each time, so that the same question gets the same answer.",
+        "decoding",
+        "The default is greedy decoding: the same question gets the same answer.",
     )
     manner.add_argument(
-        "--most-tokens", type=int, metavar="N", help="where an answer is cut (default: as the model says)"
+        "--most-tokens", type=int, metavar="N", help="the maximum number of new tokens (default: the model's own)"
     )
     manner.add_argument(
         "--beams", type=int, default=1, metavar="N",
-        help="follow N answers side by side and give the likeliest (default: 1, which follows one)",
+        help="beam search with N beams (default: 1, no beam search)",
     )  # fmt: skip
     manner.add_argument(
         "--repetition-penalty", type=float, default=1.0, metavar="X",
-        help="above 1: what was said already is said less (default: 1, no penalty)",
+        help="above 1: make tokens that were already generated less likely (default: 1, no penalty)",
     )  # fmt: skip
     manner.add_argument(
         "--temperature", type=float, metavar="T",
-        help="draw tokens by chance: near 0 almost always the likeliest, 1 as the model rates them, above it bolder; "
-        "not with --beams",
+        help="sample tokens at this temperature: near 0 almost greedy, 1 the model's own probabilities, above 1 more "
+        "random; not with --beams",
     )  # fmt: skip
     manner.add_argument(
         "--top-p", type=float, metavar="P",
-        help="draw among the likeliest tokens alone, as many as together have the share P (above 0, at most 1) of the "
-        "probability; not with --beams",
+        help="nucleus sampling: sample only from the likeliest tokens whose probabilities add up to P (above 0, at "
+        "most 1); not with --beams",
     )  # fmt: skip
     manner.add_argument(
         "--seed", type=int, metavar="N",
-        help="what is drawn follows from it: the same seed gives the same answer again (default: 0)",
+        help="the random seed of sampling: the same seed gives the same answer (default: 0)",
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def add_home(command: argparse.ArgumentParser) -> None:
     """`--home`."""
     command.add_argument(
         "--home", type=typed_path, default=default_home(), metavar="DIR",
-        help="where everything is kept (default: $TINYGPTV_HOME, or .tinygptv here)",
+        help="the folder for everything that a run writes (default: $TINYGPTV_HOME, or ./.tinygptv)",
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     """`--set`."""
     command.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-        help="change one value of the preset, as in stage3.schedule.peak=2e-5; may be repeated",
+        help="change one value of the preset: stage3.schedule.peak=2e-5; may be repeated",
     )  # fmt: skip
 
 
@@ -48,43 +48,43 @@ def add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
-        help="one that `tinygptv presets` tells of, or FILE.py:NAME of your own (default: nano)",
+        help="one that `tinygptv presets` lists, or your own as FILE.py:NAME (default: nano)",
     )
     add_settings(command)
     command.add_argument(
         "--list", metavar="FILE", dest="list_file",
-        help="your own list of pictures (JSON array, JSON lines, CSV, TSV or parquet with columns url and caption) "
-        "in place of the pre-training lists; several with commas between, a pattern, a folder, or an address "
-        "(https://..., s3://...)",
+        help="your own list of image URLs (JSON array, JSON lines, CSV, TSV or parquet with columns url and caption) "
+        "in place of the pre-training lists: a file, several separated by commas, a glob pattern, a folder, or an "
+        "address (https://..., s3://...)",
     )  # fmt: skip
     command.add_argument(
         "--removal-list", metavar="FILE", dest="removal_list",
-        help="leave out what this file names, one item a line: URLs, hosts, SHA-256 or perceptual hashes of pictures",
+        help="leave out what this file names, one per line: URLs, hosts, SHA-256 or perceptual hashes of images",
     )  # fmt: skip
     command.add_argument(
         "--instruct", metavar="FILE",
-        help="your own conversations about pictures, in LLaVA's form, in place of the data of the instruction stages; "
-        "with --images",
+        help="your own conversations about images, in LLaVA's JSON format, in place of the data of the instruction "
+        "stages; needs --images",
     )  # fmt: skip
-    command.add_argument("--images", metavar="DIR", help="where the pictures of --instruct lie")
+    command.add_argument("--images", metavar="DIR", help="the folder of the images that --instruct names")
     command.add_argument(
         "--data", default=default_data(), metavar="DIR",
-        help="what you downloaded, laid out as docs/data.md says (default: $TINYGPTV_DATA)",
+        help="the folder of what you downloaded, laid out as docs/data.md says (default: $TINYGPTV_DATA)",
     )  # fmt: skip
     command.add_argument(
         "--allow-host", action="append", default=[], metavar="H", dest="allow_hosts",
-        help="fetch from this host although its address is not public; may be repeated",
+        help="allow fetching from this host although its address is not public; may be repeated",
     )  # fmt: skip
     command.add_argument(
-        "--ray-address", metavar="A", help="of a running Ray cluster (default: one is started on this machine)"
+        "--ray-address", metavar="A", help="the address of a running Ray cluster (default: start one on this machine)"
     )
     command.add_argument(
         "--init", metavar="STAGE=DIGEST",
-        help="take this checkpoint of the store for what STAGE trains; the stages before it are left out",
+        help="use this checkpoint from the store as the result of STAGE; earlier stages are skipped",
     )  # fmt: skip
     command.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", dest="options",
-        help="change where or how training runs, which builds nothing anew: device=cuda, processes=4, micro_batch=8, "
+        help="change where or how training runs; rebuilds nothing: device=cuda, processes=4, micro_batch=8, "
         "gradient_checkpointing=true, packed=true, loader_workers=2, engine=zero2 (ddp, zero1, zero2 or zero3), ...; "
         "may be repeated",
     )  # fmt: skip
@@ -95,12 +95,14 @@ def add_registering(command: argparse.ArgumentParser) -> None:
     """Those that say how a run registers its model."""
     command.add_argument(
         "--promote", choices=get_args(Rule), default=DEFAULT_RULE,
-        help="when the run's version becomes the champion: never; first: where there is none; better: or where its "
-        "mean score, on the same questions, is lower on no evaluation and higher on one, which may be chance "
+        help="when the new version becomes the champion. never; first: if there is none; better: also if its mean "
+        "score, on the same questions, is lower on no evaluation and higher on at least one, which may be chance "
         "(default: %(default)s)",
     )  # fmt: skip
     command.add_argument(
-        "--bundle", action="store_true", help="register a copy of the frozen backbones, too, not only where they lie"
+        "--bundle",
+        action="store_true",
+        help="store a copy of the frozen backbones with the version, not only a reference",
     )
 
 

@@ -36,28 +36,34 @@ FAILS_AGAIN = (
 
 def add_parsers(commands: Any) -> None:
     """Their grammar, below `commands`."""
-    run = commands.add_parser("run", help="build everything that is not there yet; prints the path of report.json")
+    run = commands.add_parser("run", help="build everything that is missing; prints the path of report.json")
     run.set_defaults(act=_run)
-    plan = commands.add_parser("plan", help="what `run` with the same options would build, and why; builds nothing")
+    plan = commands.add_parser("plan", help="show what `run` with the same options would build, and why")
     plan.set_defaults(act=_plan)
-    presets = commands.add_parser("presets", help="what can be run: each preset, its stages, and what it needs")
+    presets = commands.add_parser("presets", help="list the presets, their stages, and what they need")
     presets.set_defaults(act=_presets)
-    data = commands.add_parser("data", help="build one data set and print what was kept and dropped")
+    data = commands.add_parser("data", help="build one data set; print what was kept and dropped")
     data.set_defaults(act=_data)
     data.add_argument("name", metavar="NAME", help="a data set, as in `tinygptv data scenes_web`")
-    train = commands.add_parser("train", help="build one stage and what it is made from")
+    train = commands.add_parser("train", help="train one stage, and build what it needs")
     train.set_defaults(act=_train)
-    train.add_argument("stage", metavar="STAGE", help="stage1, stage2, ...: a stage of the preset (`tinygptv presets`)")
+    train.add_argument(
+        "stage", metavar="STAGE", help="stage1, stage2, ...: a stage of the preset (`tinygptv presets` lists them)"
+    )
     for command in (run, plan, data, train):
         add_choice(command)
     for command in (run, plan):
-        command.add_argument("--only", metavar="STEP", help="build this step alone: stage3/train, or all of stage3")
-        command.add_argument("--from", metavar="STEP", dest="start_from", help="build this step anew, and what follows")
+        command.add_argument(
+            "--only", metavar="STEP", help="build this step alone: stage3/train, or stage3 for all its steps"
+        )
+        command.add_argument(
+            "--from", metavar="STEP", dest="start_from", help="rebuild this step and the steps after it"
+        )
         add_registering(command)
-    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] for machines")
+    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] as JSON")
     plan.add_argument(
         "--probe", action="store_true",
-        help="try each stage that is to be built for 20 steps, where its data are there, to say how long it will take",
+        help="train each stage that would be built for 20 steps, if its data are there, to say how long it will take",
     )  # fmt: skip
 
 

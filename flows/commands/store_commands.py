@@ -28,68 +28,79 @@ MODEL = "models:/tinygptv@champion, tinygptv/3, or the beginning of a checkpoint
 
 def add_parsers(commands: Any) -> None:
     """Their grammar, below `commands`."""
-    why = commands.add_parser("why", help="why a step is built or reused, and what differs from its last build")
+    why = commands.add_parser("why", help="explain why a step is built or reused, and what differs from its last build")
     why.set_defaults(act=_why)
-    why.add_argument("step", metavar="STEP", help="stage3/train, or all of stage3")
-    why.add_argument("--json", action="store_true", help="print [{step, action, why, changes, ...}] for machines")
+    why.add_argument("step", metavar="STEP", help="stage3/train, or stage3 for all its steps")
+    why.add_argument("--json", action="store_true", help="print [{step, action, why, changes, ...}] as JSON")
     lineage = commands.add_parser(
-        "lineage", help="what a model came from; or, with --url or --removal-list, where pictures went"
+        "lineage", help="show what a model came from; with --url or --removal-list, what used those images"
     )
     lineage.set_defaults(act=_lineage)
     lineage.add_argument("model", metavar="MODEL", nargs="?", help=MODEL)
     lineage.add_argument(
-        "--url", action="append", default=[], metavar="U", dest="urls", help="where this picture went; may be repeated"
+        "--url",
+        action="append",
+        default=[],
+        metavar="U",
+        dest="urls",
+        help="show what used this image; may be repeated",
     )
-    lineage.add_argument("--urls", action="store_true", dest="all_urls", help="every URL behind MODEL, one a line")
-    lineage.add_argument("--json", action="store_true", help="for machines; with --urls a JSON object a line")
+    lineage.add_argument(
+        "--urls", action="store_true", dest="all_urls", help="print every URL behind MODEL, one per line"
+    )
+    lineage.add_argument("--json", action="store_true", help="print JSON; with --urls, one JSON object per line")
     for command in (why, lineage):
         add_choice(command)
-    _add_store(commands.add_parser("store", help="list, verify, clean, push and pull what is kept in the home"))
-    promote = commands.add_parser("promote", help="make a version the champion; compares it with the one before")
+    _add_store(commands.add_parser("store", help="list, verify, clean, push and pull the artifacts in the home"))
+    promote = commands.add_parser("promote", help="make a version the champion; compares it with the previous one")
     promote.set_defaults(act=_promote)
     promote.add_argument("model", metavar="MODEL", help="models:/tinygptv@challenger or tinygptv/3")
-    rollback = commands.add_parser("rollback", help="take the last promotion back")
+    rollback = commands.add_parser("rollback", help="undo the last promotion")
     rollback.set_defaults(act=_rollback)
     rollback.add_argument(
         "--model",
         default="tinygptv",
         metavar="NAME",
-        help="the model whose last promotion is taken back (default: tinygptv)",
+        help="the model whose last promotion is undone (default: tinygptv)",
     )
     for command in (promote, rollback):
         command.add_argument(
-            "--because", default="", metavar="TEXT", help="the reason, which is kept with who did it and when"
+            "--because", default="", metavar="TEXT", help="the reason; recorded with the user and the time"
         )
         add_home(command)
 
 
 def _add_store(store: argparse.ArgumentParser) -> None:
     ways = store.add_subparsers(dest="way", required=True, metavar="list|verify|clean|push|pull")
-    shown = ways.add_parser("list", help="every artifact: what made it, when, its size, and who needs it")
+    shown = ways.add_parser(
+        "list", help="list every artifact: the step that made it, when, its size, and what needs it"
+    )
     shown.set_defaults(act=_list)
-    shown.add_argument("--json", action="store_true", help="for machines")
-    verify = ways.add_parser("verify", help="hash everything; exit status 1 and what is damaged, if something is")
+    shown.add_argument("--json", action="store_true", help="print JSON")
+    verify = ways.add_parser("verify", help="hash every file; exits with 1 and lists what is damaged, if anything is")
     verify.set_defaults(act=_verify)
-    clean = ways.add_parser("clean", help="what no registered version and no preset's newest run needs")
+    clean = ways.add_parser("clean", help="remove what no registered version and no preset's newest run needs")
     clean.set_defaults(act=_clean)
-    clean.add_argument("--yes", action="store_true", help="remove it; without this it is only listed")
+    clean.add_argument("--yes", action="store_true", help="remove; without this it only lists")
     clean.add_argument(
         "--keep-data", action=argparse.BooleanOptionalAction, default=True,
-        help="keep what registered versions were trained on (default: yes)",
+        help="keep the data that registered versions were trained on (default: yes)",
     )  # fmt: skip
     clean.add_argument(
         "--days", type=float, default=LEFT_DAYS, metavar="N",
-        help="keep for N days what a run left that did not end, so that the run can go on (default: 7)",
+        help="keep the artifacts of an unfinished run for N days, so that it can continue (default: 7)",
     )  # fmt: skip
     clean.add_argument(
         "--unregistered", action="store_true",
-        help="remove models, too, that the registry does not hold (any more); make sure that it is the one you mean",
+        help="also remove models that are not (or no longer) in the registry; make sure that it is the right registry",
     )  # fmt: skip
-    push = ways.add_parser("push", help="bring artifacts, and what they are made from, to another file system")
-    pull = ways.add_parser("pull", help="bring here what was pushed there; every byte is hashed")
+    push = ways.add_parser("push", help="copy artifacts, and what they were made from, to another file system")
+    pull = ways.add_parser("pull", help="copy pushed artifacts here; every byte is hashed")
     for command, move in ((push, _push), (pull, _pull)):
         command.set_defaults(act=move)
-        command.add_argument("url", metavar="URL", help="s3://BUCKET/FOLDER, or whatever fsspec reads and writes")
+        command.add_argument(
+            "url", metavar="URL", help="s3://BUCKET/FOLDER, or any other URL that fsspec reads and writes"
+        )
         command.add_argument(
             "digests", nargs="*", metavar="DIGEST", help="the beginning of an artifact's digest (default: all of them)"
         )

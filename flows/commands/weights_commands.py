@@ -18,10 +18,10 @@ examples:
   tinygptv weights import backbones --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth --llm phi-2/
   tinygptv weights import backbones --vision blip2-flan-t5-xxl/ --qformer blip2-flan-t5-xxl/ --llm phi-2/
   tinygptv weights import checkpoint TinyGPT-V_for_Stage2.pth --stage stage2 --preset my_run.py:MINE \\
-      --set stage2.dialect=published         it was trained in the original's spelling of prompts
-  tinygptv run --preset my_run.py:MINE --init stage2=9c41d0b2aa17     go on from it: no stage before it is trained
-  tinygptv weights export models:/tinygptv@champion out/ --to hf      a folder as Hugging Face has it
-  tinygptv weights export 9c41d0b2aa17 TinyGPT-V.pth --to published   the original's own layout
+      --set stage2.dialect=published         it was trained with the original's prompt format
+  tinygptv run --preset my_run.py:MINE --init stage2=9c41d0b2aa17     start from it: earlier stages are skipped
+  tinygptv weights export models:/tinygptv@champion out/ --to hf      a folder in Hugging Face format
+  tinygptv weights export 9c41d0b2aa17 TinyGPT-V.pth --to published   the original's file format
   tinygptv weights import model out/                                  the same backbones and checkpoint again
 """
 
@@ -30,51 +30,53 @@ def add_parsers(commands: Any) -> None:
     """Its grammar, below `commands`."""
     brought = commands.add_parser(
         "weights",
-        help="bring weights from elsewhere, or make files for others",
+        help="import published weights, or export a model",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     ways = brought.add_subparsers(dest="way", required=True, metavar="import|export")
-    bring = ways.add_parser("import", help="put published weights into the store; every tensor is accounted for")
+    bring = ways.add_parser("import", help="import published weights into the store; every tensor is accounted for")
     kinds = bring.add_subparsers(dest="kind", required=True, metavar="backbones|checkpoint|model")
     backbones = kinds.add_parser("backbones", help="vision tower, Q-Former and language model")
     backbones.set_defaults(act=_import_backbones)
-    backbones.add_argument("--vision", metavar="PATH", help="eva_vit_g.pth, or a BLIP-2 folder of Hugging Face")
+    backbones.add_argument("--vision", metavar="PATH", help="eva_vit_g.pth, or a BLIP-2 folder in Hugging Face format")
     backbones.add_argument(
-        "--qformer", metavar="PATH", help="blip2_pretrained_flant5xxl.pth, or a BLIP-2 folder of Hugging Face"
+        "--qformer", metavar="PATH", help="blip2_pretrained_flant5xxl.pth, or a BLIP-2 folder in Hugging Face format"
     )
-    backbones.add_argument("--llm", metavar="DIR", help="microsoft/phi-2, of any revision, with its tokenizer.json")
-    backbones.add_argument("--preset", help="take sizes, dtype, pins and paths from this one (default: the paper's)")
+    backbones.add_argument("--llm", metavar="DIR", help="microsoft/phi-2 (any revision), with its tokenizer.json")
+    backbones.add_argument("--preset", help="take sizes, dtype, pins and paths from this preset (default: paper)")
     checkpoint = kinds.add_parser("checkpoint", help="TinyGPT-V_for_StageN.pth")
     checkpoint.set_defaults(act=_import_checkpoint)
     checkpoint.add_argument(
-        "file", type=typed_path, metavar="FILE", help="what was trained in that stage, as it was published"
+        "file", type=typed_path, metavar="FILE", help="the checkpoint file of that stage, as published"
     )
-    checkpoint.add_argument("--stage", required=True, metavar="STAGE", help="whose checkpoint it is, as in stage2")
+    checkpoint.add_argument(
+        "--stage", required=True, metavar="STAGE", help="the stage that the checkpoint belongs to: stage2"
+    )
     checkpoint.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
-        help="whose stage and backbones; of the authors' files as_published (default: %(default)s)",
+        help="the preset with that stage and its backbones; as_published for the authors' files (default: %(default)s)",
     )
     for command in (backbones, checkpoint):
         add_settings(command)
     model = kinds.add_parser("model", help="a folder that `weights export --to hf` wrote")
     model.set_defaults(act=_import_model)
-    model.add_argument("folder", type=typed_path, metavar="DIR", help="what it wrote: the folder that was OUT")
-    take = ways.add_parser("export", help="make files of a model for others")
+    model.add_argument("folder", type=typed_path, metavar="DIR", help="the folder that it wrote (its OUT)")
+    take = ways.add_parser("export", help="write a model to files, for use elsewhere")
     take.set_defaults(act=_export)
     take.add_argument("model", metavar="MODEL", help="as for `ask`, or the beginning of a checkpoint's digest")
     take.add_argument(
-        "out", type=typed_path, metavar="OUT", help="a folder (hf) or file (published) that is not there yet"
+        "out", type=typed_path, metavar="OUT", help="a folder (hf) or file (published) that does not exist yet"
     )
     take.add_argument(
         "--to",
         required=True,
         choices=("hf", "published"),
-        help="as a folder of Hugging Face, or as the original's file",
+        help="hf: a folder in Hugging Face format; published: one file in the original's format",
     )
     take.add_argument(
-        "--backbones", metavar="DIGEST", help="those on which it was trained, where the store does not say"
+        "--backbones", metavar="DIGEST", help="the backbones that it was trained on, if the store does not know"
     )
     for command in (backbones, checkpoint, model, take):
         add_home(command)
