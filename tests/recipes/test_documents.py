@@ -76,7 +76,7 @@ def test_the_page_has_every_set_of_pictures():
 
 
 def test_what_the_pages_say_of_evaluations_is_so():
-    """docs/map.md, "What is screened": the pictures of stages 3 and 4 are not held against those asked about."""
+    """docs/map.md, "Screening": the pictures of stages 3 and 4 are not held against those asked about."""
     late = {name for stage in PAPER.stages[2:] for name in stage.mix}
     assert {PAPER.data[name].screen.evaluation_bits for name in late} == {None}
     assert all(PAPER.data[name].screen.evaluation_bits for stage in PAPER.stages[:2] for name in stage.mix)
