@@ -160,11 +160,11 @@ def test_the_page_says_how_far_the_model_is_above_its_control(tmp_path):
     page = Page(report_of(0.25, 0.8), details_at(tmp_path)).html()
     assert "tinygptv version 3" in page
     assert re.search(r"<span>53\.0 points above its control of\s+27\.0 %", page)
-    assert "not told apart" not in page
+    assert "not distinguishable" not in page
 
 
 def test_a_score_that_is_within_its_controls_interval_is_no_success(tmp_path):
-    assert "not told apart from its control of 27.0 %" in Page(report_of(0.25, 0.29), details_at(tmp_path)).html()
+    assert "not distinguishable from its control of 27.0 %" in Page(report_of(0.25, 0.29), details_at(tmp_path)).html()
 
 
 def test_a_score_without_a_control_is_shown_without_one(tmp_path):
