@@ -187,7 +187,7 @@ SMALL = Preset(
     },
     stages=SMALL_STAGES,
     model_name="tinygptv-small",
-    # Talks differ in length: without padding the longest does not decide what a micro-batch takes, 20 GiB at most.
+    # Lengths differ: without padding the longest conversation does not decide what a micro-batch takes, 20 GiB at most.
     options=replace(ONE_GPU, micro_batch=8, packed=True, save_every_steps=50),
 )
 
@@ -321,7 +321,7 @@ def with_list(preset: Preset) -> Preset:
 
 
 def with_instruct(preset: Preset) -> Preset:
-    """`preset` with the user's own talks, as data set `instruct`, in place of what its instruction stages draw from.
+    """`preset` with the user's own conversations, as data set `instruct`, for its instruction stages.
 
     Instruction stages are those that ask questions. What only evaluations read stays.
     """

@@ -236,7 +236,7 @@ def _own(choice: Choice) -> dict[str, str]:
 
 
 def _with_own(preset: Preset, choice: Choice) -> Preset:
-    """`preset` with the user's own lists and talks, which are looked at."""
+    """`preset` with the user's own lists and conversations, which are looked at."""
     from tasks.rows import check_list
 
     if (choice.instruct is None) != (choice.images is None):
