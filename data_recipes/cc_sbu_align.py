@@ -2,7 +2,7 @@
 
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.columns import said_in
-from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn
+from tinygptv_core.recipe import AnnotationLayout, Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:
@@ -29,7 +29,7 @@ RECIPE = Recipe(
             megabytes=2,
         ),
     ),
-    layout=Layout(at="annotations"),
+    layout=AnnotationLayout(at="annotations"),
     picture_sets=(pictures.CC_SBU_ALIGN,),
     picture_name=forms.numbered_picture,
 )

@@ -2,7 +2,7 @@
 
 from data_recipes.parts import pictures
 from tinygptv_core.columns import list_of, said_in, scalar_of, text_of
-from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn
+from tinygptv_core.recipe import AnnotationLayout, Download, Join, Recipe, Row, Turn
 
 
 def picture_name(row: Row) -> str:
@@ -46,7 +46,7 @@ RECIPE = Recipe(
             note="the archive has it; unpack it",
         ),
     ),
-    layout=Layout(
+    layout=AnnotationLayout(
         keyed=True,
         joins=(
             Join(

@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.columns import list_of, said_in, text_of
-from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn
+from tinygptv_core.recipe import AnnotationLayout, Download, Recipe, Row, Turn
 
 TRAIN = 1
 
@@ -46,7 +46,7 @@ RECIPE = Recipe(
             note="on Google Drive, with loadDataset.py, which fetches the pictures into ocr_vqa/images/",
         ),
     ),
-    layout=Layout(keyed=True),
+    layout=AnnotationLayout(keyed=True),
     picture_sets=(pictures.OCR_VQA,),
     picture_name=picture_name,
     samples=questions,

@@ -2,7 +2,7 @@
 
 from data_recipes.parts import forms, pictures
 from tinygptv_core.columns import list_of, mapping_of, said_in, scalar_of
-from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn
+from tinygptv_core.recipe import AnnotationLayout, Download, Join, Recipe, Row, Turn
 
 
 def picture_name(row: Row) -> str:
@@ -39,7 +39,7 @@ RECIPE = Recipe(
             note="unpack it",
         ),
     ),
-    layout=Layout(
+    layout=AnnotationLayout(
         at="questions",
         joins=(
             Join(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.columns import cleaned, list_of, mapping_of, number_of, region_box
-from tinygptv_core.recipe import Download, Join, Layout, Recipe, Row, Turn, UnfitError
+from tinygptv_core.recipe import AnnotationLayout, Download, Join, Recipe, Row, Turn, UnfitError
 
 MAX_PIXELS = 16_384
 
@@ -59,7 +59,9 @@ RECIPE = Recipe(
             megabytes=18,
         ),
     ),
-    layout=Layout(joins=(Join(file="visual_genome/image_data.json", on="id", by="image_id", column="image"),)),
+    layout=AnnotationLayout(
+        joins=(Join(file="visual_genome/image_data.json", on="id", by="image_id", column="image"),)
+    ),
     picture_sets=pictures.VISUAL_GENOME,
     picture_name=picture_name,
     samples=regions,

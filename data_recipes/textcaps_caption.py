@@ -2,7 +2,7 @@
 
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.columns import cleaned
-from tinygptv_core.recipe import Download, Layout, Recipe, Row, Turn
+from tinygptv_core.recipe import AnnotationLayout, Download, Recipe, Row, Turn
 
 
 def turns(row: Row) -> tuple[Turn, ...]:
@@ -27,7 +27,7 @@ RECIPE = Recipe(
             direct=True,
         ),
     ),
-    layout=Layout(at="data"),
+    layout=AnnotationLayout(at="data"),
     picture_sets=(pictures.TEXTCAPS,),
     picture_name=forms.numbered_picture,
 )

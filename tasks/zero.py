@@ -189,7 +189,7 @@ class ZeroEngine:
     def _shared(self, batch: Batch) -> Shared:
         """The parts of all processes on the device, with their layouts."""
         shared = share(batch, self._options.micro_batch, self._device)
-        parts = [self._model.laid_out(part, packed=self._options.packed).to(self._device) for part in shared.parts]
+        parts = [self._model.with_layout(part, packed=self._options.packed).to(self._device) for part in shared.parts]
         return replace(shared, parts=parts)
 
     def _backward(self, shared: Shared, weight: float, again: Repeatable, where: str) -> float:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from tinygptv_core.columns import list_of, mapping_of, scalar_of, text_of
-from tinygptv_core.recipe import Join, Layout, Recipe, Row, UnfitError
+from tinygptv_core.recipe import AnnotationLayout, Join, Recipe, Row, UnfitError
 
 
-def records_in(parsed: object, layout: Layout) -> Iterator[object]:
+def records_in(parsed: object, layout: AnnotationLayout) -> Iterator[object]:
     """The records of a parsed annotation file, in its order.
 
     Raises:
@@ -31,7 +31,7 @@ def partners_in(parsed: object, join: Join) -> dict[object, object]:
     Raises:
         KeyError, TypeError: it does not have that layout, or a record has no such column.
     """
-    records = records_in(parsed, Layout(at=join.at))
+    records = records_in(parsed, AnnotationLayout(at=join.at))
     if join.by is None:
         return {value: value for value in records}
     return {scalar_of(record, join.by): record for record in map(mapping_of, records)}

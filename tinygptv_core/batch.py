@@ -12,15 +12,15 @@ from tinygptv_core.packing import Packing
 # Shape letters of this file: B batch, T text positions (one of them the image's placeholder), H = W side in pixels,
 # S positions with the picture in place, K targets.
 
-Of = TypeVar("Of")
+DataclassT = TypeVar("DataclassT")
 
 IGNORED = -100
 """The label of a position that is no target."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What a batch's labels and mask say: how much is computed, and where the targets are (`layout.laid_out`).
+class BatchLayout:
+    """What a batch's labels and mask say: how much is computed, and where the targets are (`layout.with_layout`).
 
     Their number decides shapes, so that whoever asks a GPU for it waits for all that the GPU has still to do.
 
@@ -68,23 +68,23 @@ class Batch:
     slot_B: Tensor | None
     keys: tuple[str, ...]
     queries_BQE: Tensor | None = None
-    layout: Layout | None = None
+    layout: BatchLayout | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`; the host does not wait for what is copied from pinned memory."""
-        return changed(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The same batch in memory that a GPU can read by itself. A DataLoader asks for it by this name."""
-        return changed(self, Tensor.pin_memory)
+        return map_tensors(self, Tensor.pin_memory)
 
 
-def changed(item: Of, change: Callable[[Tensor], Tensor]) -> Of:
+def map_tensors(item: DataclassT, change: Callable[[Tensor], Tensor]) -> DataclassT:
     """A dataclass with each of its tensors changed, and those of the dataclasses in it."""
     new: dict[str, Any] = {}
     for name, value in vars(item).items():
         if isinstance(value, Tensor):
             new[name] = change(value)
         elif is_dataclass(value):
-            new[name] = changed(value, change)
+            new[name] = map_tensors(value, change)
     return replace(item, **new)  # pyright: ignore[reportArgumentType] -- a dataclass, as said

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 
-from tinygptv_core.batch import Batch, changed
+from tinygptv_core.batch import Batch, map_tensors
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
@@ -193,7 +193,7 @@ class DDPEngine:
     def _parts(self, batch: Batch) -> list[Batch]:
         """The micro-batches on the device. To a GPU they travel while it still computes the step before."""
         packed, most = self._options.packed, self._options.micro_batch
-        parts = [self._model.laid_out(part, packed=packed) for part in micro_batches(batch, most)]
+        parts = [self._model.with_layout(part, packed=packed) for part in micro_batches(batch, most)]
         if self._copying is None:
             return [part.to(self._device) for part in parts]
         with torch.cuda.stream(self._copying):
@@ -205,7 +205,7 @@ class DDPEngine:
             tensor.record_stream(stream)
             return tensor
 
-        return [changed(part, used_there) for part in parts]
+        return [map_tensors(part, used_there) for part in parts]
 
     def _backward(self, parts: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor]:
         """The sum of this process's losses, and the mean over all processes, its gradients left in the parameters.

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tinygptv_core.batch import IGNORED, Batch, Layout
+from tinygptv_core.batch import IGNORED, Batch, BatchLayout
 from tinygptv_core.packing import Packing, pack
 from tinygptv_core.splice import splice_labels, splice_mask
 
 # Shape letters of this file: B batch, S positions with the picture in place, K targets, P tokens of a packed batch.
 
 
-def laid_out(batch: Batch, num_queries: int, *, packed: bool) -> Batch:
+def with_layout(batch: Batch, num_queries: int, *, packed: bool) -> Batch:
     """`batch` with its layout. On the CPU it costs no waiting: do it before the batch goes to another device.
 
     Args:
@@ -34,7 +34,7 @@ def laid_out(batch: Batch, num_queries: int, *, packed: bool) -> Batch:
     is_read_BS = _is_read(predicts_BS)
     length = int(is_read_BS.sum(dim=1).max())
     packing = pack(mask_BS & is_read_BS) if packed else None
-    layout = Layout(
+    layout = BatchLayout(
         row_K=row_K,
         position_K=position_K,
         labels_K=next_BS[row_K, position_K],

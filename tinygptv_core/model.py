@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tinygptv_core.batch import Batch, Layout
-from tinygptv_core.layout import laid_out
+from tinygptv_core.batch import Batch, BatchLayout
+from tinygptv_core.layout import with_layout
 from tinygptv_core.loss import summed_cross_entropy
 from tinygptv_core.packing import Packing
 from tinygptv_core.phi import FusedAttention, TinyPhi, no_mask
@@ -99,14 +99,14 @@ class TinyGPTV(nn.Module):
             queries_BQE = self.encode_images(batch.images_B3HW)
         return None if queries_BQE is None else self.project(queries_BQE)
 
-    def laid_out(self, batch: Batch, *, packed: bool) -> Batch:
+    def with_layout(self, batch: Batch, *, packed: bool) -> Batch:
         """`batch` with its layout, if it has none; on the CPU, so that `forward` on a GPU waits for nothing.
 
         Raises:
             ValueError: as `forward` does.
         """
         if batch.layout is None:
-            return laid_out(batch, self.qformer.num_queries, packed=packed)
+            return with_layout(batch, self.qformer.num_queries, packed=packed)
         assert packed == (batch.layout.packing is not None)
         return batch
 
@@ -125,7 +125,7 @@ class TinyGPTV(nn.Module):
             ValueError: there are pictures and no slots, or slots and no pictures; or the batch is to be packed
                 and a target follows a position that is not attended to.
         """
-        batch = self.laid_out(batch, packed=packed)
+        batch = self.with_layout(batch, packed=packed)
         logits_KV, labels_K, _ = self._targets(batch, self.images(batch))
         return summed_cross_entropy(logits_KV, labels_K), labels_K.new_full((), len(labels_K))
 
@@ -135,7 +135,7 @@ class TinyGPTV(nn.Module):
         Args:
             batch, image_BQD: as for `embed`; padded on the right.
         """
-        logits_KV, labels_K, row_K = self._targets(self.laid_out(batch, packed=False), image_BQD)
+        logits_KV, labels_K, row_K = self._targets(self.with_layout(batch, packed=False), image_BQD)
         loss_K = functional.cross_entropy(logits_KV.float(), labels_K, reduction="none")
         sum_B = loss_K.new_zeros(len(batch.keys)).index_add(0, row_K, loss_K)
         return sum_B / row_K.bincount(minlength=len(batch.keys)).clamp(min=1)
@@ -154,7 +154,7 @@ class TinyGPTV(nn.Module):
             hidden_KD = self._read_packed(embeds_BSD, layout.packing, layout)
         return self.llm.lm_head(hidden_KD), layout.labels_K, layout.row_K
 
-    def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, layout: Layout) -> Tensor:
+    def _read(self, embeds_BSD: Tensor, mask_BS: Tensor, layout: BatchLayout) -> Tensor:
         """hidden_KD of the positions that predict a target."""
         embeds_BSD, mask_BS = embeds_BSD[:, : layout.length], mask_BS[:, : layout.length]
         # Positions count from the left even where the mask has holes: the reference trains so.
@@ -166,7 +166,7 @@ class TinyGPTV(nn.Module):
         )
         return out.last_hidden_state
 
-    def _read_packed(self, embeds_BSD: Tensor, packing: Packing, layout: Layout) -> Tensor:
+    def _read_packed(self, embeds_BSD: Tensor, packing: Packing, layout: BatchLayout) -> Tensor:
         """The same of the positions that are attended to and read alone, in one row."""
         assert layout.place_K is not None
         out = self.llm.model(

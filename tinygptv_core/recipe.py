@@ -122,7 +122,7 @@ class Join:
 
     Attributes:
         file: where it lies, below the folder of `--data`; one of the recipe's `files`.
-        at: as in `Layout`.
+        at: as in `AnnotationLayout`.
         on, by: partners have the same value in the record's column `on` and the other's `by`; `by` None: the file
             lists such values alone.
         column: under which the partner stands in the record.
@@ -138,7 +138,7 @@ class Join:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class AnnotationLayout:
     """Where the records are inside an annotation file, which is a list of them unless it says otherwise.
 
     Attributes:
@@ -197,7 +197,7 @@ class Recipe:
     expected_rows: int | None = None
     size: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
     files: tuple[Download, ...] = field(default=(), metadata=NOT_IDENTITY)
-    layout: Layout = field(default=Layout(), metadata=IDENTITY_UNLESS_DEFAULT)
+    layout: AnnotationLayout = field(default=AnnotationLayout(), metadata=IDENTITY_UNLESS_DEFAULT)
     picture_sets: tuple[PictureSet, ...] = field(default=(), metadata=NOT_IDENTITY)
     picture_name: Callable[[Row], str] | None = field(default=None, metadata=NOT_IDENTITY)
     samples: Callable[[Row], Iterable[Row]] | None = field(default=None, metadata=NOT_IDENTITY)

@@ -15,7 +15,7 @@ from tinygptv_core.columns import (
     scalar_of,
     text_of,
 )
-from tinygptv_core.recipe import Download, Join, Layout, Row, Turn, UnfitError
+from tinygptv_core.recipe import AnnotationLayout, Download, Join, Row, Turn, UnfitError
 
 LLAVA_ROLES = ("human", "gpt")
 REFER_LICENCE = "Apache-2.0 (the REFER toolbox); COCO's pictures under the terms of Flickr's users"
@@ -129,10 +129,10 @@ def refer_files(folder: str, split: str) -> tuple[Download, ...]:
     )
 
 
-def refer_layout(folder: str) -> Layout:
+def refer_layout(folder: str) -> AnnotationLayout:
     """RefCOCO's references, each with its box and its picture, which stand in COCO's form beside them."""
     instances = f"{folder}/instances.json"
-    return Layout(
+    return AnnotationLayout(
         joins=(
             Join(file=instances, at="annotations", on="ann_id", by="id", column="annotation"),
             Join(file=instances, at="images", on="image_id", by="id", column="image"),

@@ -4,11 +4,11 @@ import torch
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.layout import laid_out
+from tinygptv_core.layout import with_layout
 
 
 def layout(batch: Batch, *, packed: bool):
-    found = laid_out(batch, 3, packed=packed).layout
+    found = with_layout(batch, 3, packed=packed).layout
     assert found is not None
     return found
 
@@ -62,7 +62,7 @@ def test_a_batch_without_padding_is_full():
 
 
 def test_the_layout_travels_with_the_batch():
-    moved = laid_out(tiny.batch(), 3, packed=True).to("meta")
+    moved = with_layout(tiny.batch(), 3, packed=True).to("meta")
     assert moved.layout is not None
     assert moved.layout.packing is not None
     places = (moved.ids_BT, moved.layout.labels_K, moved.layout.packing.source_P)

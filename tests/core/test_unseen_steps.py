@@ -60,7 +60,7 @@ def test_no_operation_of_a_step_asks_what_a_tensor_holds(packed):
     cover copies to a GPU that the host waits for: `test_a_gpu_is_never_waited_for` does.
     """
     model = TinyGPTV.on_meta(tiny.ARCHITECTURE, LORA)
-    batch = model.laid_out(ragged(holes=True), packed=packed)
+    batch = model.with_layout(ragged(holes=True), packed=packed)
     with FakeTensorMode(allow_non_fake_inputs=True):
         fill_with_zeros(model, torch.bfloat16)
         model.to = lambda device: model  # it is there, and cannot be asked to move

@@ -22,7 +22,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class TensorSource:
     """Where one of our tensors comes from: names in the file, and how those tensors are made into one."""
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class WeightLayout:
     """How a published file names the tensors of one part.
 
     Attributes:
@@ -42,7 +42,7 @@ class Layout:
     """
 
     name: str
-    origin: Callable[[str], Origin]
+    origin: Callable[[str], TensorSource]
     left: tuple[tuple[str, str], ...] = ()
     new: str | None = None
     meanings: tuple[tuple[str, str], ...] = ()
@@ -91,7 +91,7 @@ class Coverage:
 
 
 def gather(
-    part: str, wanted: Mapping[str, torch.Size], files: Mapping[str, Stored], layout: Layout
+    part: str, wanted: Mapping[str, torch.Size], files: Mapping[str, Stored], layout: WeightLayout
 ) -> tuple[dict[str, Stored], Coverage]:
     """Our tensors, as far as `files` have them, and the account. Reads no tensor.
 
@@ -131,7 +131,7 @@ def gather(
     )
 
 
-def _joined(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> Stored:
+def _joined(origin: TensorSource, sources: Sequence[Stored], shape: torch.Size) -> Stored:
     return Stored(
         shape=shape,
         dtype=sources[0].dtype,
@@ -140,7 +140,7 @@ def _joined(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> Sto
     )
 
 
-def _fault(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> str:
+def _fault(origin: TensorSource, sources: Sequence[Stored], shape: torch.Size) -> str:
     """What `sources` are and should not be, in words; empty when they are as they should be."""
     odd = [source.dtype for source in sources if source.dtype not in FLOATS]
     if odd:
@@ -154,7 +154,7 @@ def _fault(origin: Origin, sources: Sequence[Stored], shape: torch.Size) -> str:
     return f"{' and '.join(str(tuple(source.shape)) for source in sources)} instead of {tuple(shape)}"
 
 
-def _rest(names: Sequence[str], layout: Layout) -> tuple[dict[str, str], list[str]]:
+def _rest(names: Sequence[str], layout: WeightLayout) -> tuple[dict[str, str], list[str]]:
     """The names that are left by design, each with the reason, and those that nothing is known of."""
     reasons = {
         name: next((reason for pattern, reason in layout.left if re.fullmatch(pattern, name)), "") for name in names
@@ -162,7 +162,7 @@ def _rest(names: Sequence[str], layout: Layout) -> tuple[dict[str, str], list[st
     return {name: why for name, why in reasons.items() if why}, [name for name, why in reasons.items() if not why]
 
 
-def _meanings(faults: Sequence[str], layout: Layout) -> tuple[str, ...]:
+def _meanings(faults: Sequence[str], layout: WeightLayout) -> tuple[str, ...]:
     found = [meaning for pattern, meaning in layout.meanings if any(re.search(pattern, fault) for fault in faults)]
     return tuple(dict.fromkeys(found))
 

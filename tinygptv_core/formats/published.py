@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.checkpoint_form import CheckpointForm
-from tinygptv_core.formats.coverage import Layout, Origin
+from tinygptv_core.formats.coverage import TensorSource, WeightLayout
 from tinygptv_core.plain import ConfigError
 
 # Shape letters of this file: N heads, H width of a head, D = N * H model width.
@@ -42,23 +42,23 @@ WRONG_SIZES = (
 )
 
 
-def eva(num_blocks: int) -> Layout:
+def eva(num_blocks: int) -> WeightLayout:
     """`eva_vit_g.pth`, with BLIP-2's `ln_vision` beside it.
 
     Its blocks have a bias on queries and on values and none on keys: [q; 0; v]. The public file holds one block
     more than the `num_blocks` that BLIP-2 takes of it, and EVA-CLIP's own last norm and head.
     """
 
-    def origin(name: str) -> Origin:
+    def origin(name: str) -> TensorSource:
         if name in NAMES_IN_EVA:
-            return Origin(names=(NAMES_IN_EVA[name],))
+            return TensorSource(names=(NAMES_IN_EVA[name],))
         block, part, end = _matched(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
         if (part, end) == ("self_attn.qkv", "bias"):
             biases = tuple(f"blocks.{block}.attn.{letter}_bias" for letter in "qv")
-            return Origin(names=biases, join=_with_no_key_bias)
-        return Origin(names=(f"blocks.{block}.{PARTS_IN_EVA[part]}.{end}",))
+            return TensorSource(names=biases, join=_with_no_key_bias)
+        return TensorSource(names=(f"blocks.{block}.{PARTS_IN_EVA[part]}.{end}",))
 
-    return Layout(
+    return WeightLayout(
         name="EVA-CLIP's eva_vit_g.pth and ln_vision of BLIP-2",
         origin=origin,
         left=(
@@ -80,15 +80,15 @@ def _with_no_key_bias(query_D: Tensor, value_D: Tensor) -> Tensor:
     return torch.cat([query_D, torch.zeros_like(query_D), value_D])
 
 
-def blip2() -> Layout:
+def blip2() -> WeightLayout:
     """The Q-Former in `blip2_pretrained_flant5xxl.pth`."""
 
-    def origin(name: str) -> Origin:
+    def origin(name: str) -> TensorSource:
         inner = name.replace("qformer.layernorm.", "qformer.embeddings.LayerNorm.")
         inner = inner.replace("attention.attention.", "attention.self.")
-        return Origin(names=(re.sub(r"^qformer\.", "Qformer.bert.", inner),))
+        return TensorSource(names=(re.sub(r"^qformer\.", "Qformer.bert.", inner),))
 
-    return Layout(
+    return WeightLayout(
         name="BLIP-2's own file",
         origin=origin,
         left=(
@@ -106,21 +106,21 @@ def blip2() -> Layout:
     )
 
 
-def hf_vision() -> Layout:
+def hf_vision() -> WeightLayout:
     """The tower in a folder that transformers' BLIP-2 was saved to, or that this project exported."""
-    return Layout(
+    return WeightLayout(
         name="Hugging Face's BLIP-2",
-        origin=lambda name: Origin(names=(f"vision_model.{name}",)),
+        origin=lambda name: TensorSource(names=(f"vision_model.{name}",)),
         left=((r"(qformer\..+|query_tokens)", "read with the Q-Former"), BEHIND_QFORMER),
         meanings=HF_MEANINGS,
     )
 
 
-def hf_qformer() -> Layout:
+def hf_qformer() -> WeightLayout:
     """The Q-Former in such a folder. Its names are ours."""
-    return Layout(
+    return WeightLayout(
         name="Hugging Face's BLIP-2",
-        origin=lambda name: Origin(names=(name,)),
+        origin=lambda name: TensorSource(names=(name,)),
         left=((r"vision_model\..+", "read with the vision tower"), BEHIND_QFORMER),
         meanings=HF_MEANINGS,
     )
@@ -136,29 +136,29 @@ UNTRAINED = "untrained."
 """In an exported folder: how the norms' names begin that have the values from before training."""
 
 
-def exported_llm(names: Iterable[str]) -> Layout:
+def exported_llm(names: Iterable[str]) -> WeightLayout:
     """The language model in a folder that this project exported; norms that were trained, as they were before."""
     there = set(names)
 
-    def origin(name: str) -> Origin:
+    def origin(name: str) -> TensorSource:
         before = f"{UNTRAINED}language_model.{name}"
-        return Origin(names=(before if before in there else f"language_model.{name}",))
+        return TensorSource(names=(before if before in there else f"language_model.{name}",))
 
     others = r"(vision_model|qformer|projections)\..+|query_tokens"
     trained = "|".join(re.escape(name.removeprefix(UNTRAINED)) for name in there if name.startswith(UNTRAINED))
-    return Layout(
+    return WeightLayout(
         name="an export of this project",
         origin=origin,
         left=((others, "read with the other parts"), (rf".+\.lora_[AB]\..+|{trained}", "read with the checkpoint")),
     )
 
 
-def exported_checkpoint() -> Layout:
+def exported_checkpoint() -> WeightLayout:
     """What was trained, in such a folder."""
     frozen = rf"{re.escape(UNTRAINED)}.+|(vision_model|qformer|language_model)\..+|query_tokens"
-    return Layout(
+    return WeightLayout(
         name="an export of this project",
-        origin=lambda name: Origin(names=(name_in_export(name),)),
+        origin=lambda name: TensorSource(names=(name_in_export(name),)),
         left=((frozen, "read with the backbones"),),
     )
 
@@ -178,7 +178,7 @@ WRONG_PHI = (
 ROTARY = ((r".+\.rotary_emb\.(inv_freq|cos_cached|sin_cached)", "computed, not learned"),)
 
 
-def phi(names: Iterable[str], num_layers: int, head_width: int) -> Layout:
+def phi(names: Iterable[str], num_layers: int, head_width: int) -> WeightLayout:
     """Phi-2, in the layout that `names` are in.
 
     * Hugging Face's since transformers 4.37: `q_proj`, `k_proj`, `v_proj` apart.
@@ -195,7 +195,7 @@ def phi(names: Iterable[str], num_layers: int, head_width: int) -> Layout:
     if any(".self_attn.q_proj." in name for name in there):
         return _phi("Phi, queries, keys and values apart", _split(head_width))
     if any(".self_attn.query_key_value." in name for name in there):
-        return _phi("Phi, fused per head", lambda name: Origin(names=(name,)))
+        return _phi("Phi, fused per head", lambda name: TensorSource(names=(name,)))
     if any(name.startswith("transformer.h.") and ".mixer.Wqkv." in name for name in there):
         return _phi("Phi as Microsoft first had it, stacked", _stacked(_in_tree, head_width))
     if any(re.match(r"layers\.\d+\.mixer\.Wqkv\.", name) for name in there):
@@ -207,24 +207,28 @@ def phi(names: Iterable[str], num_layers: int, head_width: int) -> Layout:
     )
 
 
-def _phi(name: str, origin: Callable[[str], Origin]) -> Layout:
-    return Layout(name=name, origin=origin, left=ROTARY, new=NEW_NORMS, meanings=WRONG_PHI)
+def _phi(name: str, origin: Callable[[str], TensorSource]) -> WeightLayout:
+    return WeightLayout(name=name, origin=origin, left=ROTARY, new=NEW_NORMS, meanings=WRONG_PHI)
 
 
-def _split(head_width: int) -> Callable[[str], Origin]:
-    def origin(name: str) -> Origin:
+def _split(head_width: int) -> Callable[[str], TensorSource]:
+    def origin(name: str) -> TensorSource:
         if "query_key_value" not in name:
-            return Origin(names=(name,))
+            return TensorSource(names=(name,))
         parts = tuple(name.replace("query_key_value", f"{letter}_proj") for letter in "qkv")
-        return Origin(names=parts, join=_interleaved(head_width))
+        return TensorSource(names=parts, join=_interleaved(head_width))
 
     return origin
 
 
-def _stacked(theirs: Callable[[str], str], head_width: int) -> Callable[[str], Origin]:
-    def origin(name: str) -> Origin:
+def _stacked(theirs: Callable[[str], str], head_width: int) -> Callable[[str], TensorSource]:
+    def origin(name: str) -> TensorSource:
         fused = "query_key_value" in name
-        return Origin(names=(theirs(name),), join=_interleaved(head_width)) if fused else Origin(names=(theirs(name),))
+        return (
+            TensorSource(names=(theirs(name),), join=_interleaved(head_width))
+            if fused
+            else TensorSource(names=(theirs(name),))
+        )
 
     return origin
 
@@ -325,15 +329,15 @@ WRONG_STAGE = (
 )
 
 
-def checkpoint(names: Iterable[str]) -> Layout:
+def checkpoint(names: Iterable[str]) -> WeightLayout:
     """`TinyGPT-V_for_StageN.pth`: un-wrapped names, or peft's with or without the adapter's name."""
     there = list(names)
     wrapped = any(name.startswith(WRAPPED) for name in there)
     adapter = any(".default." in name for name in there)
 
-    return Layout(
+    return WeightLayout(
         name=f"TinyGPT-V's checkpoint, {'wrapped by peft' if wrapped else 'un-wrapped'}",
-        origin=lambda name: Origin(names=(name_in_checkpoint(name, wrapped=wrapped, adapter=adapter),)),
+        origin=lambda name: TensorSource(names=(name_in_checkpoint(name, wrapped=wrapped, adapter=adapter),)),
         left=((re.escape(POSITION_IDS), "a buffer without use"),),
         meanings=WRONG_STAGE,
     )

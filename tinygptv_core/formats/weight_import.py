@@ -21,7 +21,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTr
 from tinygptv_core.checkpoint import save_stored
 from tinygptv_core.checkpoint_form import CheckpointForm, read_form
 from tinygptv_core.formats import published
-from tinygptv_core.formats.coverage import Coverage, Layout, gather
+from tinygptv_core.formats.coverage import Coverage, WeightLayout, gather
 from tinygptv_core.formats.weight_files import Stored, open_checkpoint, open_weights
 from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.model import TinyGPTV
@@ -51,7 +51,7 @@ class _Opened:
 
     source: Path
     files: Mapping[str, Stored]
-    layout: Layout
+    layout: WeightLayout
 
 
 def import_backbones(
