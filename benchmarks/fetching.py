@@ -32,7 +32,7 @@ from PIL import Image
 from tasks.build import Store
 from tasks.fetch import FetchOptions
 from tasks.request import Site
-from tasks.segments import Keeper, Wanted, fetch_urls
+from tasks.segments import FetchTarget, SegmentStore, fetch_urls
 from tasks.tables import ROWS_FILE, TableRow, TableWriter, read_counts
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.settings import Fetch
@@ -133,8 +133,10 @@ def ours(urls: Path, folder: Path) -> int:
         progress=lambda done, total, text: None,
     )
     table = Artifact(kind="table", digest="0" * 64, path=folder / "table")
-    keeper = Keeper(store=Store(folder / "store"), noted={"run": "benchmark", "time": 0.0})
-    fetch_urls(Wanted(name="web", settings=settings, pictures=None, allowed={}), table, options, site, keeper)
+    segment_store = SegmentStore(store=Store(folder / "store"), noted={"run": "benchmark", "time": 0.0})
+    fetch_urls(
+        FetchTarget(name="web", settings=settings, pictures=None, allowed={}), table, options, site, segment_store
+    )
     return read_counts(site.out)["kept"]
 
 

@@ -22,7 +22,7 @@ from tasks.reading.sources import brought_file, brought_pictures, warn_of_size
 from tasks.request import Estimate, Inputs, Request, Site
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, SCENES_HOST, draw
-from tasks.segments import Keeper, Wanted, fetch_urls, rounded
+from tasks.segments import FetchTarget, SegmentStore, fetch_urls, rounded
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError
@@ -165,7 +165,7 @@ def _shards_step(name: str, form: Recipe, preset: Preset, place: Place, *, of_pr
     # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
     allow_hosts = sorted(set(map(canonical_host, place.fetching.allow_hosts)))
     allowed = {} if of_project else {"allow_hosts": allow_hosts}
-    wanted = Wanted(name=name, settings=settings.fetch, pictures=pictures_wanted(name, preset), allowed=allowed)
+    wanted = FetchTarget(name=name, settings=settings.fetch, pictures=pictures_wanted(name, preset), allowed=allowed)
 
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
         _fetch(wanted, form, inputs, site, place)
@@ -212,19 +212,19 @@ def pictures_wanted(name: str, preset: Preset) -> int | None:
     return rounded(settings.wanted or samples_wanted(preset.stages, name) or 1, settings)
 
 
-def _number(wanted: Wanted, form: Recipe) -> dict[str, int | None]:
+def _number(wanted: FetchTarget, form: Recipe) -> dict[str, int | None]:
     """How many pictures are wanted, for those data sets of which not all are taken."""
     return {"wanted": wanted.pictures} if form.how == "url" else {}
 
 
-def _fetch(wanted: Wanted, form: Recipe, inputs: Mapping[str, Artifact], site: Site, place: Place) -> None:
+def _fetch(wanted: FetchTarget, form: Recipe, inputs: Mapping[str, Artifact], site: Site, place: Place) -> None:
     """Fetch a data set; the project's own scenes are served on loopback meanwhile, under their stable name."""
     options = replace(place.fetching, progress=place.progress(f"{wanted.name}/fetch"))
     source = inputs["source"].path if "source" in inputs else None
     if form.how == "file":
         assert source is not None, "a data set of files has a source"
         return fetch_files(wanted.settings, inputs["table"].path, source, options, site)
-    keeper = Keeper(store=place.store, noted=noted(place.run, place.options))
+    segment_store = SegmentStore(store=place.store, noted=noted(place.run, place.options))
     with ExitStack() as opened:
         hosts = {SCENES_HOST: opened.enter_context(serving(source / "served"))} if source else {}
-        fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), site, keeper)
+        fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), site, segment_store)

@@ -13,7 +13,7 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset
 from tinygptv_core.stages import Stage
 
-Wanted = Mapping[str, tuple[str, tuple[str, ...]]]
+FeatureSteps = Mapping[str, tuple[str, tuple[str, ...]]]
 """Stage -> the name of a step of its own, and the data sets that it looks at whose vision tokens are kept."""
 
 
@@ -34,7 +34,7 @@ def _in(kept: frozenset[str], datasets: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(kept.intersection(datasets)))
 
 
-def _shared(wanted: Wanted, preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+def _shared(wanted: FeatureSteps, preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
     """One step for all stages that see the same pictures the same way, named for the first of them."""
     steps: dict[object, tuple[Request, ...]] = {}
     found: dict[str, tuple[Request, ...]] = {}

@@ -76,7 +76,7 @@ class Answers(Protocol):
         ...
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """A request that gets no answer: the status, and why in words."""
 
     def __init__(self, status: int, why: str):
@@ -103,10 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, work: Any) -> None:
         try:
             if self.headers.get("Host", "").partition(":")[0] not in LOCAL:
-                raise RefusedError(403, f"this page is for this machine alone: http://{HOST}:PORT")
+                raise RequestRefusedError(403, f"this page is for this machine alone: http://{HOST}:PORT")
             kind, body = work()
             status = 200
-        except RefusedError as error:
+        except RequestRefusedError as error:
             status, kind, body = error.status, "application/json", json.dumps({"error": str(error)})
             self.close_connection = True  # of what was refused the rest is not read
         data = body.encode()
@@ -119,12 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> tuple[str, str]:
         if self.path != "/":
-            raise RefusedError(404, f"there is no {self.path[:80]}; the page is /")
+            raise RequestRefusedError(404, f"there is no {self.path[:80]}; the page is /")
         return "text/html", PAGE
 
     def _asked(self) -> tuple[str, str]:
         if self.path != "/ask":
-            raise RefusedError(404, f"there is no {self.path[:80]}; questions go to /ask")
+            raise RequestRefusedError(404, f"there is no {self.path[:80]}; questions go to /ask")
         picture, question = _checked(self._body())
         with self._turn:  # one at a time: each takes all cores
             answers = {name: ask(picture, question) for name, ask in self._models.items()}
@@ -132,12 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get_content_type() != "application/json":
-            raise RefusedError(415, "a question is JSON: Content-Type must be application/json")
+            raise RequestRefusedError(415, "a question is JSON: Content-Type must be application/json")
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
-            raise RefusedError(411, "the request does not say its length")
+            raise RequestRefusedError(411, "the request does not say its length")
         if int(length) > MOST_BODY_BYTES:
-            raise RefusedError(413, f"the picture is too large; at most {MOST_PICTURE_BYTES:,} bytes")
+            raise RequestRefusedError(413, f"the picture is too large; at most {MOST_PICTURE_BYTES:,} bytes")
         return self.rfile.read(int(length))
 
 
@@ -149,15 +149,15 @@ def _checked(body: bytes) -> tuple[bytes, str]:
         told = json.loads(body)
         question, picture = str(told["question"]).strip(), base64.b64decode(told["image"], validate=True)
     except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
-        raise RefusedError(400, 'a question is {"image": base64, "question": text}') from None
+        raise RequestRefusedError(400, 'a question is {"image": base64, "question": text}') from None
     if not 0 < len(question) <= MOST_QUESTION_CHARACTERS:
-        raise RefusedError(
+        raise RequestRefusedError(
             400, f"a question has 1 to {MOST_QUESTION_CHARACTERS:,} characters; this has {len(question):,}"
         )
     try:
         decode(picture)
     except ValueError as error:
-        raise RefusedError(400, f"that is no picture which can be read: {error}") from None
+        raise RequestRefusedError(400, f"that is no picture which can be read: {error}") from None
     return picture, question
 
 

@@ -37,14 +37,14 @@ UNSEEN_GROUPS = {group: weight for group, weight in texts.GROUP_WEIGHTS.items() 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class SceneFile:
     """A scene and the name of its file."""
 
     name: str
     scene: Scene
 
 
-Telling = Callable[[Random, Picture], Record | None]
+Telling = Callable[[Random, SceneFile], Record | None]
 """A record about a picture; None when there is nothing of the kind to say about it."""
 
 
@@ -61,13 +61,13 @@ def _random(scenes: Scenes, name: str) -> Random:
     return Random(f"{scenes.seed} {name}")
 
 
-def _pictures(scenes: Scenes, name: str, count: int, split: Split) -> list[Picture]:
+def _pictures(scenes: Scenes, name: str, count: int, split: Split) -> list[SceneFile]:
     """`count` pictures of different scenes."""
     random, found = _random(scenes, name), dict[str, Scene]()
     while len(found) < count:
         scene = draw_scene(random, split)
         found.setdefault(scene.content, scene)
-    return [Picture(name=f"{name}_{i:05}.jpg", scene=scene) for i, scene in enumerate(found.values())]
+    return [SceneFile(name=f"{name}_{i:05}.jpg", scene=scene) for i, scene in enumerate(found.values())]
 
 
 def _write_json(path: Path, records: Sequence[Record]) -> None:
@@ -91,7 +91,7 @@ def _write_lists(scenes: Scenes, out: Path) -> None:
             (out / "served" / file).write_bytes(data)
 
 
-def _web_record(random: Random, picture: Picture) -> Record:
+def _web_record(random: Random, picture: SceneFile) -> Record:
     """The caption as people would write it: some begin with a capital and end with a full stop."""
     caption = texts.caption(random, picture.scene)
     if random.random() < 1 / 3:
@@ -147,16 +147,16 @@ def _resized(data: bytes, pixels: tuple[int, int]) -> bytes:
 # Annotations
 
 
-def _detail(random: Random, picture: Picture) -> Record:
+def _detail(random: Random, picture: SceneFile) -> Record:
     return {"image": picture.name, "caption": texts.detailed_caption(picture.scene)}
 
 
-def _vqa(random: Random, picture: Picture) -> Record:
+def _vqa(random: Random, picture: SceneFile) -> Record:
     asked = texts.question(random, picture.scene, texts.GROUP_WEIGHTS)
     return {"image": picture.name, "question": asked.text, "answer": asked.answer, "type": asked.group}
 
 
-def _refer(random: Random, picture: Picture) -> Record | None:
+def _refer(random: Random, picture: SceneFile) -> Record | None:
     if not (found := texts.referred(random, picture.scene)):
         return None
     thing, words = found
@@ -164,21 +164,21 @@ def _refer(random: Random, picture: Picture) -> Record | None:
     return {"image": picture.name, "width": side, "height": side, "phrase": f"the {words}", "box": box}
 
 
-def _identify(random: Random, picture: Picture) -> Record:
+def _identify(random: Random, picture: SceneFile) -> Record:
     thing = random.choice(picture.scene.things)
     box, side = list(thing.corners), SIDE_PIXELS
     return {"image": picture.name, "width": side, "height": side, "phrase": texts.described(thing), "box": box}
 
 
-def _caption(random: Random, picture: Picture) -> Record:
+def _caption(random: Random, picture: SceneFile) -> Record:
     return {"image": picture.name, "caption": texts.short_caption(picture.scene)}
 
 
-def _grounding(random: Random, picture: Picture) -> Record:
+def _grounding(random: Random, picture: SceneFile) -> Record:
     return {"image": picture.name, "grounded_caption": texts.grounded_caption(picture.scene)}
 
 
-def _conversation(random: Random, picture: Picture) -> Record:
+def _conversation(random: Random, picture: SceneFile) -> Record:
     turns: list[Record] = []
     for asked in texts.dialogue(random, picture.scene):
         shown = "" if turns else "<image>\n"
@@ -186,7 +186,7 @@ def _conversation(random: Random, picture: Picture) -> Record:
     return {"image": picture.name, "conversations": turns}
 
 
-def _text(random: Random, picture: Picture) -> Record:
+def _text(random: Random, picture: SceneFile) -> Record:
     asked = texts.text_question(random, picture.scene)
     return {"instruction": asked.text, "output": asked.answer}
 
@@ -214,7 +214,7 @@ def _write_annotations(scenes: Scenes, out: Path) -> None:
         _write_json(out / "annotations" / f"{name}.json", records)
 
 
-def _told(random: Random, telling: Telling, pictures: Sequence[Picture], count: int) -> list[Record]:
+def _told(random: Random, telling: Telling, pictures: Sequence[SceneFile], count: int) -> list[Record]:
     """`count` records about the pictures in turn, round and round if they are fewer."""
 
     def records() -> Iterator[Record]:
@@ -226,7 +226,7 @@ def _told(random: Random, telling: Telling, pictures: Sequence[Picture], count: 
     return [next(endless) for _ in range(count)]
 
 
-def _write_images(pictures: Sequence[Picture], out: Path) -> None:
+def _write_images(pictures: Sequence[SceneFile], out: Path) -> None:
     for picture in pictures:
         (out / "images" / picture.name).write_bytes(jpeg(draw(picture.scene)))
 
@@ -235,25 +235,25 @@ def _write_images(pictures: Sequence[Picture], out: Path) -> None:
 
 
 def _test_question(split: str, groups: Mapping[str, float]) -> Telling:
-    def telling(random: Random, picture: Picture) -> Record:
+    def telling(random: Random, picture: SceneFile) -> Record:
         asked = texts.question(random, picture.scene, groups)
         return _test_record(picture, asked.text, asked.answer, split, asked.group)
 
     return telling
 
 
-def _test_refer(random: Random, picture: Picture) -> Record | None:
+def _test_refer(random: Random, picture: SceneFile) -> Record | None:
     if not (found := texts.referred(random, picture.scene)):
         return None
     thing, words = found
     return _test_record(picture, f"the {words}", texts.box_text(thing), "refer", "refer")
 
 
-def _test_caption(random: Random, picture: Picture) -> Record:
+def _test_caption(random: Random, picture: SceneFile) -> Record:
     return _test_record(picture, "", texts.short_caption(picture.scene), "caption", "caption")
 
 
-def _test_record(picture: Picture, question: str, answer: str, split: str, group: str) -> Record:
+def _test_record(picture: SceneFile, question: str, answer: str, split: str, group: str) -> Record:
     return {"image": picture.name, "question": question, "answer": answer, "split": split, "group": group}
 
 
@@ -262,7 +262,7 @@ def _write_test(scenes: Scenes, out: Path) -> None:
     seen = _pictures(scenes, "held_out", seen_count, "held_out")
     unseen = _pictures(scenes, "unseen", scenes.held_out_pictures - seen_count, "unseen")
     _write_images([*seen, *unseen], out)
-    wanted: tuple[tuple[Telling, list[Picture], Fraction], ...] = (
+    wanted: tuple[tuple[Telling, list[SceneFile], Fraction], ...] = (
         (_test_question("vqa", texts.GROUP_WEIGHTS), seen, Fraction(2)),
         (_test_question("vqa_unseen", UNSEEN_GROUPS), unseen, Fraction(3, 2)),
         (_test_refer, seen, Fraction(1)),

@@ -54,7 +54,7 @@ TOLD_HOSTS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class FetchTarget:
     """What is fetched, as the store knows it.
 
     Attributes:
@@ -76,7 +76,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeper:
+class SegmentStore:
     """Where segments are kept, and what is noted beside each (`Store.build`)."""
 
     store: Store
@@ -96,7 +96,9 @@ def num_segments(rows: int, settings: Fetch) -> int:
     return count
 
 
-def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Site, keeper: Keeper) -> None:
+def fetch_urls(
+    wanted: FetchTarget, table: Artifact, options: FetchOptions, site: Site, segment_store: SegmentStore
+) -> None:
     """The rows of `table` as shards, with the pictures that their URLs give, until as many are there as are wanted.
 
     Raises:
@@ -106,7 +108,7 @@ def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Sit
     clear(site.out)
     total = num_rows(table.path / ROWS_FILE)
     count, number, fetched = num_segments(total, wanted.settings), 0, list[Artifact]()
-    fetch = _Fetch(wanted, table, options, site, keeper)
+    fetch = _Fetch(wanted, table, options, site, segment_store)
     while number < count and (missing := _missing(wanted, fetched, count, total)):
         numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE, count))
         fetched += fetch.segments(numbers, count)
@@ -118,7 +120,7 @@ def fetch_urls(wanted: Wanted, table: Artifact, options: FetchOptions, site: Sit
         raise ConfigError(f"{error}.{_advice(str(error))}") from None
 
 
-def _missing(wanted: Wanted, fetched: Sequence[Artifact], count: int, total: int) -> int:
+def _missing(wanted: FetchTarget, fetched: Sequence[Artifact], count: int, total: int) -> int:
     """How many more segments it takes by what those so far gave, or by one picture a row while they gave none."""
     if wanted.pictures is None:
         return count
@@ -131,8 +133,16 @@ def _missing(wanted: Wanted, fetched: Sequence[Artifact], count: int, total: int
 class _Fetch:
     """One fetch on its way."""
 
-    def __init__(self, wanted: Wanted, table: Artifact, options: FetchOptions, site: Site, keeper: Keeper) -> None:
-        self.wanted, self.table, self.options, self.site, self.keeper = wanted, table, options, site, keeper
+    def __init__(
+        self, wanted: FetchTarget, table: Artifact, options: FetchOptions, site: Site, segment_store: SegmentStore
+    ) -> None:
+        self.wanted, self.table, self.options, self.site, self.segment_store = (
+            wanted,
+            table,
+            options,
+            site,
+            segment_store,
+        )
         self.done_rows = 0
 
     def segments(self, numbers: range, count: int) -> list[Artifact]:
@@ -160,7 +170,7 @@ class _Fetch:
 
     def _known(self, rows: Artifact) -> Artifact | None:
         """It, if the store has it whole: its tars become those of the shards, and it is no input that is checked."""
-        return self.keeper.store.look_closely(self._request(rows), {"rows": rows}).artifact
+        return self.segment_store.store.look_closely(self._request(rows), {"rows": rows}).artifact
 
     def _renewed(self, rows: Artifact) -> Path:
         """Exists once this fetch has made the segment, or found it."""
@@ -177,11 +187,11 @@ class _Fetch:
 
     def _build(self, rows: Artifact, force: bool, seconds: float) -> Artifact:
         noted = {"table": self.table.digest, "fetch_seconds": seconds}
-        built = self.keeper.store.build(
+        built = self.segment_store.store.build(
             self._request(rows),
             {"rows": rows},
             {},
-            noted={**self.keeper.noted, **noted},
+            noted={**self.segment_store.noted, **noted},
             force=force,
             waiting=lambda text: self.options.progress(self.done_rows, self.done_rows, text),
         )

@@ -46,7 +46,7 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PictureQuestion:
     """One question, the words around it (`{}` in its place), and the position of the picture it is about."""
 
     text: str
@@ -138,14 +138,14 @@ def see(trained: Trained, pictures: Sequence[bytes], features: Features | None =
 
 
 def answer(
-    trained: Trained, asked: Sequence[Asked], image_PQD: Tensor, decoding: Decoding, progress: Progress
+    trained: Trained, asked: Sequence[PictureQuestion], image_PQD: Tensor, decoding: Decoding, progress: Progress
 ) -> list[str]:
     """The model's answers in the order of `asked`. The same question is answered once."""
     distinct = dict.fromkeys(asked)
     encoded = {question: _encode(trained, question) for question in distinct}
     # Like with like, so that little is padding and a batch's answers end at about the same time.
     order = sorted(distinct, key=lambda question: (len(encoded[question].ids), question.text, question.picture))
-    answers: dict[Asked, str] = {}
+    answers: dict[PictureQuestion, str] = {}
     for start in range(0, len(order), QUESTIONS_AT_ONCE):
         batch = order[start : start + QUESTIONS_AT_ONCE]
         texts = _answer_batch(trained, [(question, encoded[question]) for question in batch], image_PQD, decoding)
@@ -156,7 +156,7 @@ def answer(
 
 def ranked(
     trained: Trained,
-    asked: Sequence[Asked],
+    asked: Sequence[PictureQuestion],
     choices: Sequence[Sequence[str]],
     image_PQD: Tensor,
     progress: Progress,
@@ -177,18 +177,18 @@ def ranked(
     return found
 
 
-def _encode_choice(trained: Trained, asked: Asked, choice: str) -> prompt.Encoded:
+def _encode_choice(trained: Trained, asked: PictureQuestion, choice: str) -> prompt.Encoded:
     text = prompt.question(asked.text, asked.prompt, trained.form.asks, has_image=True)
     return prompt.encode_choice(trained.tokenizer, text, choice, end_symbol=trained.form.end_symbol, has_image=True)
 
 
-def _encode(trained: Trained, asked: Asked) -> prompt.Encoded:
+def _encode(trained: Trained, asked: PictureQuestion) -> prompt.Encoded:
     text = prompt.question(asked.text, asked.prompt, trained.form.asks, has_image=True)
     return prompt.encode_question(trained.tokenizer, text, has_image=True, dialect=trained.form.dialect)
 
 
 def _answer_batch(
-    trained: Trained, batch: Sequence[tuple[Asked, prompt.Encoded]], image_PQD: Tensor, decoding: Decoding
+    trained: Trained, batch: Sequence[tuple[PictureQuestion, prompt.Encoded]], image_PQD: Tensor, decoding: Decoding
 ) -> list[str]:
     device = image_PQD.device
     collated = prompt.collate(
@@ -253,7 +253,9 @@ def ask_each(
         return []
     positions = {picture: position for position, picture in enumerate(dict.fromkeys(picture for picture, _ in asked))}
     questions = [
-        Asked(text=question, prompt="{}" if question.startswith("[") else card.prompt, picture=positions[picture])
+        PictureQuestion(
+            text=question, prompt="{}" if question.startswith("[") else card.prompt, picture=positions[picture]
+        )
         for picture, question in asked
     ]
     image_PQD = see(trained, list(positions))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core import evals
-from tinygptv_core.answer import Asked, Trained, answer, ranked, see
+from tinygptv_core.answer import PictureQuestion, Trained, answer, ranked, see
 from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.answering.intervals import Interval, auroc, interval
 from tinygptv_core.compute import Progress
@@ -40,7 +40,7 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class EvalQuestion:
     """One sample of an evaluation; `picture` counts the distinct pictures in order of appearance.
 
     `choices` are what it may be answered with; none where it is answered in free words.
@@ -185,7 +185,7 @@ def _auroc_score(answers: Sequence[Answered], positive: str) -> Score:
     return Score(**asdict(own), n=len(answers), control=control if asked else None)
 
 
-def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
+def _questions(name: str, samples: Samples, gallery: Gallery) -> list[EvalQuestion]:
     evaluation = evals.load(name)
     splits = [sample.split for sample in samples.texts()]
     chosen = [position for position, split in enumerate(splits) if evaluation.split in (None, split)]
@@ -198,12 +198,12 @@ def _questions(name: str, samples: Samples, gallery: Gallery) -> list[Question]:
     return [_question(name, sample, gallery) for chunk in chunks for sample in samples.read(chunk)]
 
 
-def _question(name: str, sample: Sample, gallery: Gallery) -> Question:
+def _question(name: str, sample: Sample, gallery: Gallery) -> EvalQuestion:
     references = tuple(text for turn in sample.turns if turn.role == "assistant" for text in turn.texts)
     if sample.picture is None or not references:
         lacking = "picture" if sample.picture is None else "answer to compare with"
         raise ValueError(f"sample {sample.key}, which evaluation {name} asks about, has no {lacking}")
-    return Question(
+    return EvalQuestion(
         key=sample.key,
         text=next((turn.text for turn in sample.turns if turn.role == "user"), ""),
         references=references,
@@ -214,7 +214,7 @@ def _question(name: str, sample: Sample, gallery: Gallery) -> Question:
 
 
 def _answered(
-    trained: Trained, name: str, questions: Sequence[Question], image_PQD: Tensor, progress: Progress
+    trained: Trained, name: str, questions: Sequence[EvalQuestion], image_PQD: Tensor, progress: Progress
 ) -> list[Answered]:
     evaluation = evals.load(name)
     donors = control_of(questions, seed=name)
@@ -245,7 +245,7 @@ def _answered(
 
 def _answers(
     trained: Trained,
-    asked: Sequence[Asked],
+    asked: Sequence[PictureQuestion],
     choices: Sequence[tuple[str, ...]],
     image_PQD: Tensor,
     max_new_tokens: int,
@@ -261,7 +261,11 @@ def _answers(
 
 
 def probabilities(
-    trained: Trained, asked: Sequence[Asked], of: tuple[str, str] | None, image_PQD: Tensor, progress: Progress
+    trained: Trained,
+    asked: Sequence[PictureQuestion],
+    of: tuple[str, str] | None,
+    image_PQD: Tensor,
+    progress: Progress,
 ) -> list[float | None]:
     """For each question the probability of the first of two answers, when there are no others; None without `of`."""
     if of is None:
@@ -271,7 +275,7 @@ def probabilities(
     return list(apart.sigmoid().tolist())
 
 
-def _try_scores(name: str, question: Question) -> None:
+def _try_scores(name: str, question: EvalQuestion) -> None:
     """Score two answers that may be given, so that a mistake in `score` is found before all questions are answered."""
     evaluation = evals.load(name)
     for scoring in (evaluation.score, *(beside.score for beside in evaluation.beside)):
@@ -279,15 +283,15 @@ def _try_scores(name: str, question: Question) -> None:
             evals.scored(name, scoring, question.key, text, question.references)
 
 
-def _asked(evaluation: evals.Eval, question: Question, picture: int) -> Asked:
-    return Asked(text=question.text, prompt=evaluation.prompt, picture=picture)
+def _asked(evaluation: evals.Eval, question: EvalQuestion, picture: int) -> PictureQuestion:
+    return PictureQuestion(text=question.text, prompt=evaluation.prompt, picture=picture)
 
 
 Reply = tuple[str, float | None]
 """An answer, and the probability of the one that `Eval.probability_of` names."""
 
 
-def _line(name: str, question: Question, own: Reply, control: Reply | None, donor: str | None) -> Answered:
+def _line(name: str, question: EvalQuestion, own: Reply, control: Reply | None, donor: str | None) -> Answered:
     scored = partial(evals.scored, name, evals.load(name).score, question.key, references=question.references)
     return Answered(
         eval=name,
@@ -305,7 +309,7 @@ def _line(name: str, question: Question, own: Reply, control: Reply | None, dono
     )
 
 
-def control_of(questions: Sequence[Question], seed: str) -> list[int | None]:
+def control_of(questions: Sequence[EvalQuestion], seed: str) -> list[int | None]:
     """For each question the position of the one whose picture it is asked about in the control.
 
     Within each question type (`group`) the pictures are exchanged so that nobody keeps their own, nor a

@@ -28,7 +28,7 @@ from tinygptv_core.settings import Backbones
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ImportConfig:
     """What an import reads of a preset, so that settings have the names that they have in `tinygptv run`."""
 
     backbones: Backbones
@@ -51,7 +51,7 @@ def backbones_to_import(preset: str | None, paths: Mapping[str, str | None], set
         )
     named = {f"backbones.sources.{role}.path": path for role, path in paths.items() if path}
     typed = dict(pairs_of(settings, "--set", "backbones.sources.dtype=bfloat16"))
-    return change(Wanted(backbones=own), {**named, **typed}).backbones
+    return change(ImportConfig(backbones=own), {**named, **typed}).backbones
 
 
 def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: Path, store: Store) -> Request:

@@ -9,7 +9,7 @@ from flows.choosing.choice import Prepared
 from flows.plan import Planned, named, resolve
 from flows.telling.noted import noted
 from tasks.request import SHORT, Request
-from tasks.storing.differences import Change, Differences, Now, in_short, short_commit
+from tasks.storing.differences import Change, CurrentRun, Differences, in_short, short_commit
 from tasks.storing.records import Record, Records, clock
 from tinygptv_core.plain import leaves
 
@@ -47,7 +47,7 @@ def explain(prepared: Prepared, step: str) -> tuple[Explained, ...]:
     planned = {item.step: item for item in prepared.planned}
     place, records = prepared.place, Records(prepared.place.store)
     told = noted(place.run, place.options)
-    now = Now(
+    now = CurrentRun(
         requests=requests,
         artifacts={name: item.artifact for name, item in planned.items()},
         whys={name: item.why for name, item in planned.items()},
@@ -59,7 +59,7 @@ def explain(prepared: Prepared, step: str) -> tuple[Explained, ...]:
 
 
 class _Found:
-    def __init__(self, prepared: Prepared, now: Now, records: Records, told: Mapping[str, Any]) -> None:
+    def __init__(self, prepared: Prepared, now: CurrentRun, records: Records, told: Mapping[str, Any]) -> None:
         self.store, self.now, self.records, self.told = prepared.place.store, now, records, told
         self.differences = Differences(now, records)
 

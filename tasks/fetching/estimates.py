@@ -7,7 +7,7 @@ from math import ceil
 from tasks.build import Store
 from tasks.fetch import FetchOptions
 from tasks.request import Estimate
-from tasks.segments import SEGMENT, Wanted
+from tasks.segments import SEGMENT, FetchTarget
 from tasks.storing.records import Record, Records
 from tasks.tables import read_counts
 from tinygptv_core.artifact import Artifact
@@ -33,7 +33,7 @@ class Measured:
 
 
 def estimate_fetch(
-    wanted: Wanted, form: Recipe, table: Artifact | None, options: FetchOptions, store: Store
+    wanted: FetchTarget, form: Recipe, table: Artifact | None, options: FetchOptions, store: Store
 ) -> Estimate | None:
     """What is still to be fetched; None where nobody knows how many rows there are, and all are wanted.
 
@@ -63,7 +63,7 @@ def estimate_fetch(
     )
 
 
-def _is_of(record: Record, wanted: Wanted, table: Artifact | None) -> bool:
+def _is_of(record: Record, wanted: FetchTarget, table: Artifact | None) -> bool:
     """Whether a segment is one of this fetch's."""
     config = plain(wanted.config, identity=True)
     return table is not None and record.noted["table"] == table.digest and record.config == config

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.reading.bytewise import bytes_of, has_byte, has_spare_space
-from tasks.reading.list_columns import Columns, Wanted, named
+from tasks.reading.list_columns import Columns, WantedColumns, named
 from tasks.tables import SIZE, compute
 from tinygptv_core.columns import MAX_CAPTION_WORDS, caption_turns
 from tinygptv_core.recipe import Recipe, Row
@@ -34,9 +34,9 @@ def is_captioned(recipe: Recipe) -> bool:
     return recipe.turns is caption_turns and recipe.how == "url" and is_one_sample
 
 
-def wanted_of(recipe: Recipe) -> Wanted:
+def wanted_of(recipe: Recipe) -> WantedColumns:
     """The columns of a list that such a recipe reads."""
-    return Wanted(texts=(recipe.picture or "", "caption"), numbers=recipe.size or ())
+    return WantedColumns(texts=(recipe.picture or "", "caption"), numbers=recipe.size or ())
 
 
 def with_names(recipe: Recipe, record: Row) -> Row:

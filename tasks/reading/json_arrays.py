@@ -13,7 +13,7 @@ from typing import TextIO
 
 import orjson
 
-from tasks.reading.list_columns import Wanted, text_columns
+from tasks.reading.list_columns import WantedColumns, text_columns
 from tasks.reading.resync import broken_end
 from tinygptv_core.plain import ConfigError
 
@@ -34,7 +34,7 @@ class Broken:
     detail: str
 
 
-def read_array(file: TextIO, name: object, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
+def read_array(file: TextIO, name: object, wanted: WantedColumns | None = None) -> Iterator[Sequence[object]]:
     """The items of the array that `file` holds, in order, some at a time: as the columns `wanted` where it can be.
 
     What waits in memory is a few pieces of the text, or one record of at most `MAX_RECORD_CHARACTERS`.
@@ -112,7 +112,7 @@ class _Array:
         return self.before_bytes + size_bytes(self.text[:at])
 
 
-def _several(array: _Array, wanted: Wanted | None) -> tuple[Sequence[object], bool] | None:
+def _several(array: _Array, wanted: WantedColumns | None) -> tuple[Sequence[object], bool] | None:
     """The items from here to the last place that looks like the end of one, and whether others follow.
 
     None if it is no such place: one within an item may look like that too, so this is tried once for each piece.

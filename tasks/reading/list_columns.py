@@ -46,7 +46,7 @@ class Columns(Sequence[object]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedColumns:
     """The columns that somebody needs: texts, and whole numbers."""
 
     texts: tuple[str, ...]
@@ -57,7 +57,7 @@ OTHER_NAMES: Mapping[str, str] = {"caption": "text"}
 """As LAION's own files call it."""
 
 
-def named(names: Collection[str], wanted: Wanted) -> dict[str, str]:
+def named(names: Collection[str], wanted: WantedColumns) -> dict[str, str]:
     """Wanted column -> which of the `names` it has: its own; or, where not all texts have theirs, in another case.
 
     A column whose name is not to be told has its own, which is not there then.
@@ -141,7 +141,7 @@ class _Alike:
         return pa.table({name: column(there) for name, there in wanted.items()})
 
 
-def text_columns(text: str, between: str, wanted: Wanted) -> Columns | None:
+def text_columns(text: str, between: str, wanted: WantedColumns) -> Columns | None:
     """Columns of the objects in `text`, where all are written like the first, with just `between` each two; else None.
 
     The first begins where `text` does and holds nothing but texts, as in lists of links and captions. Then all quotes
@@ -187,7 +187,7 @@ def parsed(line: str | bytes) -> object:
         return json.loads(line)
 
 
-def names_in(schema: "pa.Schema", wanted: Wanted) -> dict[str, str] | None:
+def names_in(schema: "pa.Schema", wanted: WantedColumns) -> dict[str, str] | None:
     """The wanted columns that are there, each with its name there, if the texts are there as texts.
 
     A column of times, lists ... holds no number that is wanted, and perhaps a value that Python has none for.

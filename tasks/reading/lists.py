@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from tasks.reading.json_arrays import CHUNK_CHARACTERS, MAX_RECORD_CHARACTERS, Broken, cut_off, read_array, size_bytes
-from tasks.reading.list_columns import BREAK, Wanted, batch_columns, names_in, parsed, text_columns
+from tasks.reading.list_columns import BREAK, WantedColumns, batch_columns, names_in, parsed, text_columns
 from tasks.reading.packings import OPENERS
 from tinygptv_core.plain import ConfigError
 
@@ -50,7 +50,7 @@ def _checked_form(path: Path) -> str:
     return form
 
 
-def read_pieces(path: Path, wanted: Wanted) -> Iterator[Sequence[object]]:
+def read_pieces(path: Path, wanted: WantedColumns) -> Iterator[Sequence[object]]:
     """The records of `read_list`, some at a time: as the columns `wanted` where those can be had at once.
 
     Raises:
@@ -98,13 +98,13 @@ def opened_text(path: Path, newline: str | None) -> Iterator[TextIO]:
         raise ConfigError(f"{path} is cut off or damaged at or before byte {path.stat().st_size}: {error}") from None
 
 
-def _json_array(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
+def _json_array(path: Path, wanted: WantedColumns | None = None) -> Iterator[Sequence[object]]:
     """The items of the array, some at a time."""
     with opened_text(path, newline="") as file:
         yield from read_array(file, path, wanted)
 
 
-def _json_lines(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
+def _json_lines(path: Path, wanted: WantedColumns | None = None) -> Iterator[Sequence[object]]:
     """The records of the lines, some at a time."""
     number, done_bytes = 0, 0
     with opened_text(path, newline="\n") as file:
@@ -195,7 +195,7 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _parquet(path: Path, wanted: Wanted | None = None) -> Iterator[Sequence[object]]:
+def _parquet(path: Path, wanted: WantedColumns | None = None) -> Iterator[Sequence[object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

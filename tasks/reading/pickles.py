@@ -31,7 +31,7 @@ def read_plain_pickle(path: Path) -> object:
     data = path.read_bytes()
     try:
         return _Copy(MAX_SHARED * len(data)).of(_built(data), MAX_DEPTH)
-    except RefusedError as error:
+    except UnsafePickleError as error:
         raise ConfigError(
             f"{path} is refused: it is a pickle that {error}. A pickle can run any program on this machine; "
             "the published file holds lists, texts and numbers alone. Get it again from where its recipe says"
@@ -40,7 +40,7 @@ def read_plain_pickle(path: Path) -> object:
         raise ConfigError(f"{path} is no whole pickle: {error or type(error).__name__}. Get it again") from None
 
 
-class RefusedError(Exception):
+class UnsafePickleError(Exception):
     """What a pickle would do that it may not."""
 
 
@@ -48,7 +48,7 @@ def _built(data: bytes) -> object:
     """What the pickle's instructions build.
 
     Raises:
-        RefusedError: one is not allowed.
+        UnsafePickleError: one is not allowed.
         ValueError, IndexError, KeyError: it is no pickle, or cut off.
     """
     stack = _Stack()
@@ -56,7 +56,7 @@ def _built(data: bytes) -> object:
         do = INSTRUCTIONS.get(opcode.name)
         if do is None:
             named = f" ({argument})" if isinstance(argument, str) else ""
-            raise RefusedError(f"has the instruction {opcode.name}{named}")
+            raise UnsafePickleError(f"has the instruction {opcode.name}{named}")
         do(stack, argument)
     return stack.values.pop()
 
@@ -76,7 +76,7 @@ class _Stack:
     def number(self, number: int) -> None:
         """Put a whole number on top."""
         if number.bit_length() > MAX_BITS:
-            raise RefusedError(f"has a whole number of {number.bit_length()} bits")
+            raise UnsafePickleError(f"has a whole number of {number.bit_length()} bits")
         self.push(number)
 
     def python_2_text(self, text: str) -> None:
@@ -122,7 +122,7 @@ class _Stack:
             raise ValueError("it names values of what is no object")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if isinstance(key, list | dict):
-                raise RefusedError("names a value by a list or an object")
+                raise UnsafePickleError("names a value by a list or an object")
             self.values[-1][key] = value
 
     def push_object(self, items: list[Any]) -> None:
@@ -171,11 +171,11 @@ class _Copy:
         """`value`, copied.
 
         Raises:
-            RefusedError: it is nested too deeply, as a list within itself is, or too large.
+            UnsafePickleError: it is nested too deeply, as a list within itself is, or too large.
         """
         self.left -= 1
         if depth == 0 or self.left < 0:
-            raise RefusedError(
+            raise UnsafePickleError(
                 f"is nested more than {MAX_DEPTH} deep" if depth == 0 else "means far more than it holds"
             )
         if isinstance(value, list):

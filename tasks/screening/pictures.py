@@ -26,7 +26,7 @@ class PictureError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class DecodedPicture:
     """A decoded picture (of an animation the first frame) in RGB, and the extension that its bytes deserve.
 
     Attributes:
@@ -38,7 +38,7 @@ class Picture:
     is_plain: bool
 
 
-def decoded(data: bytes, max_bytes: int, *, to_scale: bool = True) -> Picture:
+def decoded(data: bytes, max_bytes: int, *, to_scale: bool = True) -> DecodedPicture:
     """`data` as a picture, every byte of it read, and its colours those that the loader will see.
 
     Args:
@@ -67,7 +67,7 @@ def decoded(data: bytes, max_bytes: int, *, to_scale: bool = True) -> Picture:
     except DECODER_ERRORS as error:
         reason = "truncated" if _is_cut(data) or "truncated" in str(error).lower() else "undecodable"
         raise PictureError(reason, str(error) or type(error).__name__) from error
-    return Picture(image=colours, extension=EXTENSIONS[name], is_plain=is_plain)
+    return DecodedPicture(image=colours, extension=EXTENSIONS[name], is_plain=is_plain)
 
 
 def opened(data: bytes) -> Image.Image:

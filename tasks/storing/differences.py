@@ -35,7 +35,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Now:
+class CurrentRun:
     """What is asked for now.
 
     Attributes:
@@ -54,7 +54,7 @@ class Now:
 class Differences:
     """Compares what is asked for now with what the store has noted."""
 
-    def __init__(self, now: Now, records: Records) -> None:
+    def __init__(self, now: CurrentRun, records: Records) -> None:
         self.now, self.records = now, records
         self._found: dict[tuple[str, str], tuple[Change, ...]] = {}
 

@@ -100,11 +100,11 @@ class Traces:
     def __init__(self, records: Records, wanted: Removals) -> None:
         self.records = records
         ledgers = _ledgers(records)
-        asked = Asked(wanted)
+        asked = RemovalMatcher(wanted)
         named = [row for ledger in ledgers for row in matching(ledger, asked)]
         known = {(row.ledger.path, row.row) for row in named}
         bytes_of = frozenset(row.sha256 for row in named if row.sha256)
-        same = SameBytes(bytes_of)
+        same = SameBytesMatcher(bytes_of)
         alike = [row for ledger in ledgers for row in matching(ledger, same)] if bytes_of else []
         self.rows = (*named, *(row for row in alike if (row.ledger.path, row.row) not in known))
 
@@ -250,7 +250,7 @@ def _names(records: Records, shards: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(record.group for digest in shards for record in records.of_digest(digest)))
 
 
-class Asked:
+class RemovalMatcher:
     """What is asked for, as a test of some rows of a ledger."""
 
     def __init__(self, wanted: Removals) -> None:
@@ -270,7 +270,7 @@ class Asked:
         return found
 
 
-class SameBytes:
+class SameBytesMatcher:
     """A test for rows with one of these bytes."""
 
     def __init__(self, sha256: frozenset[str]) -> None:
@@ -310,7 +310,7 @@ def _of_hosts(rows: "pa.Table", hosts: frozenset[str]) -> list[int]:
     return np.flatnonzero(named[found.indices.to_numpy()]).tolist()
 
 
-def matching(ledger: Ledger, test: Asked | SameBytes) -> Iterator[Row]:
+def matching(ledger: Ledger, test: RemovalMatcher | SameBytesMatcher) -> Iterator[Row]:
     """The rows that the test finds; of the other rows no more is read than what it asks about."""
     import pyarrow.parquet as pq
 

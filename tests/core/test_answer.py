@@ -6,7 +6,16 @@ from torch import nn
 
 from tests.core import tiny
 from tests.core.tiny_run import STAGE, only_letters, picture, write_backbones
-from tinygptv_core.answer import Asked, ModelCard, answer, ask_each, find_backbones, load_fresh, load_trained, see
+from tinygptv_core.answer import (
+    ModelCard,
+    PictureQuestion,
+    answer,
+    ask_each,
+    find_backbones,
+    load_fresh,
+    load_trained,
+    see,
+)
 from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import write_checkpoint
@@ -71,7 +80,7 @@ def test_in_16_bits_no_linear_is_wider_and_the_model_computes_the_same_bits(back
 
 def test_the_same_question_about_the_same_picture_is_answered_once(fresh):
     told = []
-    asked = [Asked(text="what?", prompt="{}", picture=number) for number in (0, 1, 0, 0)]
+    asked = [PictureQuestion(text="what?", prompt="{}", picture=number) for number in (0, 1, 0, 0)]
     image_PQD = see(fresh, [picture(1), picture(2)])
     texts = answer(fresh, asked, image_PQD, greedy(4, "###"), lambda done, total, what: told.append((done, total)))
     assert told == [(2, 2)]
@@ -98,7 +107,9 @@ def test_a_picture_is_looked_at_once_however_many_questions_follow(fresh):
 def test_an_answer_is_cut_at_its_most_tokens(fresh):
     image_PQD = see(fresh, [picture(1)])
     for most in (1, 3):
-        (text,) = answer(fresh, [Asked(text="what?", prompt="{}", picture=0)], image_PQD, greedy(most, "###"), quiet)
+        (text,) = answer(
+            fresh, [PictureQuestion(text="what?", prompt="{}", picture=0)], image_PQD, greedy(most, "###"), quiet
+        )
         assert len(text) == most
 
 

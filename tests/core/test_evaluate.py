@@ -12,8 +12,8 @@ from tinygptv_core.answer import load_fresh
 from tinygptv_core.answering.intervals import bootstrap, interval, wilson
 from tinygptv_core.evaluate import (
     Answered,
+    EvalQuestion,
     Gallery,
-    Question,
     Results,
     control_of,
     derange,
@@ -62,7 +62,7 @@ class Held(list):
 
 
 def question(number, group, shown):
-    return Question(key=str(number), text="", references=("red",), group=group, picture=shown)
+    return EvalQuestion(key=str(number), text="", references=("red",), group=group, picture=shown)
 
 
 def line(own, control):
@@ -287,7 +287,7 @@ def with_choices(number: int) -> Sample:
 def test_where_there_are_choices_the_answer_is_the_likeliest_of_them(trained):
     samples = [with_choices(number) for number in range(3)]
     found = evaluate(trained, ["iconqa_vqa"], {"iconqa_test": Held(samples)}, quiet)
-    asked = [answering.Asked(text=f"which {number}?", prompt="{}", picture=number) for number in range(3)]
+    asked = [answering.PictureQuestion(text=f"which {number}?", prompt="{}", picture=number) for number in range(3)]
     image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
     rankings = answering.ranked(trained, asked, [("aa", "b")] * 3, image_PQD, quiet)
     assert [line.answer for line in found.answers] == [("aa", "b")[ranking.order[0]] for ranking in rankings]
@@ -310,7 +310,7 @@ def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(traine
     found = evaluate(trained, ["hateful_memes_vqa"], {"hateful_memes_test": Held(samples)}, quiet)
     assert set(found.scores["hateful_memes_vqa"]) == {"accuracy", "as_published", "auroc"}
     prompt = 'The text on this picture is "{}". Is it hateful? yes or no'
-    asked = [answering.Asked(text=f"text {number}", prompt=prompt, picture=number) for number in range(4)]
+    asked = [answering.PictureQuestion(text=f"text {number}", prompt=prompt, picture=number) for number in range(4)]
     image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
     rankings = answering.ranked(trained, asked, [("yes", "no")] * 4, image_PQD, quiet)
     # exp(-yes) / (exp(-yes) + exp(-no)), both divided by exp(-yes)

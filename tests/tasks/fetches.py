@@ -5,7 +5,7 @@ import json
 from tasks.build import Store
 from tasks.fetch import FetchOptions
 from tasks.request import Site
-from tasks.segments import Keeper, Wanted, fetch_urls
+from tasks.segments import FetchTarget, SegmentStore, fetch_urls
 from tasks.tables import TableRow, TableWriter
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.settings import Fetch
@@ -42,6 +42,6 @@ def options(progress=lambda done, total, text: None, **changes):
 
 def fetch(table, settings, place, *, wanted=None, store=None, **changes):
     """Fetch from URLs; the segments are kept in `store`, or beside `place`."""
-    asked = Wanted(name="web", settings=settings, pictures=wanted, allowed={})
-    keeper = Keeper(store=Store(store or place.out.parent / "store"), noted={"run": "r", "time": 1.0})
-    fetch_urls(asked, Artifact(kind="table", digest="0" * 64, path=table), options(**changes), place, keeper)
+    asked = FetchTarget(name="web", settings=settings, pictures=wanted, allowed={})
+    segment_store = SegmentStore(store=Store(store or place.out.parent / "store"), noted={"run": "r", "time": 1.0})
+    fetch_urls(asked, Artifact(kind="table", digest="0" * 64, path=table), options(**changes), place, segment_store)

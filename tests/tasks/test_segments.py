@@ -12,7 +12,7 @@ import pytest
 from tasks.build import Store
 from tasks.fetching.downloads import RECENT_ROWS, Watch
 from tasks.fetching.estimates import estimate_fetch
-from tasks.segments import Wanted, cut, num_segments, rounded
+from tasks.segments import FetchTarget, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
 from tests.tasks.fetches import SETTINGS, fetch, options, site, table_of
 from tests.tasks.web import Handler, picture, serving
@@ -246,7 +246,7 @@ def test_the_store_notes_what_each_segment_took(web, table, tmp_path):
 
 
 def estimated(tmp_path, table=None, wanted=None, **recipe):
-    asked = Wanted(name="web", settings=LIMITS, pictures=wanted, allowed={})
+    asked = FetchTarget(name="web", settings=LIMITS, pictures=wanted, allowed={})
     given = Artifact(kind="table", digest="0" * 64, path=table) if table else None
     return estimate_fetch(asked, replace(LISTED, **recipe), given, options(), Store(tmp_path / "store"))
 

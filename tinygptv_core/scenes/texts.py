@@ -26,7 +26,7 @@ MAX_CAPTION_WORDS = 27
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class SceneQuestion:
     """A question with its one short answer; `group` is its type."""
 
     group: str
@@ -225,7 +225,7 @@ ASKING: Mapping[str, Callable[[Random, Scene, tuple[Thing, ...]], tuple[str, str
 }
 
 
-def question(random: Random, scene: Scene, groups: Mapping[str, float]) -> Question:
+def question(random: Random, scene: Scene, groups: Mapping[str, float]) -> SceneQuestion:
     """A question about a scene, of a type drawn by weight from those of `groups` that can be asked of it.
 
     About a scene with an unseen thing, the question is about that thing.
@@ -235,7 +235,7 @@ def question(random: Random, scene: Scene, groups: Mapping[str, float]) -> Quest
     while True:
         group = random.choices(list(remaining), list(remaining.values()))[0]
         if asked := ASKING[group](random, scene, things):
-            return Question(group=group, text=asked[0], answer=asked[1])
+            return SceneQuestion(group=group, text=asked[0], answer=asked[1])
         del remaining[group]
 
 
@@ -245,10 +245,10 @@ def referred(random: Random, scene: Scene) -> tuple[Thing, str] | None:
     return _about(random, scene, things, ("size", "colour", "shape"))
 
 
-def dialogue(random: Random, scene: Scene) -> tuple[Question, ...]:
+def dialogue(random: Random, scene: Scene) -> tuple[SceneQuestion, ...]:
     """Two or three questions about one scene, none twice."""
     wanted = random.randint(2, 3)
-    asked: dict[str, Question] = {}
+    asked: dict[str, SceneQuestion] = {}
     while len(asked) < wanted:
         new = question(random, scene, GROUP_WEIGHTS)
         asked[new.text] = new
@@ -258,7 +258,7 @@ def dialogue(random: Random, scene: Scene) -> tuple[Question, ...]:
 # Text without a picture
 
 
-def text_question(random: Random, scene: Scene) -> Question:
+def text_question(random: Random, scene: Scene) -> SceneQuestion:
     """Reading: the scene in words, then a question about it."""
     asked = question(random, scene, GROUP_WEIGHTS)
-    return Question(group=asked.group, text=f"{_caption_in_full(scene)}. {asked.text}", answer=asked.answer)
+    return SceneQuestion(group=asked.group, text=f"{_caption_in_full(scene)}. {asked.text}", answer=asked.answer)

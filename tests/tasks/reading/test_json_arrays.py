@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tasks.reading import json_arrays
 from tasks.reading.json_arrays import Broken, read_array
-from tasks.reading.list_columns import Columns, Wanted
+from tasks.reading.list_columns import Columns, WantedColumns
 from tests.tasks.json_values import FUZZ, VALUES, wanted, written
 from tinygptv_core.plain import ConfigError
 
 RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"dog number {n}"} for n in range(100)]
-COLUMNS = Wanted(texts=("url", "caption"), numbers=("width",))
+COLUMNS = WantedColumns(texts=("url", "caption"), numbers=("width",))
 
 
 def array_of(data, wanted=None):

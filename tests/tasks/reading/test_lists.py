@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tasks.reading import json_arrays, list_columns, lists
 from tasks.reading.captions import wanted_of
 from tasks.reading.json_arrays import Broken
-from tasks.reading.list_columns import BREAK, Columns, Wanted, text_columns
+from tasks.reading.list_columns import BREAK, Columns, WantedColumns, text_columns
 from tasks.reading.list_files import copy_lists, lists_named, state_of
 from tasks.reading.lists import read_list, read_pieces
 from tasks.request import Site
@@ -53,7 +53,7 @@ def set_everywhere(monkeypatch, name, value):
 def in_pieces(path):
     """The records that `read_pieces` gives, after a look at its tables."""
     found = []
-    for piece in read_pieces(path, Wanted(texts=("url", "caption"), numbers=("width",))):
+    for piece in read_pieces(path, WantedColumns(texts=("url", "caption"), numbers=("width",))):
         found.extend(piece)
         if isinstance(piece, Columns):
             records = [(record.get("url"), record.get("caption")) for record in piece]
@@ -63,7 +63,7 @@ def in_pieces(path):
 
 
 def has_tables(path):
-    return all(isinstance(piece, Columns) for piece in read_pieces(path, Wanted(texts=("url", "caption"))))
+    return all(isinstance(piece, Columns) for piece in read_pieces(path, WantedColumns(texts=("url", "caption"))))
 
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zst}
@@ -105,7 +105,7 @@ def test_a_list_in_several_streams_is_read_whole_or_refused(tmp_path, packing):
 
 
 def test_a_piece_whose_places_32_bits_cannot_hold_is_not_cut_at_its_quotes(monkeypatch):
-    text, wanted = "\n".join(map(json.dumps, RECORDS)), Wanted(texts=("url", "caption"))
+    text, wanted = "\n".join(map(json.dumps, RECORDS)), WantedColumns(texts=("url", "caption"))
     monkeypatch.setattr(list_columns, "_MOST_BYTES", len(text) + 1)
     assert text_columns(text, BREAK, wanted) is not None
     monkeypatch.setattr(list_columns, "_MOST_BYTES", len(text))

@@ -13,7 +13,7 @@ from tasks.registering.registry import versions
 from tasks.storing.ledgers import urls_behind
 from tasks.storing.lineage import GIVEN, LOST, chain, resolved, roots_of
 from tasks.storing.records import Records
-from tasks.storing.traces import SAME_BYTES, Asked, Ledger, Traces, matching
+from tasks.storing.traces import SAME_BYTES, Ledger, RemovalMatcher, Traces, matching
 from tasks.tables import LedgerRow, TableWriter
 from tasks.weights import made_from
 from tests.tasks.made_store import ALT, PICTURES, STAGE, WEB, copied, made_home, url
@@ -201,7 +201,7 @@ def test_a_host_is_found_however_the_url_is_written(tmp_path, address, is_of):
         for one in (row, replace(row, url="http://else.example/"), row):
             file.write(one)
     ledger = Ledger(path=tmp_path / "ledger.parquet", shards=("a",), data=("web",))
-    found = tuple(matching(ledger, Asked(replace(NO_REMOVALS, hosts=frozenset({"a.example"})))))
+    found = tuple(matching(ledger, RemovalMatcher(replace(NO_REMOVALS, hosts=frozenset({"a.example"})))))
     assert [(item.row, item.by) for item in found] == ([(0, "host"), (2, "host")] if is_of else [])
 
 
