@@ -17,7 +17,7 @@ from tinygptv_core.precision import dtype_of
 from tinygptv_core.prompt import Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.stages import PAPER_STAGES, Stage
 from tinygptv_core.training.flops import NO_WORK, needed_flops, work_of
 from tinygptv_core.vision import normalised
@@ -82,14 +82,14 @@ class Scale:
         side_share, batch_share: of the paper's pictures and batches, what is taken: one in so many.
     """
 
-    sizes: Sizes
+    sizes: ModelSizes
     side_share: int
     batch_share: int
 
 
 FULL = Scale(sizes=PAPER_SIZES, side_share=1, batch_share=1)
 TOY = Scale(
-    sizes=Sizes(
+    sizes=ModelSizes(
         vision=TowerSizes(width=64, mlp_width=128, layers=2, heads=4, image_size=56, patch_size=14),
         qformer=QFormerSizes(width=32, mlp_width=64, layers=2, heads=4, cross_attention_every=2, queries=32),
         llm=LlmSizes(

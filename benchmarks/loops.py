@@ -18,7 +18,7 @@ from benchmarks.work import CAPTIONS, TALKS, Width, spoken_captions, spoken_talk
 from tinygptv_core.compute import Compute
 from tinygptv_core.draws import Order
 from tinygptv_core.engine import BETAS, EPSILON
-from tinygptv_core.features import Look, write_features
+from tinygptv_core.features import EncodingSettings, write_features
 from tinygptv_core.run import DataFolders, RunOptions, RunSpec
 from tinygptv_core.schedule import rate
 from tinygptv_core.shards import ShardSet
@@ -146,7 +146,7 @@ def with_kept_tokens(spec: RunSpec) -> RunSpec:
     """The same run with kept vision tokens, which are computed here."""
     folder = spec.backbones.parent / "features"
     folder.mkdir()
-    look = Look(image_size=spec.stage.image_size, precision=spec.stage.precision)
+    look = EncodingSettings(image_size=spec.stage.image_size, precision=spec.stage.precision)
     data = {name: ShardSet(folders) for name, folders in spec.data.items()}
     write_features(spec.backbones, data, look, Compute(device="cpu", threads=1), folder, lambda *_: None)
     return replace(spec, features=folder)

@@ -26,7 +26,7 @@ from tinygptv_core.generate import new_cache
 from tinygptv_core.loss import summed_cross_entropy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.quantize import large_linears
-from tinygptv_core.sizes import PAPER_SIZES, Sizes
+from tinygptv_core.sizes import PAPER_SIZES, ModelSizes
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import is_lora, trainable_parameters
 from tinygptv_core.weights import Convert, fill, narrowing
@@ -129,7 +129,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= num_bytes
 
 
-def new_model(sizes: Sizes, lora: Lora | None) -> TinyGPTV:
+def new_model(sizes: ModelSizes, lora: Lora | None) -> TinyGPTV:
     """The model without weights."""
     return TinyGPTV.on_meta(architecture(sizes), lora)
 
@@ -190,7 +190,7 @@ def batch_of(load: Load) -> Batch:
     )
 
 
-def training(sizes: Sizes, load: Load, dtype: torch.dtype, *, recompute: bool) -> Memory:
+def training(sizes: ModelSizes, load: Load, dtype: torch.dtype, *, recompute: bool) -> Memory:
     """One micro-batch forward and back, with the tower's part, as `TinyGPTV.forward` does it.
 
     Args:
@@ -227,7 +227,7 @@ def _loss(model: TinyGPTV, batch: Batch, K: int) -> Tensor:
     return summed_cross_entropy(model.llm.lm_head(hidden_KD), rows_K)
 
 
-def inference(sizes: Sizes, load: Load, dtype: torch.dtype, bits: int) -> Memory:
+def inference(sizes: ModelSizes, load: Load, dtype: torch.dtype, bits: int) -> Memory:
     """Answers to `load`: its pictures seen, all its positions read at once, and kept in the cache.
 
     Args:

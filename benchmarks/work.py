@@ -14,7 +14,7 @@ from tinygptv_core.recipe import Turn
 from tinygptv_core.scenes import texts
 from tinygptv_core.scenes.scene import Scene, draw_scene
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.stages import NANO_STAGE2, NANO_STAGE4, Lora, Stage
 from tinygptv_core.trainable import lora_parameters
 from tinygptv_core.weights import Backbones, load_backbones, new_backbones, read_tokenizer
@@ -27,7 +27,7 @@ CAPTION_TOKENS = 16
 MOST_EXCHANGES = 8
 """Of a talk. Talks of 1, 2, ... exchanges are equally many."""
 
-MIDDLE_SIZES = Sizes(
+MIDDLE_SIZES = ModelSizes(
     vision=TowerSizes(width=384, mlp_width=1536, layers=12, heads=6, image_size=224, patch_size=14),
     qformer=QFormerSizes(width=256, mlp_width=1024, layers=6, heads=4, cross_attention_every=2, queries=32),
     llm=LlmSizes(

@@ -19,14 +19,14 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.run import RunSpec
-from tinygptv_core.settings import SHIPPED, Backbones
-from tinygptv_core.sizes import Sizes
+from tinygptv_core.settings import SHIPPED, BackboneSettings
+from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Stage, samples_drawn
 
 BACKBONES = "backbones/import"
 
 
-def backbones_step(backbones: Backbones, store: Store) -> Request:
+def backbones_step(backbones: BackboneSettings, store: Store) -> Request:
     """The frozen parts, those of the package or made from a user's files, checked against the preset's digest."""
     sources = backbones.sources
     if sources is None:
@@ -49,7 +49,7 @@ def backbones_step(backbones: Backbones, store: Store) -> Request:
 
 
 def train_step(
-    stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], backbones: Backbones, place: Place
+    stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], backbones: BackboneSettings, place: Place
 ) -> Request:
     """Train `stage` from the checkpoint of the last of the stages before it; the first from fresh projections.
 
@@ -84,7 +84,7 @@ class _Training:
     stage: Stage
     earlier: tuple[Stage, ...]
     is_aided: bool
-    backbones: Backbones
+    backbones: BackboneSettings
     place: Place
 
     @cached_property
@@ -153,6 +153,6 @@ def _used(name: str, inputs: Mapping[str, Artifact]) -> DataUsed:
     )
 
 
-def sizes_of(backbones: Backbones) -> Sizes:
+def sizes_of(backbones: BackboneSettings) -> ModelSizes:
     """Those of a preset's backbones before they are there."""
     return sizes_in(SHIPPED / backbones.name) if backbones.sources is None else backbones.sources.sizes

@@ -30,7 +30,7 @@ CHECKPOINT_ANSWER_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ModelFiles:
     """Where a model lies: its folder, and where its backbones may be."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class DecodingOptions:
     """How an answer is chosen: by the likeliest token each time, unless something is said here.
 
     Attributes:
@@ -96,7 +96,7 @@ class Manner:
         )
 
 
-USUAL = Manner()
+USUAL = DecodingOptions()
 
 
 def ask(
@@ -105,7 +105,7 @@ def ask(
     question: str,
     tracking_uri: str,
     low_resource: "Bits | None" = None,
-    manner: Manner = USUAL,
+    decoding_options: DecodingOptions = USUAL,
 ) -> str:
     """The model's answer, computed on the CPU in the precision in which it was trained.
 
@@ -113,7 +113,7 @@ def ask(
         model: `models:/NAME@ALIAS`, `NAME@ALIAS`, `NAME/NUMBER`, or the folder of a model or checkpoint. A
             checkpoint's questions are asked as they stand, without an evaluation's words around them.
         low_resource: the bits of the large weights (`tinygptv_core/quantize.py`); None leaves them as they are.
-        manner: how the answer is chosen.
+        decoding_options: how the answer is chosen.
 
     Raises:
         ConfigError: there is no such model, the picture is missing or broken, the question is empty, or what
@@ -122,7 +122,7 @@ def ask(
     if not question.strip():
         raise ConfigError("the question is empty; ask something, as in tinygptv ask MODEL IMAGE 'what is this?'")
     picture = _picture(image)
-    return loaded(model, tracking_uri, low_resource)(picture, question, manner)
+    return loaded(model, tracking_uri, low_resource)(picture, question, decoding_options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +132,11 @@ class Loaded:
     trained: "Trained"
     card: "ModelCard"
 
-    def __call__(self, picture: bytes, question: str, manner: Manner = USUAL) -> str:
+    def __call__(self, picture: bytes, question: str, decoding_options: DecodingOptions = USUAL) -> str:
         """The answer to a question about an encoded picture."""
         from tinygptv_core.answer import as_served, ask_each
 
-        decoding = manner.of(as_served(self.trained, self.card))
+        decoding = decoding_options.of(as_served(self.trained, self.card))
         return ask_each(self.trained, self.card, [(picture, question)], decoding)[0]
 
 
@@ -146,11 +146,11 @@ def loaded(model: str, tracking_uri: str, low_resource: "Bits | None" = None) ->
     Raises:
         ConfigError: as `ask`.
     """
-    with place_of(model, tracking_uri) as place:
+    with model_files(model, tracking_uri) as files:
         from tinygptv_core.answer import load_served
 
-        card = card_of(place.folder)
-        return Loaded(trained=load_served(place.folder, card, place.backbones, "cpu", low_resource), card=card)
+        card = card_of(files.folder)
+        return Loaded(trained=load_served(files.folder, card, files.backbones, "cpu", low_resource), card=card)
 
 
 def _picture(image: Path) -> bytes:
@@ -173,7 +173,7 @@ def _picture(image: Path) -> bytes:
 
 
 @contextmanager
-def place_of(model: str, tracking_uri: str) -> Iterator[Place]:
+def model_files(model: str, tracking_uri: str) -> Iterator[ModelFiles]:
     """The model's files, for as long as they are needed: those of a server are fetched into a temporary folder."""
     folder = Path(model)
     if folder.is_dir():
@@ -182,17 +182,17 @@ def place_of(model: str, tracking_uri: str) -> Iterator[Place]:
     version = find(tracking_uri, model)
     location = urlsplit(version.location)
     if location.scheme in ("", "file"):
-        yield _place(_logged(Path(unquote(location.path)), version), version)
+        yield _find_files(_logged(Path(unquote(location.path)), version), version)
         return
     with tempfile.TemporaryDirectory() as fetched:
-        yield _place(_fetch(version, tracking_uri, Path(fetched)), version)
+        yield _find_files(_fetch(version, tracking_uri, Path(fetched)), version)
 
 
-def _place(folder: Path, version: Version) -> Place:
+def _find_files(folder: Path, version: Version) -> ModelFiles:
     """The model's folder among a version's files; its backbones may be there too."""
     bundled = [path.parent for path in folder.parent.glob("*/backbones.json")]
     lay = [Path(version.tags[BACKBONES_TAG])] if BACKBONES_TAG in version.tags else []
-    return Place(folder=folder, backbones=(*bundled, *lay))
+    return ModelFiles(folder=folder, backbones=(*bundled, *lay))
 
 
 def _logged(folder: Path, version: Version) -> Path:
@@ -229,7 +229,7 @@ def in_store(model: str, store: Store) -> str:
     return str(found.path) if found else model
 
 
-def _in_store(folder: Path) -> Place:
+def _in_store(folder: Path) -> ModelFiles:
     """The backbones of a folder of the store lie in the same store, under their digest."""
     if (folder / "model.json").exists():
         from tinygptv_core.answer import read_card
@@ -239,7 +239,7 @@ def _in_store(folder: Path) -> Place:
         digest = origin_of(folder).backbones
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
-    return Place(folder=folder, backbones=(_store_of(folder).artifact("backbones", digest).path,))
+    return ModelFiles(folder=folder, backbones=(_store_of(folder).artifact("backbones", digest).path,))
 
 
 def card_of(folder: Path) -> "ModelCard":
@@ -272,7 +272,7 @@ def _store_of(folder: Path) -> Store:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class CheckpointOrigin:
     """What a store knows of a checkpoint.
 
     Attributes:
@@ -284,7 +284,7 @@ class Origin:
     stage: Mapping[str, Any]
 
 
-def origin_of(checkpoint: Path) -> Origin:
+def origin_of(checkpoint: Path) -> CheckpointOrigin:
     """What its store has noted of a checkpoint: of its training, or of the import of the model that it belongs to.
 
     Raises:
@@ -295,10 +295,12 @@ def origin_of(checkpoint: Path) -> Origin:
         records = Records(store)
         for record in records.of_step("train"):
             if digest in record.digests:
-                return Origin(backbones=str(record.inputs["backbones"]), stage=record.config["stage"])
+                return CheckpointOrigin(backbones=str(record.inputs["backbones"]), stage=record.config["stage"])
         for record in records.of_step("restore_checkpoint"):
             if digest in record.digests and (backbones := _restored_beside(record, records)):
-                return Origin(backbones=backbones, stage=_stage_of(checkpoint, store.find("backbones", backbones).path))
+                return CheckpointOrigin(
+                    backbones=backbones, stage=_stage_of(checkpoint, store.find("backbones", backbones).path)
+                )
     raise ConfigError(
         f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one that a "
         "run has trained, or a registered model: tinygptv ask NAME@ALIAS IMAGE QUESTION\n"

@@ -6,14 +6,14 @@ They come with the package, so that a run starts from them; this is how they wer
 import logging
 
 from tasks.request import Site, Step
-from tinygptv_core.pretrain.settings import Optimization, Pretraining, Sizes
+from tinygptv_core.pretrain.settings import Optimization, Pretraining, PretrainingSizes
 
 LOGGER = logging.getLogger(__name__)
 
 PRETRAIN = Step(name="pretrain", kind="backbones", version=1)
 
 NANO = Pretraining(
-    sizes=Sizes(
+    sizes=PretrainingSizes(
         width=128,
         head_width=32,
         feed_forward=512,

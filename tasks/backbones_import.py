@@ -12,7 +12,7 @@ from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, plain, unknown
-from tinygptv_core.settings import SHIPPED, Backbones, Source, Sources
+from tinygptv_core.settings import SHIPPED, BackboneSettings, BackboneSources, Source
 
 if TYPE_CHECKING:
     from tinygptv_core.formats.coverage import Coverage
@@ -37,7 +37,7 @@ PUBLISHED_AT = {
 COVERAGE = "coverage.txt"
 
 
-def import_backbones(backbones: Backbones, site: Site) -> None:
+def import_backbones(backbones: BackboneSettings, site: Site) -> None:
     """Copy the backbones that come with the package into `site.out`.
 
     Raises:
@@ -46,7 +46,7 @@ def import_backbones(backbones: Backbones, site: Site) -> None:
     shutil.copytree(shipped(backbones), site.out, dirs_exist_ok=True)
 
 
-def shipped(backbones: Backbones) -> Path:
+def shipped(backbones: BackboneSettings) -> Path:
     """The folder of the package that holds them.
 
     Raises:
@@ -60,7 +60,7 @@ def shipped(backbones: Backbones) -> Path:
     return folder
 
 
-def check_digest(backbones: Backbones, folder: Path) -> None:
+def check_digest(backbones: BackboneSettings, folder: Path) -> None:
     """Compare what came out with the digest that the preset asks for, if it asks for one.
 
     Raises:
@@ -75,7 +75,7 @@ def check_digest(backbones: Backbones, folder: Path) -> None:
         )
 
 
-def convert_backbones(sources: Sources, site: Site) -> None:
+def convert_backbones(sources: BackboneSources, site: Site) -> None:
     """Make the **backbones** artifact of the user's files; the account of every tensor goes to `site.notes`.
 
     Raises:
@@ -85,7 +85,7 @@ def convert_backbones(sources: Sources, site: Site) -> None:
     from tinygptv_core.formats.architectures import architecture
     from tinygptv_core.precision import dtype_of
 
-    paths = weight_import.Sources(**{role: source_path(role, getattr(sources, role)) for role in ROLES})
+    paths = weight_import.WeightPaths(**{role: source_path(role, getattr(sources, role)) for role in ROLES})
     coverages = weight_import.import_backbones(site.out, paths, architecture(sources.sizes), dtype_of(sources.dtype))
     note_coverage(coverages, site)
 
@@ -98,7 +98,7 @@ def note_coverage(coverages: "Sequence[Coverage]", site: Site) -> None:
     write_json(site.notes / "coverage.json", plain(list(coverages)))
 
 
-def source_files(sources: Sources, stamps: Path) -> dict[str, Artifact]:
+def source_files(sources: BackboneSources, stamps: Path) -> dict[str, Artifact]:
     """Every file that the backbones are made of, as inputs (`files_as_inputs`).
 
     Raises:

@@ -27,9 +27,9 @@ def write_vision_tokens(spec: FeaturesSpec, compute: Compute, site: Site, progre
     Raises:
         ConfigError: there is no picture in any of the data sets.
     """
-    from tinygptv_core.features import Look, write_features
+    from tinygptv_core.features import EncodingSettings, write_features
     from tinygptv_core.shards import ShardSet
 
-    look = Look(image_size=spec.image_size, precision=spec.precision)
+    settings = EncodingSettings(image_size=spec.image_size, precision=spec.precision)
     data = {name: ShardSet(folders) for name, folders in spec.data.items()}
-    write_features(spec.backbones, data, look, compute, site.out, progress)
+    write_features(spec.backbones, data, settings, compute, site.out, progress)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.ask import Place, card_of, place_of
+from tasks.ask import ModelFiles, card_of, model_files
 from tasks.backbones_import import note_coverage
 from tasks.build import MANIFEST, Store
 from tasks.request import SHORT, Site, Step
@@ -18,7 +18,7 @@ from tasks.storing.records import Records
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.formats.weight_folders import PICKLES
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.settings import SHIPPED, Backbones
+from tinygptv_core.settings import SHIPPED, BackboneSettings
 from tinygptv_core.stages import Stage
 
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
@@ -26,7 +26,7 @@ RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
 RESTORE_CHECKPOINT = Step(name="restore_checkpoint", kind="checkpoint", version=1)
 
 
-def import_checkpoint(file: Path, stage: Stage, backbones: Backbones, site: Site) -> None:
+def import_checkpoint(file: Path, stage: Stage, backbones: BackboneSettings, site: Site) -> None:
     """Make the **checkpoint** artifact of one of TinyGPT-V's own files; the account goes to `site.notes`.
 
     Args:
@@ -92,12 +92,12 @@ def export(wanted: Export, store: Store, tracking_uri: str) -> None:
     from tinygptv_core.formats.export import export_folder, export_published
 
     _check_out(wanted)
-    with _place(wanted, store, tracking_uri) as place, _whole(wanted.out) as out:
+    with _find_files(wanted, store, tracking_uri) as files, _whole(wanted.out) as out:
         if wanted.to == "published":
-            export_published(place.folder, out)
+            export_published(files.folder, out)
             return
-        backbones = _backbones(wanted, store, place)
-        export_folder(backbones.path, place.folder, out, made_from(store, place.folder, backbones))
+        backbones = _backbones(wanted, store, files)
+        export_folder(backbones.path, files.folder, out, made_from(store, files.folder, backbones))
 
 
 @contextmanager
@@ -130,14 +130,14 @@ def _check_out(wanted: Export) -> None:
 
 
 @contextmanager
-def _place(wanted: Export, store: Store, tracking_uri: str) -> Iterator[Place]:
+def _find_files(wanted: Export, store: Store, tracking_uri: str) -> Iterator[ModelFiles]:
     """Where the model lies. Its backbones are looked for only where they are needed: an import's are not noted."""
     local = _local(wanted.model, store)
     if local is not None and (wanted.to == "published" or wanted.backbones is not None):
-        yield Place(folder=local, backbones=())
+        yield ModelFiles(folder=local, backbones=())
         return
-    with place_of(str(local or wanted.model), tracking_uri) as place:
-        yield place
+    with model_files(str(local or wanted.model), tracking_uri) as files:
+        yield files
 
 
 def _local(model: str, store: Store) -> Path | None:
@@ -147,13 +147,13 @@ def _local(model: str, store: Store) -> Path | None:
     return found.path if found else None
 
 
-def _backbones(wanted: Export, store: Store, place: Place) -> Artifact:
+def _backbones(wanted: Export, store: Store, files: ModelFiles) -> Artifact:
     if wanted.backbones is not None:
         return store.find("backbones", wanted.backbones)
     from tinygptv_core.answer import find_backbones
 
-    card = card_of(place.folder)
-    path = find_backbones(card.backbones, card.backbones_digest, place.backbones)
+    card = card_of(files.folder)
+    path = find_backbones(card.backbones, card.backbones_digest, files.backbones)
     return Artifact(kind="backbones", digest=card.backbones_digest, path=path)
 
 

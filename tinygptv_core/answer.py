@@ -18,7 +18,7 @@ from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import read_checkpoint
 from tinygptv_core.checkpoint_form import CheckpointForm, form_of
 from tinygptv_core.compute import Precision, Progress
-from tinygptv_core.features import PICTURES_AT_ONCE, Features, Look, encode
+from tinygptv_core.features import PICTURES_AT_ONCE, EncodingSettings, Features, encode_pictures
 from tinygptv_core.generate import generate
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, from_plain
@@ -117,7 +117,7 @@ def narrow_linears(model: TinyGPTV, dtype: torch.dtype) -> None:
             narrow(name, linear)
 
 
-def see(trained: Trained, pictures: Sequence[bytes], features: Features | None = None) -> Tensor:
+def picture_tokens(trained: Trained, pictures: Sequence[bytes], features: Features | None = None) -> Tensor:
     """The pictures (encoded files) as the language model sees them: image_PQD.
 
     Args:
@@ -127,12 +127,12 @@ def see(trained: Trained, pictures: Sequence[bytes], features: Features | None =
         ValueError: one of them is no picture which can be read.
     """
     device = next(trained.model.parameters()).device
-    look = Look(image_size=trained.form.image_size, precision=trained.precision)
+    settings = EncodingSettings(image_size=trained.form.image_size, precision=trained.precision)
     seen: list[Tensor] = []
     with torch.inference_mode(), autocast(trained.precision, device):
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
             chunk = pictures[start : start + PICTURES_AT_ONCE]
-            queries_BQE = features.of(chunk).to(device) if features else encode(trained.model, chunk, look)
+            queries_BQE = features.of(chunk).to(device) if features else encode_pictures(trained.model, chunk, settings)
             seen.append(trained.model.project(queries_BQE))
     return torch.cat(seen)
 
@@ -258,7 +258,7 @@ def ask_each(
         )
         for picture, question in asked
     ]
-    image_PQD = see(trained, list(positions))
+    image_PQD = picture_tokens(trained, list(positions))
     return answer(trained, questions, image_PQD, decoding or as_served(trained, card), lambda done, total, what: None)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core import evals
-from tinygptv_core.answer import PictureQuestion, Trained, answer, ranked, see
+from tinygptv_core.answer import PictureQuestion, Trained, answer, picture_tokens, ranked
 from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.answering.intervals import Interval, auroc, interval
 from tinygptv_core.compute import Progress
@@ -119,7 +119,7 @@ class Gallery:
         return torch.cat(self._seen)
 
     def _look(self) -> None:
-        self._seen.append(see(self._trained, self._waiting, self._features))
+        self._seen.append(picture_tokens(self._trained, self._waiting, self._features))
         self._waiting = []
 
 

@@ -37,14 +37,14 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class EncodingSettings:
     """How pictures are looked at: the side of the square that the tower sees, in pixels, and its precision."""
 
     image_size: int
     precision: Precision
 
 
-Place = tuple[str, int]
+SamplePosition = tuple[str, int]
 """(data set, position in its index)."""
 
 
@@ -68,7 +68,7 @@ class Features:
             raise ConfigError(f"{error.filename} is missing; features have it (docs/map.md)") from error
 
     def of(self, pictures: Sequence[bytes]) -> Tensor:
-        """queries_PQE of these pictures (encoded files), as `encode` would give them.
+        """queries_PQE of these pictures (encoded files), as `encode_pictures` would give them.
 
         Raises:
             ValueError: one is not here.
@@ -83,7 +83,7 @@ class Features:
         return place
 
 
-def encode(model: "TinyGPTV", pictures: Sequence[bytes], look: Look) -> Tensor:
+def encode_pictures(model: "TinyGPTV", pictures: Sequence[bytes], settings: EncodingSettings) -> Tensor:
     """queries_PQE of the pictures (encoded files), on the model's device.
 
     Raises:
@@ -91,9 +91,9 @@ def encode(model: "TinyGPTV", pictures: Sequence[bytes], look: Look) -> Tensor:
     """
     device = next(model.parameters()).device
     seen: list[Tensor] = []
-    with torch.inference_mode(), autocast(look.precision, device):
+    with torch.inference_mode(), autocast(settings.precision, device):
         for start in range(0, len(pictures), PICTURES_AT_ONCE):
-            images_B3HW = squashed(pictures[start : start + PICTURES_AT_ONCE], look.image_size)
+            images_B3HW = squashed(pictures[start : start + PICTURES_AT_ONCE], settings.image_size)
             seen.append(model.encode_images(torch.from_numpy(images_B3HW).to(device)))
     return torch.cat(seen)
 
@@ -101,7 +101,7 @@ def encode(model: "TinyGPTV", pictures: Sequence[bytes], look: Look) -> Tensor:
 def write_features(
     backbones: Path,
     data: Mapping[str, ShardSet],
-    look: Look,
+    settings: EncodingSettings,
     compute: Compute,
     folder: Path,
     progress: Progress,
@@ -121,18 +121,18 @@ def write_features(
     places = dict(sorted(_places(data).items()))
     if not places:
         raise ConfigError(f"there is no picture in {', '.join(data)}, so that there are no vision tokens to keep")
-    parts = load_backbones(backbones, dtype_of(look.precision))
+    parts = load_backbones(backbones, dtype_of(settings.precision))
     model = TinyGPTV.from_backbones(parts, None, seed=0).to(compute.device).eval()
     prepack(model)
     order = list(places.values())
     chunks = [order[start : start + PICTURES_AT_ONCE] for start in range(0, len(order), PICTURES_AT_ONCE)]
 
-    def look_at(chunk: list[Place]) -> Tensor:
-        return encode(model, [_picture(data, place) for place in chunk], look).float().cpu()
+    def encode_chunk(chunk: list[SamplePosition]) -> Tensor:
+        return encode_pictures(model, [_picture(data, place) for place in chunk], settings).float().cpu()
 
     pool = ThreadPoolExecutor(compute.threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        _write_queries(folder / "queries.npy", pool.map(look_at, chunks), len(order), look, progress)
+        _write_queries(folder / "queries.npy", pool.map(encode_chunk, chunks), len(order), settings, progress)
     finally:
         pool.shutdown(cancel_futures=True)
     digests = np.frombuffer(b"".join(places), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
@@ -140,9 +140,11 @@ def write_features(
     (folder / "datasets.json").write_text(json.dumps(sorted(data)) + "\n")
 
 
-def _write_queries(path: Path, seen: Iterator[Tensor], total: int, look: Look, progress: Progress) -> None:
+def _write_queries(
+    path: Path, seen: Iterator[Tensor], total: int, settings: EncodingSettings, progress: Progress
+) -> None:
     """Write chunks of queries_BQE one after the other, `total` pictures in all."""
-    dtype = np.float32 if look.precision == "float32" else np.float16
+    dtype = np.float32 if settings.precision == "float32" else np.float16
     first = next(seen)
     queries, done = open_memmap(path, mode="w+", dtype=dtype, shape=(total, *first.shape[1:])), 0
     for chunk_BQE in chain([first], seen):
@@ -151,9 +153,9 @@ def _write_queries(path: Path, seen: Iterator[Tensor], total: int, look: Look, p
         progress(done, total, "pictures seen")
 
 
-def _places(data: Mapping[str, ShardSet]) -> dict[bytes, Place]:
+def _places(data: Mapping[str, ShardSet]) -> dict[bytes, SamplePosition]:
     """SHA-256 of each distinct picture -> where it is met first."""
-    found: dict[bytes, Place] = {}
+    found: dict[bytes, SamplePosition] = {}
     for name in sorted(data):
         for position in range(len(data[name])):
             picture = data[name][position].picture
@@ -162,7 +164,7 @@ def _places(data: Mapping[str, ShardSet]) -> dict[bytes, Place]:
     return found
 
 
-def _picture(data: Mapping[str, ShardSet], place: Place) -> bytes:
+def _picture(data: Mapping[str, ShardSet], place: SamplePosition) -> bytes:
     name, position = place
     picture = data[name][position].picture
     assert picture is not None  # `_places` found one there

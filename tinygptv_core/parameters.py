@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tinygptv_core.sizes import COLOURS, LlmSizes, QFormerSizes, Sizes, TowerSizes, sizes_told
+from tinygptv_core.sizes import COLOURS, LlmSizes, ModelSizes, QFormerSizes, TowerSizes, sizes_told
 from tinygptv_core.stages import Lora
 
 QUERY_TOKENS = "query_tokens"
@@ -29,7 +29,7 @@ class Parameters:
         return self.vision + self.qformer + self.projections + self.llm
 
 
-def parameters(sizes: Sizes) -> Parameters:
+def parameters(sizes: ModelSizes) -> Parameters:
     """Of a whole model of these sizes."""
     return Parameters(
         vision=_vision(sizes.vision),
@@ -39,7 +39,7 @@ def parameters(sizes: Sizes) -> Parameters:
     )
 
 
-def trained_parameters(sizes: Sizes, lora: Lora | None) -> int:
+def trained_parameters(sizes: ModelSizes, lora: Lora | None) -> int:
     """Of those that a stage trains: projections, the weights of the language model's norms, and adapters."""
     llm = sizes.llm
     # On input and on attention's output; on queries and keys; the last.
@@ -79,7 +79,7 @@ def _llm(llm: LlmSizes) -> int:
     return llm.vocabulary * width + _linear(width, llm.vocabulary) + llm.layers * block + 2 * width
 
 
-def sizes_in(folder: Path) -> Sizes:
+def sizes_in(folder: Path) -> ModelSizes:
     """The sizes of a **backbones** artifact (docs/map.md), from its small files and the head of one large one."""
     return sizes_told(
         *(_json(folder / part / "config.json") for part in ("vision", "qformer", "llm")),

@@ -8,7 +8,16 @@ from typing import Any, Literal
 from tinygptv_core import evals
 from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, pairs_of, unknown
 from tinygptv_core.run import RunOptions
-from tinygptv_core.settings import Backbones, DataSettings, Fetch, Filter, Scenes, Screen, Source, Sources
+from tinygptv_core.settings import (
+    BackboneSettings,
+    BackboneSources,
+    DataSettings,
+    Fetch,
+    Filter,
+    Scenes,
+    Screen,
+    Source,
+)
 from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stages import (
     NANO_STAGES,
@@ -40,7 +49,7 @@ class Preset:
     name: str
     about: str = field(metadata=NOT_IDENTITY)
     scenes: Scenes | None
-    backbones: Backbones
+    backbones: BackboneSettings
     data: Mapping[str, DataSettings]
     stages: tuple[Stage, ...]
     model_name: str = field(metadata=NOT_IDENTITY)
@@ -130,7 +139,7 @@ NANO = Preset(
     name="nano",
     about="The same architecture and code at toy size, on scenes that the project draws: minutes, and no download.",
     scenes=Scenes(seed=7, pretraining_pictures=3_000, instruction_pictures=4_000, held_out_pictures=500),
-    backbones=Backbones(name="nano", digest="1a729920822689e71ddda6c91a4fbd8fc9e27407cc08e68a6617c4448c61425c"),
+    backbones=BackboneSettings(name="nano", digest="1a729920822689e71ddda6c91a4fbd8fc9e27407cc08e68a6617c4448c61425c"),
     data={
         "scenes_web": NANO_PRETRAINING,
         "scenes_alt": NANO_PRETRAINING,
@@ -149,10 +158,10 @@ NANO = Preset(
     options=TWO_CORES,
 )
 UNSET = Source(path=None, pins={})
-PAPER_BACKBONES = Backbones(
+PAPER_BACKBONES = BackboneSettings(
     name="paper",
     digest=None,
-    sources=Sources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=PAPER_SIZES, dtype="float16"),
+    sources=BackboneSources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=PAPER_SIZES, dtype="float16"),
 )
 """EVA-CLIP's ViT-g/14, the Q-Former of BLIP-2 with FlanT5-XXL, and Phi-2, from files that the user names."""
 

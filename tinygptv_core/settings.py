@@ -7,7 +7,7 @@ from typing import Literal
 
 from tinygptv_core.compute import Precision
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
-from tinygptv_core.sizes import Sizes
+from tinygptv_core.sizes import ModelSizes
 
 SHIPPED = Path(__file__).parent / "backbones"
 """Where the backbones that come with the package lie, a folder for each."""
@@ -27,7 +27,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class BackboneSources:
     """Published weights that backbones are made of.
 
     Attributes:
@@ -41,12 +41,12 @@ class Sources:
     vision: Source
     qformer: Source
     llm: Source
-    sizes: Sizes
+    sizes: ModelSizes
     dtype: Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbones:
+class BackboneSettings:
     """The frozen parts: those that come with the package, or made from a user's own files.
 
     Attributes:
@@ -56,7 +56,7 @@ class Backbones:
 
     name: str
     digest: str | None
-    sources: Sources | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
+    sources: BackboneSources | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ class LlmSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class ModelSizes:
     """All of them. `projection_widths` go from the Q-Former's width to the LLM's (see `weights.Architecture`)."""
 
     vision: TowerSizes
@@ -88,9 +88,9 @@ def sizes_told(
     *,
     queries: int,
     projection_widths: tuple[int, ...],
-) -> Sizes:
+) -> ModelSizes:
     """The sizes that transformers' configurations tell, which are plain JSON here; what they are silent on is given."""
-    return Sizes(
+    return ModelSizes(
         vision=TowerSizes(
             width=vision["hidden_size"],
             mlp_width=vision["intermediate_size"],
@@ -122,7 +122,7 @@ def sizes_told(
     )
 
 
-PAPER_SIZES = Sizes(
+PAPER_SIZES = ModelSizes(
     vision=TowerSizes(width=1408, mlp_width=6144, layers=39, heads=16, image_size=224, patch_size=14),
     qformer=QFormerSizes(width=768, mlp_width=3072, layers=12, heads=12, cross_attention_every=2, queries=32),
     llm=LlmSizes(

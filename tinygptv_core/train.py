@@ -43,7 +43,7 @@ from tinygptv_core.prompt import Tokenizer
 from tinygptv_core.run import RunOptions, RunSpec, read_spec
 from tinygptv_core.schedule import rate
 from tinygptv_core.shortage import has_no_memory
-from tinygptv_core.sizes import Sizes
+from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Stage, check_adapters
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.training.alone import alone
@@ -203,7 +203,7 @@ class _Run:
 
     spec: RunSpec
     engine: Engine
-    sizes: Sizes
+    sizes: ModelSizes
     steps: Steps
     rank: int
     world_size: int

@@ -216,7 +216,7 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class FrozenModules:
     """The three frozen modules."""
 
     vision: VisionTower
@@ -224,10 +224,10 @@ class Parts:
     llm: TinyPhi
 
 
-def without_weights(architecture: Architecture) -> Parts:
+def without_weights(architecture: Architecture) -> FrozenModules:
     """The modules on torch's `meta` device: names and shapes, and no memory for weights only to be replaced."""
     with torch.device("meta"):
-        return Parts(
+        return FrozenModules(
             vision=VisionTower(architecture.vision),
             qformer=QFormer(architecture.qformer, architecture.num_queries),
             llm=TinyPhi(architecture.llm),

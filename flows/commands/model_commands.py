@@ -63,37 +63,37 @@ def add_parsers(commands: Any) -> None:
         "--low-resource", type=int, choices=(8, 4),
         help="load the large weights in 8 or 4 bits: less memory, and nearly the same answers",
     )  # fmt: skip
-    _add_manner(ask)
+    _add_decoding_options(ask)
     add_home(ask)
 
 
-def _add_manner(ask: argparse.ArgumentParser) -> None:
-    manner = ask.add_argument_group(
+def _add_decoding_options(ask: argparse.ArgumentParser) -> None:
+    decoding_options = ask.add_argument_group(
         "decoding",
         "The default is greedy decoding: the same question gets the same answer.",
     )
-    manner.add_argument(
+    decoding_options.add_argument(
         "--most-tokens", type=int, metavar="N", help="the maximum number of new tokens (default: the model's own)"
     )
-    manner.add_argument(
+    decoding_options.add_argument(
         "--beams", type=int, default=1, metavar="N",
         help="beam search with N beams (default: 1, no beam search)",
     )  # fmt: skip
-    manner.add_argument(
+    decoding_options.add_argument(
         "--repetition-penalty", type=float, default=1.0, metavar="X",
         help="above 1: make tokens that were already generated less likely (default: 1, no penalty)",
     )  # fmt: skip
-    manner.add_argument(
+    decoding_options.add_argument(
         "--temperature", type=float, metavar="T",
         help="sample tokens at this temperature: near 0 almost greedy, 1 the model's own probabilities, above 1 more "
         "random; not with --beams",
     )  # fmt: skip
-    manner.add_argument(
+    decoding_options.add_argument(
         "--top-p", type=float, metavar="P",
         help="nucleus sampling: sample only from the likeliest tokens whose probabilities add up to P (above 0, at "
         "most 1); not with --beams",
     )  # fmt: skip
-    manner.add_argument(
+    decoding_options.add_argument(
         "--seed", type=int, metavar="N",
         help="the random seed of sampling: the same seed gives the same answer (default: 0)",
     )  # fmt: skip
@@ -138,9 +138,9 @@ def _rivals(uri: str) -> list[str]:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from tasks.ask import Manner, ask, in_store
+    from tasks.ask import DecodingOptions, ask, in_store
 
-    manner = Manner(
+    decoding_options = DecodingOptions(
         most_tokens=options.most_tokens,
         beams=options.beams,
         repetition_penalty=options.repetition_penalty,
@@ -149,5 +149,5 @@ def _ask(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     model, uri = in_store(options.model, Store(options.home / "store")), tracking_uri(options.home)
-    print(ask(model, options.image, options.question, uri, options.low_resource, manner))
+    print(ask(model, options.image, options.question, uri, options.low_resource, decoding_options))
     return DONE

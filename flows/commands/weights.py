@@ -24,17 +24,19 @@ from tinygptv_core.checkpoint_form import form_of
 from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, change, pairs_of
 from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
-from tinygptv_core.settings import Backbones
+from tinygptv_core.settings import BackboneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
     """What an import reads of a preset, so that settings have the names that they have in `tinygptv run`."""
 
-    backbones: Backbones
+    backbones: BackboneSettings
 
 
-def backbones_to_import(preset: str | None, paths: Mapping[str, str | None], settings: Sequence[str]) -> Backbones:
+def backbones_to_import(
+    preset: str | None, paths: Mapping[str, str | None], settings: Sequence[str]
+) -> BackboneSettings:
     """The backbones of a preset, or the paper's, with the user's files.
 
     Args:

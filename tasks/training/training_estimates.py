@@ -14,7 +14,7 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import parameters, trained_parameters
 from tinygptv_core.plain import leaves, plain
 from tinygptv_core.run import RunOptions
-from tinygptv_core.sizes import Sizes
+from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Stage
 
 FLOAT32_BYTES = 4
@@ -54,7 +54,7 @@ class LastRun:
 
 
 def estimate_training(
-    stage: Stage, sizes: Sizes, backbones: Artifact | None, options: RunOptions, store: Store, *, aided: bool
+    stage: Stage, sizes: ModelSizes, backbones: Artifact | None, options: RunOptions, store: Store, *, aided: bool
 ) -> TrainingEstimate:
     """By the last run on these backbones of a stage of this name that is most like it; else by arithmetic.
 
@@ -91,7 +91,7 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def by_arithmetic(stage: Stage, sizes: Sizes, options: RunOptions, note: str) -> TrainingEstimate:
+def by_arithmetic(stage: Stage, sizes: ModelSizes, options: RunOptions, note: str) -> TrainingEstimate:
     """What is known without anything measured: weights, gradients and moments, but not what a step keeps."""
     counts, trained = parameters(sizes), trained_parameters(sizes, stage.lora)
     large = FLOAT32_BYTES if stage.precision == "float32" else FLOAT32_BYTES // 2
@@ -105,7 +105,7 @@ def by_arithmetic(stage: Stage, sizes: Sizes, options: RunOptions, note: str) ->
     )
 
 
-def disk_bytes(stage: Stage, sizes: Sizes, options: RunOptions) -> int:
+def disk_bytes(stage: Stage, sizes: ModelSizes, options: RunOptions) -> int:
     """Of the checkpoint and, while it trains, of the states that are kept and the one that is being written."""
     return (1 + STATE_VALUES * (options.keep_states + 1)) * FLOAT32_BYTES * trained_parameters(sizes, stage.lora)
 

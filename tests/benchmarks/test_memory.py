@@ -22,10 +22,10 @@ from benchmarks.memory import (
     training,
 )
 from tinygptv_core.quantize import large_linears, quantize
-from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.trainable import trainable_parameters
 
-NANO = Sizes(
+NANO = ModelSizes(
     vision=TowerSizes(width=128, mlp_width=512, layers=4, heads=4, image_size=64, patch_size=8),
     qformer=QFormerSizes(width=128, mlp_width=512, layers=2, heads=4, cross_attention_every=1, queries=9),
     llm=LlmSizes(
@@ -34,7 +34,7 @@ NANO = Sizes(
     ),
     projection_widths=(128, 256, 128),
 )  # fmt: skip
-MIDDLE = Sizes(
+MIDDLE = ModelSizes(
     vision=TowerSizes(width=384, mlp_width=1536, layers=2, heads=6, image_size=224, patch_size=16),
     qformer=QFormerSizes(width=256, mlp_width=1024, layers=2, heads=4, cross_attention_every=2, queries=32),
     llm=LlmSizes(

@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import Blip2Config, Blip2ForConditionalGeneration, PhiConfig, PhiForCausalLM
 
 from tests.core import tiny
-from tinygptv_core.formats.weight_import import Sources
-from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.formats.weight_import import WeightPaths
+from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.stages import Lora
 
-SIZES = Sizes(
+SIZES = ModelSizes(
     vision=TowerSizes(width=16, mlp_width=32, layers=2, heads=2, image_size=8, patch_size=4),
     qformer=QFormerSizes(width=8, mlp_width=16, layers=2, heads=2, cross_attention_every=2, queries=3),
     llm=LlmSizes(
@@ -234,9 +234,9 @@ def _with_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def all_published(folder: Path) -> Sources:
+def all_published(folder: Path) -> WeightPaths:
     """The three parts in the files that TinyGPT-V's authors name."""
-    return Sources(
+    return WeightPaths(
         vision=eva(folder / "eva_vit_g.pth"),
         qformer=blip2(folder / "blip2_pretrained_flant5xxl.pth"),
         llm=phi_fused(folder / "phi-2"),

@@ -23,9 +23,9 @@ from tinygptv_core.checkpoint import read_checkpoint
 from tinygptv_core.checkpoint_form import form_of
 from tinygptv_core.engine import BETAS
 from tinygptv_core.formats.architectures import architecture
-from tinygptv_core.formats.weight_import import Sources, import_backbones, import_checkpoint
+from tinygptv_core.formats.weight_import import WeightPaths, import_backbones, import_checkpoint
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.stages import PUBLISHED_QUESTION, Lora, Schedule, Share, Stage
 from tinygptv_core.trainable import load_trainable, trainable_parameters
 from tinygptv_core.weights import Architecture, Backbones, load_backbones, read_tokenizer
@@ -111,7 +111,7 @@ class Goldens:
         """Of the sizes that the folder tells, without dropout: the goldens were made without."""
         spec, llm = self.spec, self.manifest["llm_config"]
         return architecture(
-            Sizes(
+            ModelSizes(
                 vision=TowerSizes(
                     width=spec["eva_embed_dim"],
                     mlp_width=int(spec["eva_embed_dim"] * 4.3637),
@@ -158,7 +158,7 @@ class Goldens:
         _copy_tensors(weights / "phi_base" / "model.safetensors", phi, lambda name: not (fresh_norms and _is_new(name)))
         # The public file has one block more than is used; a folder may have others.
         _copy_tensors(weights / eva.name, folder, lambda name: _block(name) <= depth)
-        sources = Sources(vision=eva, qformer=weights / "blip2_qformer.safetensors", llm=phi)
+        sources = WeightPaths(vision=eva, qformer=weights / "blip2_qformer.safetensors", llm=phi)
         import_backbones(folder / "made", sources, self.architecture, torch.float32)
         return folder / "made"
 

@@ -14,7 +14,7 @@ from tinygptv_core.answer import (
     find_backbones,
     load_fresh,
     load_trained,
-    see,
+    picture_tokens,
 )
 from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.artifact import digest_of, members_of
@@ -81,7 +81,7 @@ def test_in_16_bits_no_linear_is_wider_and_the_model_computes_the_same_bits(back
 def test_the_same_question_about_the_same_picture_is_answered_once(fresh):
     told = []
     asked = [PictureQuestion(text="what?", prompt="{}", picture=number) for number in (0, 1, 0, 0)]
-    image_PQD = see(fresh, [picture(1), picture(2)])
+    image_PQD = picture_tokens(fresh, [picture(1), picture(2)])
     texts = answer(fresh, asked, image_PQD, greedy(4, "###"), lambda done, total, what: told.append((done, total)))
     assert told == [(2, 2)]
     assert texts[0] == texts[2] == texts[3]
@@ -105,7 +105,7 @@ def test_a_picture_is_looked_at_once_however_many_questions_follow(fresh):
 
 
 def test_an_answer_is_cut_at_its_most_tokens(fresh):
-    image_PQD = see(fresh, [picture(1)])
+    image_PQD = picture_tokens(fresh, [picture(1)])
     for most in (1, 3):
         (text,) = answer(
             fresh, [PictureQuestion(text="what?", prompt="{}", picture=0)], image_PQD, greedy(most, "###"), quiet

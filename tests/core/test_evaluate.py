@@ -288,7 +288,7 @@ def test_where_there_are_choices_the_answer_is_the_likeliest_of_them(trained):
     samples = [with_choices(number) for number in range(3)]
     found = evaluate(trained, ["iconqa_vqa"], {"iconqa_test": Held(samples)}, quiet)
     asked = [answering.PictureQuestion(text=f"which {number}?", prompt="{}", picture=number) for number in range(3)]
-    image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
+    image_PQD = answering.picture_tokens(trained, [one.picture for one in samples if one.picture])
     rankings = answering.ranked(trained, asked, [("aa", "b")] * 3, image_PQD, quiet)
     assert [line.answer for line in found.answers] == [("aa", "b")[ranking.order[0]] for ranking in rankings]
     assert {line.answer for line in found.answers} <= {"aa", "b"}
@@ -311,7 +311,7 @@ def test_the_probability_of_yes_is_that_of_its_tokens_against_those_of_no(traine
     assert set(found.scores["hateful_memes_vqa"]) == {"accuracy", "as_published", "auroc"}
     prompt = 'The text on this picture is "{}". Is it hateful? yes or no'
     asked = [answering.PictureQuestion(text=f"text {number}", prompt=prompt, picture=number) for number in range(4)]
-    image_PQD = answering.see(trained, [one.picture for one in samples if one.picture])
+    image_PQD = answering.picture_tokens(trained, [one.picture for one in samples if one.picture])
     rankings = answering.ranked(trained, asked, [("yes", "no")] * 4, image_PQD, quiet)
     # exp(-yes) / (exp(-yes) + exp(-no)), both divided by exp(-yes)
     expected = [1 / (1 + math.exp(ranking.sums[0] - ranking.sums[1])) for ranking in rankings]

@@ -8,7 +8,7 @@ import torch
 from tests.core.test_train import losses_of, quiet, weights_of
 from tests.core.tiny_run import STAGE, elsewhere, picture, shape_samples, tiny_spec, write_dataset
 from tinygptv_core.compute import Compute
-from tinygptv_core.features import Features, Look, encode, write_features
+from tinygptv_core.features import EncodingSettings, Features, encode_pictures, write_features
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import ShardSet
@@ -16,13 +16,13 @@ from tinygptv_core.train import train
 from tinygptv_core.vision import VisionTower
 from tinygptv_core.weights import load_backbones
 
-LOOK = Look(image_size=8, precision="float32")
+SETTINGS = EncodingSettings(image_size=8, precision="float32")
 
 
-def written(spec, folder, look=LOOK, names=("shapes",)):
+def written(spec, folder, settings=SETTINGS, names=("shapes",)):
     folder.mkdir()
     data = {name: ShardSet(spec.data[name]) for name in names}
-    write_features(spec.backbones, data, look, Compute(device="cpu", threads=2), folder, quiet)
+    write_features(spec.backbones, data, settings, Compute(device="cpu", threads=2), folder, quiet)
     return Features(folder)
 
 
@@ -31,7 +31,7 @@ def test_every_distinct_picture_is_there_once_as_the_tower_sees_it(tmp_path):
     features = written(spec, tmp_path / "features", names=("shapes", "words"))
     pictures = sorted({sample["picture"] for sample in shape_samples(23)}, key=lambda data: sha256(data).digest())
     model = TinyGPTV.from_backbones(load_backbones(spec.backbones, torch.float32), None, seed=1)
-    torch.testing.assert_close(features.of(pictures), encode(model, pictures, LOOK), rtol=0, atol=1e-6)
+    torch.testing.assert_close(features.of(pictures), encode_pictures(model, pictures, SETTINGS), rtol=0, atol=1e-6)
     assert features.datasets == {"shapes", "words"}
     digests = np.load(tmp_path / "features" / "pictures.npy")
     assert [row.tobytes() for row in digests] == [sha256(data).digest() for data in pictures]
@@ -40,7 +40,7 @@ def test_every_distinct_picture_is_there_once_as_the_tower_sees_it(tmp_path):
 def test_of_a_stage_in_16_bits_they_are_kept_in_16_bits(tmp_path):
     spec = tiny_spec(tmp_path)
     exact = written(spec, tmp_path / "exact").of([picture(3)])
-    half = written(spec, tmp_path / "half", Look(image_size=8, precision="bfloat16")).of([picture(3)])
+    half = written(spec, tmp_path / "half", EncodingSettings(image_size=8, precision="bfloat16")).of([picture(3)])
     assert (exact.dtype, half.dtype) == (torch.float32, torch.float16)
     torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.05)
 

@@ -13,7 +13,7 @@ from tinygptv_core.pretrain.backbones import pretrain_backbones
 from tinygptv_core.pretrain.language import language_config, tokens_of, train_language_model
 from tinygptv_core.pretrain.optimize import Muon, optimizers_of, orthogonal, rate
 from tinygptv_core.pretrain.reading import Passage, document
-from tinygptv_core.pretrain.settings import Optimization, Pretraining, Sizes
+from tinygptv_core.pretrain.settings import Optimization, Pretraining, PretrainingSizes
 from tinygptv_core.pretrain.tokens import train_tokenizer
 from tinygptv_core.pretrain.tower import grid_positions, images_of, labels_of
 from tinygptv_core.scenes.scene import UNSEEN, Scene, Thing
@@ -21,7 +21,7 @@ from tinygptv_core.weights import load_backbones
 
 STEPS = Optimization(seed=1, steps=2, warmup_steps=1, batch=3, peak=1e-3, weight_decay=0.0)
 SETTINGS = Pretraining(
-    sizes=Sizes(
+    sizes=PretrainingSizes(
         width=32,
         head_width=16,
         feed_forward=32,

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from tinygptv_core.presets import NANO, UNSET
-from tinygptv_core.settings import Backbones, Scenes, Sources
-from tinygptv_core.sizes import LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.settings import BackboneSettings, BackboneSources, Scenes
+from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.stages import Lora, Stage
 
-SIZES = Sizes(
+SIZES = ModelSizes(
     vision=TowerSizes(width=64, mlp_width=279, layers=3, heads=4, image_size=28, patch_size=14),
     qformer=QFormerSizes(width=48, mlp_width=192, layers=4, heads=4, cross_attention_every=2, queries=8),
     llm=LlmSizes(
@@ -39,10 +39,10 @@ TOY = replace(
     NANO,
     name="toy",
     scenes=Scenes(seed=7, pretraining_pictures=64, instruction_pictures=64, held_out_pictures=48),
-    backbones=Backbones(
+    backbones=BackboneSettings(
         name="toy",
         digest=None,
-        sources=Sources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=SIZES, dtype="float32"),
+        sources=BackboneSources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=SIZES, dtype="float32"),
     ),
     stages=tuple(map(published, NANO.stages)),
 )

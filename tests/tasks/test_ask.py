@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from flows.cli import main
-from tasks.ask import Manner, ask, in_store
+from tasks.ask import DecodingOptions, ask, in_store
 from tasks.register import register_version
 from tests.core.tiny_run import picture
 from tests.tasks.registered import new_home
@@ -45,8 +45,14 @@ def test_a_model_with_few_bits_answers_if_the_library_for_it_is_there(home, monk
 
 
 def test_an_answer_is_greedy_unless_it_is_asked_for_otherwise(home):
-    def asked(**manner):
-        return ask("tinygptv/1", home.root / "shown.png", "what?", home.uri, manner=Manner(**manner))
+    def asked(**decoding_options):
+        return ask(
+            "tinygptv/1",
+            home.root / "shown.png",
+            "what?",
+            home.uri,
+            decoding_options=DecodingOptions(**decoding_options),
+        )
 
     usual = ask("tinygptv/1", home.root / "shown.png", "what?", home.uri)
     assert usual and asked() == asked(beams=1, repetition_penalty=1.0) == usual

@@ -4,11 +4,11 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig
 
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.sizes import PAPER_SIZES, Sizes, sizes_told
+from tinygptv_core.sizes import PAPER_SIZES, ModelSizes, sizes_told
 from tinygptv_core.weights import Architecture
 
 
-def architecture(sizes: Sizes) -> Architecture:
+def architecture(sizes: ModelSizes) -> Architecture:
     """The architecture of these sizes; what is no size (activations, eps) is as the published parts have it.
 
     EVA-CLIP: exact GELU, eps 1e-6. The Q-Former: BERT's, eps 1e-12. Phi-2: the tanh form of GELU, eps 1e-5, and
@@ -59,7 +59,7 @@ def architecture(sizes: Sizes) -> Architecture:
     )
 
 
-def sizes_of(model: TinyGPTV) -> Sizes:
+def sizes_of(model: TinyGPTV) -> ModelSizes:
     """The sizes of a model that is there: what `architecture` made it of."""
     configs = (model.vision.config, model.qformer.config, model.llm.config)
     linears = [module for module in model.projections if isinstance(module, nn.Linear)]

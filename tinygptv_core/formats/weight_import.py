@@ -37,7 +37,7 @@ CHECKED_LLM = (*_EVERYWHERE, "layer_norm_eps", "rope_type", "rope_theta", "rope_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class WeightPaths:
     """Where the three parts lie: a file, or a folder as Hugging Face has it. Two may be the same."""
 
     vision: Path
@@ -55,7 +55,7 @@ class _Opened:
 
 
 def import_backbones(
-    folder: Path, sources: Sources, architecture: Architecture, dtype: torch.dtype
+    folder: Path, sources: WeightPaths, architecture: Architecture, dtype: torch.dtype
 ) -> tuple[Coverage, ...]:
     """Write the **backbones** artifact into `folder`.
 
@@ -79,7 +79,7 @@ def import_backbones(
     return coverages
 
 
-def _opened(sources: Sources, architecture: Architecture) -> dict[str, _Opened]:
+def _opened(sources: WeightPaths, architecture: Architecture) -> dict[str, _Opened]:
     """The three parts, each source opened once: what cannot be mapped is in memory as long as it is open."""
     paths = dict.fromkeys((sources.vision, sources.qformer, sources.llm))
     files = {path: open_weights(path) for path in paths}
@@ -122,7 +122,7 @@ def _with_configs(
     return {name: (configs[name], tensors[name]) for name in tensors}
 
 
-def _vision(sources: Sources, opened: Mapping[Path, Mapping[str, Stored]], config: Blip2VisionConfig) -> _Opened:
+def _vision(sources: WeightPaths, opened: Mapping[Path, Mapping[str, Stored]], config: Blip2VisionConfig) -> _Opened:
     files = opened[sources.vision]
     if any(name.startswith("vision_model.") for name in files):
         _check_config(sources.vision, "vision_config", config, CHECKED_VISION)

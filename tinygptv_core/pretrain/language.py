@@ -13,7 +13,7 @@ from tinygptv_core.batch import IGNORED
 from tinygptv_core.phi import TinyPhi
 from tinygptv_core.pretrain.optimize import optimize
 from tinygptv_core.pretrain.reading import Passage, document
-from tinygptv_core.pretrain.settings import Optimization, Sizes
+from tinygptv_core.pretrain.settings import Optimization, PretrainingSizes
 from tinygptv_core.pretrain.tokens import END_OF_TEXT_ID
 
 # Shape letters of this file: B batch, T positions, D width, X positions with a target.
@@ -35,7 +35,7 @@ class Tokens:
     labels: list[int]
 
 
-def language_config(sizes: Sizes) -> PhiConfig:
+def language_config(sizes: PretrainingSizes) -> PhiConfig:
     """Phi-2's shape at these sizes, without its dropout, of which so small a model has no need.
 
     It has no pad id, as Phi-2: the embedding of a pad id is never trained, and bos is the same token.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class PretrainingSizes:
     """The sizes of all parts. The tower, the Q-Former and the language model are equally wide.
 
     Attributes:
@@ -46,7 +46,7 @@ class Pretraining:
         prompts: texts that later stages put around a question; they shape the tokenizer, and no weight.
     """
 
-    sizes: Sizes
+    sizes: PretrainingSizes
     seed: int
     prompts: tuple[str, ...]
     tower: Optimization

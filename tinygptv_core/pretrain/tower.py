@@ -21,7 +21,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerMultiHeadAtte
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.image import squashed
 from tinygptv_core.pretrain.optimize import optimize
-from tinygptv_core.pretrain.settings import Optimization, Sizes
+from tinygptv_core.pretrain.settings import Optimization, PretrainingSizes
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.scenes.draw import draw, jpeg
 from tinygptv_core.scenes.scene import (
@@ -58,7 +58,7 @@ class Labels:
     box_BQ4: Tensor
 
 
-def vision_config(sizes: Sizes) -> Blip2VisionConfig:
+def vision_config(sizes: PretrainingSizes) -> Blip2VisionConfig:
     """BLIP-2's ViT at these sizes."""
     return Blip2VisionConfig(
         hidden_size=sizes.width,
@@ -71,7 +71,7 @@ def vision_config(sizes: Sizes) -> Blip2VisionConfig:
     )
 
 
-def qformer_config(sizes: Sizes) -> Blip2QFormerConfig:
+def qformer_config(sizes: PretrainingSizes) -> Blip2QFormerConfig:
     """BLIP-2's Q-Former at these sizes, cross-attention in every layer, without dropout and without text."""
     return Blip2QFormerConfig(
         vocab_size=1,

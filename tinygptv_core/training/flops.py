@@ -26,7 +26,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tinygptv_core.sizes import COLOURS, LlmSizes, QFormerSizes, Sizes, TowerSizes
+from tinygptv_core.sizes import COLOURS, LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 
 if TYPE_CHECKING:
     from tinygptv_core.batch import Batch
@@ -142,7 +142,7 @@ def work_of(batch: "Batch", queries: int) -> Work:
     )
 
 
-def needed_flops(sizes: Sizes, work: Work, *, image_size: int, lora_rank: int) -> Flops:
+def needed_flops(sizes: ModelSizes, work: Work, *, image_size: int, lora_rank: int) -> Flops:
     """The operations that a step on `work` needs.
 
     Args:
@@ -156,7 +156,7 @@ def needed_flops(sizes: Sizes, work: Work, *, image_size: int, lora_rank: int) -
     )
 
 
-def vision_flops(sizes: Sizes, pictures: int, image_size: int) -> Flops:
+def vision_flops(sizes: ModelSizes, pictures: int, image_size: int) -> Flops:
     """Of tower and Q-Former, which are frozen and under which nothing is trained."""
     tokens = (image_size // sizes.vision.patch_size) ** 2 + 1
     return Flops(
@@ -183,7 +183,7 @@ def _qformer_flops(qformer: QFormerSizes, read_width: int, tokens: int) -> int:
     return qformer.layers * own + reading_layers * reading
 
 
-def projection_flops(sizes: Sizes, pictures: int) -> Flops:
+def projection_flops(sizes: ModelSizes, pictures: int) -> Flops:
     """Of the projections: all have gradients of their weights, and all but the first pass them on."""
     first, *others = (2 * come * go for come, go in pairwise(sizes.projection_widths))
     tokens = pictures * sizes.qformer.queries

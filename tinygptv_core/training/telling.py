@@ -19,7 +19,7 @@ from tinygptv_core.checkpoint import Position, StepLoss
 from tinygptv_core.engine import Engine, StepResult
 from tinygptv_core.memory import peak_memory_bytes
 from tinygptv_core.run import RunSpec
-from tinygptv_core.sizes import Sizes
+from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.training.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
 from tinygptv_core.training.metrics import Line, Metrics
 from tinygptv_core.training.processes import gathered
@@ -50,7 +50,9 @@ class Telling:
             about the steps since the last one all the same; its times are those of this process.
     """
 
-    def __init__(self, spec: RunSpec, engine: Engine, sizes: Sizes, *, rank: int, world_size: int, start: Position):
+    def __init__(
+        self, spec: RunSpec, engine: Engine, sizes: ModelSizes, *, rank: int, world_size: int, start: Position
+    ):
         self._spec, self._engine, self._sizes = spec, engine, sizes
         self._rank, self._world_size = rank, world_size
         self._metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None

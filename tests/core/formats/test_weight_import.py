@@ -28,7 +28,7 @@ from tinygptv_core.formats.pickled_names import MOST_BYTES
 from tinygptv_core.formats.published import name_in_checkpoint
 from tinygptv_core.formats.weight_files import in_memory, open_weights, read_pickle, write_tensors
 from tinygptv_core.formats.weight_folders import check_pins, files_of
-from tinygptv_core.formats.weight_import import Sources, import_backbones, import_checkpoint, trained_shapes
+from tinygptv_core.formats.weight_import import WeightPaths, import_backbones, import_checkpoint, trained_shapes
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.trainable import trainable_parameters
@@ -40,13 +40,13 @@ FORM = CheckpointForm(
 STAGE1 = replace(FORM, name="stage1", lora=None)
 
 
-def imported(folder: Path, sources: Sources, dtype=torch.float32):
+def imported(folder: Path, sources: WeightPaths, dtype=torch.float32):
     folder.mkdir(parents=True)
     return import_backbones(folder, sources, architecture(SIZES), dtype)
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Sources:
+def published(tmp_path_factory) -> WeightPaths:
     return brought.all_published(tmp_path_factory.mktemp("published"))
 
 
@@ -96,7 +96,7 @@ def test_every_layout_of_phi_gives_the_same_bytes(published, wanted, tmp_path, l
 def test_a_folder_of_hugging_face_gives_the_same_bytes(published, wanted, tmp_path, shard_size):
     folder = brought.hf_blip2(tmp_path / "blip2", shard_size)
     assert (len(files_of(folder)) > 5) == (shard_size == "5KB")
-    imported(tmp_path / "out", Sources(vision=folder, qformer=folder, llm=published.llm))
+    imported(tmp_path / "out", WeightPaths(vision=folder, qformer=folder, llm=published.llm))
     assert digest_of(members_of(tmp_path / "out")) == wanted[1]
 
 
@@ -154,7 +154,7 @@ def test_16_bit_backbones_keep_norms_and_qformer_in_32(published, tmp_path):
     assert load_backbones(tmp_path / "out", torch.bfloat16).llm.lm_head.weight.dtype == torch.bfloat16
 
 
-def spoilt(published: Sources, tmp_path: Path, part: str, change) -> Sources:
+def spoilt(published: WeightPaths, tmp_path: Path, part: str, change) -> WeightPaths:
     """The published files, with one of them changed."""
     tensors = {"vision": brought.eva_tensors, "qformer": brought.blip2_tensors, "llm": brought.fused_tensors}[part]()
     change(tensors)
@@ -733,7 +733,7 @@ def measured_import(folder: Path, width: int, form: str) -> None:
     llm = replace(SIZES.llm, width=width, mlp_width=4 * width, heads=4)
     sizes = replace(SIZES, llm=llm, projection_widths=(8, 12, width))
     (folder / "out").mkdir()
-    sources = Sources(vision=files / "eva.pth", qformer=files / "blip2.pth", llm=files / "phi")
+    sources = WeightPaths(vision=files / "eva.pth", qformer=files / "blip2.pth", llm=files / "phi")
     import_backbones(folder / "out", sources, architecture(sizes), torch.float16)
 
 

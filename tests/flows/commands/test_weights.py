@@ -25,23 +25,24 @@ from tinygptv_core.checkpoint import form_of, read_form
 from tinygptv_core.formats.weight_files import open_weights
 from tinygptv_core.plain import ConfigError, from_plain, plain, sha256_of
 from tinygptv_core.presets import NANO
-from tinygptv_core.settings import Backbones, Source, Sources
+from tinygptv_core.settings import BackboneSettings, BackboneSources, Source
 from tinygptv_core.stages import Stage
 
 PRESET = """
 from dataclasses import replace
 from tinygptv_core.plain import from_plain
-from tinygptv_core.presets import NANO, Backbones, Source, Sources
-from tinygptv_core.sizes import Sizes
+from tinygptv_core.presets import NANO, BackboneSettings, BackboneSources, Source
+from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Lora
 
 UNSET = Source(path=None, pins={{}})
-SOURCES = Sources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=from_plain(Sizes, {sizes!r}), dtype="float32")
+SIZES = from_plain(ModelSizes, {sizes!r})
+SOURCES = BackboneSources(vision=UNSET, qformer=UNSET, llm=UNSET, sizes=SIZES, dtype="float32")
 STAGES = tuple(
     replace(stage, image_size=8, lora=Lora(rank=3, alpha=6, dropout=0.05) if stage.lora else None)
     for stage in NANO.stages
 )
-MINE = replace(NANO, name="mine", stages=STAGES, backbones=Backbones(name="mine", digest=None, sources=SOURCES))
+MINE = replace(NANO, name="mine", stages=STAGES, backbones=BackboneSettings(name="mine", digest=None, sources=SOURCES))
 """
 
 
@@ -331,14 +332,14 @@ def test_the_request_for_shipped_backbones_is_the_one_that_it_always_was(tmp_pat
 
 
 def test_the_artifact_does_not_depend_on_where_the_files_lie(published, tmp_path):
-    sources = Sources(
+    sources = BackboneSources(
         vision=Source(path=str(published.vision), pins={}),
         qformer=Source(path=str(published.qformer), pins={}),
         llm=Source(path=str(published.llm), pins={}),
         sizes=SIZES,
         dtype="float16",
     )
-    request = backbones_step(Backbones(name="mine", digest=None, sources=sources), Store(tmp_path / "store"))
+    request = backbones_step(BackboneSettings(name="mine", digest=None, sources=sources), Store(tmp_path / "store"))
     inputs = {name: item for name, item in request.inputs.items() if isinstance(item, Artifact)}
     assert set(inputs) == {"vision", "qformer", "llm/config.json", "llm/tokenizer.json", "llm/model.safetensors"}
     noted = {"run": "r", "time": 1.0}
