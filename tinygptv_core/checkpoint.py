@@ -19,7 +19,7 @@ from tinygptv_core.checkpoint_form import CheckpointForm, form_of, read_form
 from tinygptv_core.formats.weight_files import Stored, in_memory, write_tensors
 from tinygptv_core.plain import ConfigError, canonical_json, from_plain, plain
 from tinygptv_core.stages import Stage
-from tinygptv_core.training.watch import Watched
+from tinygptv_core.training.monitor import MonitorState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Position:
     loss_first: float | None
     notices: tuple[str, ...] = ()
     unlogged: tuple[StepLoss, ...] = ()
-    watched: Watched = field(default_factory=Watched)
+    watched: MonitorState = field(default_factory=MonitorState)
 
 
 @dataclass(frozen=True, kw_only=True)

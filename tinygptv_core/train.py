@@ -49,10 +49,10 @@ from tinygptv_core.trainable import load_trainable
 from tinygptv_core.training.alone import alone
 from tinygptv_core.training.compiling import compile_layers, require_compiler
 from tinygptv_core.training.metrics import left, words
+from tinygptv_core.training.metrics_logger import MetricsLogger
 from tinygptv_core.training.not_finite import NotFiniteError
 from tinygptv_core.training.processes import gathered
 from tinygptv_core.training.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
-from tinygptv_core.training.telling import Telling
 from tinygptv_core.weights import load_backbones
 
 LOGGER = logging.getLogger(__name__)
@@ -240,22 +240,22 @@ def _start(run: _Run) -> Position:
 def _loop(run: _Run, start: Position, saver: Saver) -> Position:
     """All steps from `start` on. The first process writes metrics, reports and saves states."""
     spec, options, total = run.spec, run.spec.options, run.spec.stage.schedule.steps
-    telling = Telling(spec, run.engine, run.sizes, rank=run.rank, world_size=run.world_size, start=start)
+    metrics_logger = MetricsLogger(spec, run.engine, run.sizes, rank=run.rank, world_size=run.world_size, start=start)
     began, here = time.monotonic(), start
-    read = telling.waited_for(batches(run.steps, start.step, options.loader_workers))
+    read = metrics_logger.waited_for(batches(run.steps, start.step, options.loader_workers))
     for step, batch in enumerate(read, start=start.step):
         dataset, now = run.steps.order.dataset_at(step), rate(spec.stage.schedule, step)
         result = run.engine.step(batch, step=step, rate=now, dataset=dataset)
-        telling.add(step + 1, dataset, batch, result)
+        metrics_logger.add(step + 1, dataset, batch, result)
         here = replace(start, step=step + 1, seconds=start.seconds + time.monotonic() - began)
-        if line := telling.line(here, now):
+        if line := metrics_logger.line(here, now):
             run.report(here.step, total, f"{words(line)}, {left(line, total)} left")
-        saver.after(here.step, partial(_state, run.engine, telling, here))
+        saver.after(here.step, partial(_state, run.engine, metrics_logger, here))
     return here
 
 
-def _state(engine: Engine, telling: Telling, here: Position) -> State:
-    return State(tensors=engine.state(), position=telling.position(here))
+def _state(engine: Engine, metrics_logger: MetricsLogger, here: Position) -> State:
+    return State(tensors=engine.state(), position=metrics_logger.position(here))
 
 
 def _log_progress(done: int, total: int, text: str) -> None:

@@ -70,7 +70,7 @@ class StrictResizer(Resizer):
         return super().__call__(plain, blurring_bbox_list)
 
 
-class TellingWriter(WebDatasetSampleWriter):
+class ProgressWriter(WebDatasetSampleWriter):
     """img2dataset's writer, which also says now and then how far its shard is."""
 
     def __init__(self, shard_id: int, output_folder: str, *settings: Any) -> None:
@@ -148,7 +148,7 @@ def shards_of(spec: DownloadSpec, urls: Path, folder: Path) -> Iterator[Task]:
     )
     downloader = GuardedDownloader(
         spec.rules,
-        sample_writer_class=TellingWriter,
+        sample_writer_class=ProgressWriter,
         resizer=StrictResizer(spec.image_size, spec.resize_mode, spec.rules.max_bytes),
         thread_count=spec.threads,
         save_caption=False,
@@ -180,7 +180,7 @@ def _fetch_shard(task: Task) -> tuple[bool, Any]:
 
 
 @contextmanager
-def somewhere(spec: DownloadSpec, num_shards: int) -> Iterator[Run]:
+def shard_runner(spec: DownloadSpec, num_shards: int) -> Iterator[Run]:
     """Where `num_shards` shards are fetched: a Ray cluster, worker processes, or here where neither would be sooner."""
     if spec.ray_address is not None:
         yield _on_ray(spec.processes)
@@ -250,7 +250,7 @@ def download(spec: DownloadSpec) -> None:
     """Fetch what the spec says, then once more what may have failed in passing; finished shards stay."""
     spec = shared(spec, spec.processes if spec.ray_address is None else _cores(spec.ray_address))
     first = [task for job in spec.jobs for task in shards_of(spec, job.urls, job.first)]
-    with somewhere(spec, len(first)) as run:
+    with shard_runner(spec, len(first)) as run:
         fetch_shards(run, first)
         if any(unwritten(spec, job) for job in spec.jobs):
             return  # whoever started us says so

@@ -102,7 +102,7 @@ def unwritten(spec: DownloadSpec, job: Job) -> list[int]:
     return sorted(set(range(shards)) - finished_shards(job.first).keys())
 
 
-class Watch:
+class SuccessMonitor:
     """Tells when hardly any picture can be had any more.
 
     Args:
@@ -167,7 +167,7 @@ def _forget_unfinished(folder: Path) -> None:
 def _run_once(
     spec: DownloadSpec, spec_file: Path, log_file: Path, min_success: float, progress: Callable[[Counter[str]], None]
 ) -> int:
-    watch, recent = Watch(_fates(spec), min_success), None
+    monitor, recent = SuccessMonitor(_fates(spec), min_success), None
     command = [sys.executable, "-m", "tasks.fetching.download_process", str(spec_file)]
     with log_file.open("ab") as log:
         process = subprocess.Popen(
@@ -182,7 +182,7 @@ def _run_once(
             while process.poll() is None and recent is None:
                 fates = _fates(spec)
                 progress(fates)
-                recent = watch.collapsed(fates)
+                recent = monitor.collapsed(fates)
                 time.sleep(POLL_SECONDS)
         finally:
             _end_group(process)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.build import Store
-from tasks.fetching.downloads import RECENT_ROWS, Watch
+from tasks.fetching.downloads import RECENT_ROWS, SuccessMonitor
 from tasks.fetching.estimates import estimate_fetch
 from tasks.segments import FetchTarget, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
@@ -206,8 +206,8 @@ def test_what_stages_draw_is_steps_by_batch_by_share_and_what_they_hold_out():
 
 def watched(*parts, min_success=0.01):
     """What a watch says after each part of the fates, which add up."""
-    watch, fates = Watch(Counter(), min_success), Counter()
-    return [watch.collapsed(fates := fates + Counter(part)) for part in parts]
+    monitor, fates = SuccessMonitor(Counter(), min_success), Counter()
+    return [monitor.collapsed(fates := fates + Counter(part)) for part in parts]
 
 
 def test_a_fetch_collapses_when_hardly_any_of_the_last_rows_gave_a_picture():

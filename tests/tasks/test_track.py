@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tasks.track import DataUsed, Tracking, log_folder, repeating, run_address, tracked_run, tracking_stage
-from tinygptv_core.training.metrics import Metrics
+from tinygptv_core.training.metrics import MetricsFile
 
 PARAMETERS = {"schedule": {"peak": 0.003, "steps": 4}, "lora": None}
 SUMMARY = {"steps": 4, "loss_first": 5.5, "loss_last": 4.0, "seconds": 2.0, "peak_memory_bytes": 1000}
@@ -61,12 +61,12 @@ def test_a_stage_is_logged_while_it_runs_each_step_once_and_summed_up(tracking, 
         tracked_run(tracking, "whole", {}, parent=None) as parent,
         tracking_stage(tracking, "stage1", PARAMETERS, tmp_path, parent) as run_id,
     ):
-        metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
+        metrics = MetricsFile(tmp_path / "metrics.jsonl", after_step=0)
         for step in (1, 2):
             metrics.write(line(step))
         wait_for(lambda: len(logged(client, run_id, "loss")) == 2)
         assert client.get_run(run_id).info.status == "RUNNING"
-        resumed = Metrics(tmp_path / "metrics.jsonl", after_step=1)
+        resumed = MetricsFile(tmp_path / "metrics.jsonl", after_step=1)
         resumed.write(line(2))
         resumed.write(line(3, gradient_norm=None))
         resumed.write(line(4))
@@ -111,9 +111,9 @@ def test_what_a_killed_run_left_open_is_closed_by_the_next_and_what_goes_on_is_n
 
 
 def test_a_stage_that_goes_on_has_the_whole_curve(tracking, client, tmp_path):
-    Metrics(tmp_path / "metrics.jsonl", after_step=0).write(line(1))
+    MetricsFile(tmp_path / "metrics.jsonl", after_step=0).write(line(1))
     with tracking_stage(tracking, "stage1", {}, tmp_path, None) as run_id:
-        Metrics(tmp_path / "metrics.jsonl", after_step=1).write(line(2))
+        MetricsFile(tmp_path / "metrics.jsonl", after_step=1).write(line(2))
     assert [step for step, _ in logged(client, run_id, "loss")] == [1, 2]
 
 
@@ -130,7 +130,7 @@ def test_a_server_that_is_away_is_one_warning_and_the_stage_goes_on(tmp_path, ca
             uri=f"http://127.0.0.1:{free.getsockname()[1]}", experiment="tiny", artifacts=tmp_path / "artifacts"
         )
         with caplog.at_level(logging.WARNING), tracking_stage(away, "stage1", {}, tmp_path, None) as run_id:
-            Metrics(tmp_path / "metrics.jsonl", after_step=0).write(line(1))
+            MetricsFile(tmp_path / "metrics.jsonl", after_step=0).write(line(1))
     assert run_id is None
     assert len([record for record in caplog.records if "does not take the metrics" in record.message]) == 1
 

@@ -17,7 +17,7 @@ UNTOLD = ("step", "seconds")
 """Where a line stands, and no number about it."""
 
 
-class Metrics:
+class MetricsFile:
     """Writes the file, each step once.
 
     Args:

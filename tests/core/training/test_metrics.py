@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tinygptv_core.training.metrics import Metrics, Tail, left, numbers, words
+from tinygptv_core.training.metrics import MetricsFile, Tail, left, numbers, words
 
 
 def line(step: int) -> dict[str, float]:
@@ -12,7 +12,7 @@ def line(step: int) -> dict[str, float]:
 def test_metrics_go_on_where_the_run_does(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    Metrics(path, after_step=2).write({"step": 3, "loss": 0.5})
+    MetricsFile(path, after_step=2).write({"step": 3, "loss": 0.5})
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 0.5}\n'
 
 
@@ -20,12 +20,12 @@ def test_a_tail_gives_each_step_once_even_when_a_resumed_run_writes_it_again(tmp
     path = tmp_path / "metrics.jsonl"
     tail = Tail(path)
     assert tail.read() == []
-    first = Metrics(path, after_step=0)
+    first = MetricsFile(path, after_step=0)
     for step in (1, 2, 3):
         first.write(line(step))
     assert [item["step"] for item in tail.read()] == [1, 2, 3]
     assert tail.read() == []
-    resumed = Metrics(path, after_step=1)
+    resumed = MetricsFile(path, after_step=1)
     for step in (2, 3, 4, 5):
         resumed.write(line(step))
     assert [item["step"] for item in tail.read()] == [4, 5]
@@ -48,12 +48,12 @@ def test_lines_that_a_broken_disk_left_are_passed_over(tmp_path):
         b"\n".join([whole[0], b'{"step": 2, "lo\0\0', whole[1], b'{"step": 3}\xff\xfe', b"[3]", whole[2]]) + b"\n"
     )
     assert [item["step"] for item in Tail(path).read()] == [1, 2, 4]
-    Metrics(path, after_step=2)
+    MetricsFile(path, after_step=2)
     assert path.read_bytes() == b"\n".join(whole[:2]) + b"\n"
 
 
 def test_a_line_that_cannot_be_written_names_the_file(tmp_path):
-    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", after_step=0)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OSError, match=r"Is a directory: .*metrics\.jsonl"):

@@ -21,9 +21,9 @@ from tinygptv_core.memory import peak_memory_bytes
 from tinygptv_core.run import RunSpec
 from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.training.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
-from tinygptv_core.training.metrics import Line, Metrics
+from tinygptv_core.training.metrics import Line, MetricsFile
+from tinygptv_core.training.monitor import TrainingMonitor
 from tinygptv_core.training.processes import gathered
-from tinygptv_core.training.watch import Watch
 
 LOGGER = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Since:
     data_seconds: float = 0.0
 
 
-class Telling:
+class MetricsLogger:
     """Writes `metrics.jsonl` in `spec.notes`.
 
     Every process has one and calls the same methods at the same steps; the first one writes.
@@ -55,8 +55,8 @@ class Telling:
     ):
         self._spec, self._engine, self._sizes = spec, engine, sizes
         self._rank, self._world_size = rank, world_size
-        self._metrics = Metrics(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None
-        self._watch, self._logged, self._since = Watch(start.watched), start, _Since()
+        self._metrics = MetricsFile(spec.notes / "metrics.jsonl", after_step=start.step) if rank == 0 else None
+        self._monitor, self._logged, self._since = TrainingMonitor(start.watched), start, _Since()
         self._before = start.unlogged
         self._read: dict[str, Any] = {}
         self._peak = _peak(spec)
@@ -138,7 +138,7 @@ class Telling:
 
     def position(self, here: Position) -> Position:
         """`here`, with the losses that the next line will be about, and what is usual. Waits for the device."""
-        return replace(here, unlogged=self._unlogged(), watched=self._watch.watched())
+        return replace(here, unlogged=self._unlogged(), watched=self._monitor.state())
 
     def _unlogged(self) -> tuple[StepLoss, ...]:
         since = self._since
@@ -149,8 +149,8 @@ class Telling:
     def _warnings(self, told: Sequence[StepLoss], last: int) -> list[str]:
         found: list[str] = []
         for step, one in enumerate(told, start=last - len(told) + 1):
-            found += self._watch.see_loss(step, one.dataset, one.loss)
-        found += self._watch.see_norm(last, self._read["gradient_norm"])
+            found += self._monitor.see_loss(step, one.dataset, one.loss)
+        found += self._monitor.see_norm(last, self._read["gradient_norm"])
         for text in found:
             LOGGER.warning("%s: %s", self._spec.stage.name, text)
         return found

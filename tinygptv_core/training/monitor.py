@@ -22,7 +22,7 @@ DEAD_LINES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
+class MonitorState:
     """What a run is judged by: a resumed one by what came before it was stopped.
 
     Attributes:
@@ -55,10 +55,10 @@ def is_dead(before: Sequence[float], norm: float) -> bool:
     return norm == 0 or (len(before) >= LEAST and norm < DEAD_SHARE * median(before))
 
 
-class Watch:
+class TrainingMonitor:
     """Follows a run and says in words what is wrong, each event once: it is over when all is as usual again."""
 
-    def __init__(self, before: Watched) -> None:
+    def __init__(self, before: MonitorState) -> None:
         self._losses: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
         for dataset, losses in before.losses.items():
             self._losses[dataset].extend(losses)
@@ -66,9 +66,9 @@ class Watch:
         self._norms: deque[float] = deque(before.norms, maxlen=WINDOW)
         self._dead = before.dead_lines
 
-    def watched(self) -> Watched:
+    def state(self) -> MonitorState:
         """What it goes on from."""
-        return Watched(
+        return MonitorState(
             losses={dataset: tuple(losses) for dataset, losses in self._losses.items()},
             leaping=tuple(sorted(self._leaping)),
             norms=tuple(self._norms),

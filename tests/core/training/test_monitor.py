@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tinygptv_core.plain import from_plain, plain
-from tinygptv_core.training.watch import WINDOW, Watch, Watched, is_dead, leap_above
+from tinygptv_core.training.monitor import WINDOW, MonitorState, TrainingMonitor, is_dead, leap_above
 
 CURVES = json.loads((Path(__file__).parent / "nano_curves.json").read_text())
 """nano's stages -> [[data set, loss, gradients' norm], ...] of every step, as a run had them."""
@@ -16,12 +16,12 @@ def warnings(curve, stopped_after=()):
     Args:
         stopped_after: the steps after which it was stopped, and went on in another process.
     """
-    watch, found = Watch(Watched()), []
+    monitor, found = TrainingMonitor(MonitorState()), []
     for step, (dataset, loss, norm) in enumerate(curve, start=1):
-        found += watch.see_loss(step, dataset, loss)
-        found += watch.see_norm(step, norm) if step % 5 == 0 else []
+        found += monitor.see_loss(step, dataset, loss)
+        found += monitor.see_norm(step, norm) if step % 5 == 0 else []
         if step in stopped_after:
-            watch = Watch(from_plain(Watched, json.loads(json.dumps(plain(watch.watched())))))
+            monitor = TrainingMonitor(from_plain(MonitorState, json.loads(json.dumps(plain(monitor.state())))))
     return found
 
 
@@ -54,9 +54,9 @@ def test_gradients_are_dead_at_0_or_far_below_what_is_usual():
 
 
 def test_dead_gradients_are_told_once_after_three_lines():
-    watch = Watch(Watched())
+    monitor = TrainingMonitor(MonitorState())
     norms = [1.0, 0.0, 0.0, 1.0, 0.0, None, 0.0, 0.0, 0.0, 0.0]
-    told = {step: watch.see_norm(step, norm) for step, norm in enumerate(norms, start=1)}
+    told = {step: monitor.see_norm(step, norm) for step, norm in enumerate(norms, start=1)}
     assert {step: text for step, text in told.items() if text} == {
         8: ["the gradients are dead at step 8: their norm is 0, from a median of 1"]
     }
@@ -75,8 +75,8 @@ def test_a_resumed_run_knows_what_is_usual_and_what_it_has_told():
 
 
 def test_no_more_is_kept_than_says_what_is_usual():
-    watch = Watch(Watched(losses={"a": (1.0,) * 2 * WINDOW}))
-    assert watch.watched() == Watched(losses={"a": (1.0,) * WINDOW})
+    monitor = TrainingMonitor(MonitorState(losses={"a": (1.0,) * 2 * WINDOW}))
+    assert monitor.state() == MonitorState(losses={"a": (1.0,) * WINDOW})
 
 
 @pytest.mark.parametrize("stage", CURVES)

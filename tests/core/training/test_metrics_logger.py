@@ -15,7 +15,7 @@ from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.training.flops import needed_flops, work_of
-from tinygptv_core.training.telling import Telling
+from tinygptv_core.training.metrics_logger import MetricsLogger
 
 SIZES = sizes_in(SHIPPED / "nano")
 
@@ -46,7 +46,7 @@ def at(step, seconds):
     return Position(run="r", step=step, seconds=seconds, loss_first=None)
 
 
-def telling_in(folder, *, every, start=0, steps=100, position=None):
+def logger_in(folder, *, every, start=0, steps=100, position=None):
     spec = RunSpec(
         stage=replace(STAGE, schedule=replace(STAGE.schedule, steps=steps)),
         prompts=PROMPTS,
@@ -59,16 +59,16 @@ def telling_in(folder, *, every, start=0, steps=100, position=None):
         notes=folder,
         seen={},
     )
-    return Telling(spec, Clocked(), SIZES, rank=0, world_size=1, start=position or at(start, 10.0 * start))
+    return MetricsLogger(spec, Clocked(), SIZES, rank=0, world_size=1, start=position or at(start, 10.0 * start))
 
 
 def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
     """Steps of 5, 3 and 3 samples; (3 + 1) + 1 + 1 positions read and a target for each row here; in 4 seconds."""
-    telling = telling_in(tmp_path, every=3)
+    metrics_logger = logger_in(tmp_path, every=3)
     steps = [("shapes", [4, 2], 1.0), ("words", [2], 3.0), ("words", [2], 5.0)]
     for finished, (dataset, lengths, loss) in enumerate(steps, start=1):
-        telling.add(finished, dataset, batch_of(lengths), result_of(loss, 0.25 * finished))
-        line = telling.line(at(finished, 4.0 if finished == 3 else 1.0), rate=1e-3)
+        metrics_logger.add(finished, dataset, batch_of(lengths), result_of(loss, 0.25 * finished))
+        line = metrics_logger.line(at(finished, 4.0 if finished == 3 else 1.0), rate=1e-3)
         assert (line is None) == (finished < 3)
     flops = sum(
         needed_flops(SIZES, work_of(batch_of(lengths), 9), image_size=8, lora_rank=2).total for _, lengths, _ in steps
@@ -95,48 +95,48 @@ def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
 
 
 def test_the_last_step_is_logged_and_a_resumed_run_counts_from_where_it_began(tmp_path):
-    telling = telling_in(tmp_path, every=50, start=6, steps=8)
+    metrics_logger = logger_in(tmp_path, every=50, start=6, steps=8)
     for finished in (7, 8):
-        telling.add(finished, "words", batch_of([2]), result_of(1.0, None))
-        line = telling.line(at(finished, 10.0 * finished), rate=0.0)
+        metrics_logger.add(finished, "words", batch_of([2]), result_of(1.0, None))
+        line = metrics_logger.line(at(finished, 10.0 * finished), rate=0.0)
     assert (line["step"], line["samples_per_second"], line["gradient_norm"]) == (8, 6 / 20, None)
 
 
 def test_waiting_for_the_loader_is_counted(tmp_path, monkeypatch):
-    telling, now = telling_in(tmp_path, every=2), [0.0]
-    monkeypatch.setattr("tinygptv_core.training.telling.time.monotonic", lambda: now[0])
+    metrics_logger, now = logger_in(tmp_path, every=2), [0.0]
+    monkeypatch.setattr("tinygptv_core.training.metrics_logger.time.monotonic", lambda: now[0])
 
     def loader():
         for _ in range(2):
             now[0] += 0.5
             yield batch_of([2])
 
-    for finished, batch in enumerate(telling.waited_for(loader()), start=1):
+    for finished, batch in enumerate(metrics_logger.waited_for(loader()), start=1):
         now[0] += 2.0
-        telling.add(finished, "words", batch, result_of(1.0))
-        line = telling.line(at(finished, now[0]), rate=0.0)
+        metrics_logger.add(finished, "words", batch, result_of(1.0))
+        line = metrics_logger.line(at(finished, now[0]), rate=0.0)
     assert (line["step_seconds"]["data"], line["step_seconds"]["other"]) == (0.5, 0.5)
 
 
 def test_a_leap_between_two_lines_is_in_the_next_one_and_told(tmp_path, caplog):
-    telling = telling_in(tmp_path, every=20)
+    metrics_logger = logger_in(tmp_path, every=20)
     with caplog.at_level(logging.WARNING):
         for finished in range(1, 21):
-            telling.add(finished, "words", batch_of([2]), result_of(9.0 if finished == 14 else 2.0))
-            line = telling.line(at(finished, 1.0 * finished), rate=0.0)
+            metrics_logger.add(finished, "words", batch_of([2]), result_of(9.0 if finished == 14 else 2.0))
+            line = metrics_logger.line(at(finished, 1.0 * finished), rate=0.0)
     assert line["warnings"] == ["the loss leapt to 9.000 at step 14, on words, from a median of 2.000"]
     assert [record.message for record in caplog.records] == [f"tiny: {line['warnings'][0]}"]
 
 
 def test_a_resumed_run_warns_of_a_leap_from_what_was_usual_before_it_was_stopped(tmp_path):
     """Stopped after step 13, of which the last line told up to 10; the leap is the first step after that."""
-    telling = telling_in(tmp_path, every=5)
+    metrics_logger = logger_in(tmp_path, every=5)
     for finished in range(1, 14):
-        telling.add(finished, "words", batch_of([2]), result_of(2.0))
-        telling.line(at(finished, 1.0 * finished), rate=0.0)
-    stopped = telling.position(at(13, 13.0))
+        metrics_logger.add(finished, "words", batch_of([2]), result_of(2.0))
+        metrics_logger.line(at(finished, 1.0 * finished), rate=0.0)
+    stopped = metrics_logger.position(at(13, 13.0))
     assert (len(stopped.unlogged), stopped.watched.losses) == (3, {"words": (2.0,) * 10})
-    resumed = telling_in(tmp_path, every=5, position=stopped)
+    resumed = logger_in(tmp_path, every=5, position=stopped)
     for finished, loss in ((14, 9.0), (15, 2.0)):
         resumed.add(finished, "words", batch_of([2]), result_of(loss))
         line = resumed.line(at(finished, 1.0 * finished), rate=0.0)
