@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.choosing.recipes import recipe
 from flows.inputs import pictures_name, set_inputs, sets_in
-from flows.place import Place
+from flows.run_environment import RunEnvironment
 from flows.telling.noted import noted
 from tasks.build import MANIFEST
 from tasks.fetch import FETCH, fetch_files
@@ -48,7 +48,7 @@ def source_steps(preset: Preset) -> tuple[Request, ...]:
     return (Request(name=SOURCE, step=DRAW, config=scenes, inputs={}, work=work),)
 
 
-def pictures_step(pictures: PictureSet, place: Place) -> Request:
+def pictures_step(pictures: PictureSet, environment: RunEnvironment) -> Request:
     """Keep the pictures of a set, once for all data sets that are about it."""
     name = pictures_name(pictures)
 
@@ -56,12 +56,12 @@ def pictures_step(pictures: PictureSet, place: Place) -> Request:
         source = inputs["source"]
         if pictures.archive is not None and source.path.is_file():
             warn_of_size(pictures.archive, source.path)
-        write_pictures(pictures, source.path, site, place.progress(name))
-        if brought_pictures(data, pictures, place.stamps).digest != source.digest:
+        write_pictures(pictures, source.path, site, environment.progress(name))
+        if brought_pictures(data, pictures, environment.stamps).digest != source.digest:
             raise ConfigError(f"{source.path} was changed while it was read. Run the same command again")
 
-    data = place.images if pictures.name == INSTRUCT else place.data
-    inputs, lacks = _brought({"source": lambda: brought_pictures(data, pictures, place.stamps)})
+    data = environment.images if pictures.name == INSTRUCT else environment.data
+    inputs, lacks = _brought({"source": lambda: brought_pictures(data, pictures, environment.stamps)})
     config = {"pictures": pictures.name, "inside": pictures.inside}
     return Request(name=name, step=PICTURES, config=config, inputs=inputs, work=work, lacks=lacks)
 
@@ -79,9 +79,9 @@ def _brought(found: Mapping[str, Callable[[], Artifact]]) -> tuple[dict[str, str
     return inputs, "\n".join(lacks) or None
 
 
-def _files(name: str, form: Recipe, place: Place) -> tuple[dict[str, str | Artifact | None], str | None]:
+def _files(name: str, form: Recipe, environment: RunEnvironment) -> tuple[dict[str, str | Artifact | None], str | None]:
     """What a data set's table is made of: a user's list, the files that he got, or what the project draws."""
-    own = place.own_lists.get(name, ())
+    own = environment.own_lists.get(name, ())
     if any(map(is_far, own)):
         return {"source": copy_name(name)}, None
     if own:
@@ -91,7 +91,10 @@ def _files(name: str, form: Recipe, place: Place) -> tuple[dict[str, str | Artif
         return {"source": SOURCE}, None
     names = {file.path: "source" if file.path == form.source else f"joined.{file.path}" for file in form.files}
     return _brought(
-        {names[file.path]: lambda file=file: brought_file(place.data, file, place.stamps) for file in form.files}
+        {
+            names[file.path]: lambda file=file: brought_file(environment.data, file, environment.stamps)
+            for file in form.files
+        }
     )
 
 
@@ -121,12 +124,12 @@ def _lists_in(sources: Sequence[Path], form: Recipe) -> list[Path]:
     return [drawn] if drawn.is_file() else sorted(path for path in sources[0].iterdir() if path.name != MANIFEST)
 
 
-def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...]:
+def dataset_steps(name: str, preset: Preset, environment: RunEnvironment) -> tuple[Request, ...]:
     """rows, filter and fetch of one data set."""
     form, settings = recipe(name), preset.data[name]
-    sources, lacks = _files(name, form, place)
-    own = place.own_lists.get(name, ())
-    by_url = place.removal_list if form.how == "url" else None
+    sources, lacks = _files(name, form, environment)
+    own = environment.own_lists.get(name, ())
+    by_url = environment.removal_list if form.how == "url" else None
     removals = {"removals": file_artifact(by_url, "removals")} if by_url else {}
 
     def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
@@ -153,27 +156,27 @@ def dataset_steps(name: str, preset: Preset, place: Place) -> tuple[Request, ...
             inputs={"table": f"{name}/rows", **removals},
             work=make_filter,
         ),
-        _shards_step(name, form, preset, place, of_project=SOURCE in sources.values()),
+        _shards_step(name, form, preset, environment, of_project=SOURCE in sources.values()),
     )
 
 
-def _shards_step(name: str, form: Recipe, preset: Preset, place: Place, *, of_project: bool) -> Request:
+def _shards_step(name: str, form: Recipe, preset: Preset, environment: RunEnvironment, *, of_project: bool) -> Request:
     """The data set's shards: of what is fetched, of the project's own files, or of texts about picture sets."""
     settings = preset.data[name]
     if form.how == "file" and not of_project:
-        return _gather_step(name, form, settings, place)
+        return _gather_step(name, form, settings, environment)
     # Which hosts are allowed bears on what becomes of a row, where the addresses are not the project's own.
-    allow_hosts = sorted(set(map(canonical_host, place.fetching.allow_hosts)))
+    allow_hosts = sorted(set(map(canonical_host, environment.fetching.allow_hosts)))
     allowed = {} if of_project else {"allow_hosts": allow_hosts}
     wanted = FetchTarget(name=name, settings=settings.fetch, pictures=pictures_wanted(name, preset), allowed=allowed)
 
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        _fetch(wanted, form, inputs, site, place)
+        _fetch(wanted, form, inputs, site, environment)
 
     def estimate(inputs: Inputs) -> Estimate | None:
         if form.how == "file":
             return None
-        return estimate_fetch(wanted, form, inputs.get("table"), place.fetching, place.store)
+        return estimate_fetch(wanted, form, inputs.get("table"), environment.fetching, environment.store)
 
     return Request(
         name=f"{name}/fetch",
@@ -185,9 +188,9 @@ def _shards_step(name: str, form: Recipe, preset: Preset, place: Place, *, of_pr
     )
 
 
-def _gather_step(name: str, form: Recipe, settings: DataSettings, place: Place) -> Request:
+def _gather_step(name: str, form: Recipe, settings: DataSettings, environment: RunEnvironment) -> Request:
     def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        gather(settings.fetch, inputs["table"].path, sets_in(inputs), site, place.progress(f"{name}/fetch"))
+        gather(settings.fetch, inputs["table"].path, sets_in(inputs), site, environment.progress(f"{name}/fetch"))
 
     limits = {"max_bytes": settings.fetch.max_bytes, "samples_per_shard": settings.fetch.samples_per_shard}
     config = {"fetch": limits, "pictures": [pictures.name for pictures in form.picture_sets]}
@@ -217,14 +220,16 @@ def _number(wanted: FetchTarget, form: Recipe) -> dict[str, int | None]:
     return {"wanted": wanted.pictures} if form.how == "url" else {}
 
 
-def _fetch(wanted: FetchTarget, form: Recipe, inputs: Mapping[str, Artifact], site: Site, place: Place) -> None:
+def _fetch(
+    wanted: FetchTarget, form: Recipe, inputs: Mapping[str, Artifact], site: Site, environment: RunEnvironment
+) -> None:
     """Fetch a data set; the project's own scenes are served on loopback meanwhile, under their stable name."""
-    options = replace(place.fetching, progress=place.progress(f"{wanted.name}/fetch"))
+    options = replace(environment.fetching, progress=environment.progress(f"{wanted.name}/fetch"))
     source = inputs["source"].path if "source" in inputs else None
     if form.how == "file":
         assert source is not None, "a data set of files has a source"
         return fetch_files(wanted.settings, inputs["table"].path, source, options, site)
-    segment_store = SegmentStore(store=place.store, noted=noted(place.run, place.options))
+    segment_store = SegmentStore(store=environment.store, noted=noted(environment.run, environment.options))
     with ExitStack() as opened:
         hosts = {SCENES_HOST: opened.enter_context(serving(source / "served"))} if source else {}
         fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), site, segment_store)

@@ -15,8 +15,8 @@ from tinygptv_core.stages import Stage
 FRESH = "fresh"
 
 
-class Evaluates(Protocol):
-    """Where an evaluation computes, and who is told how far a step is; of a run, its `Place`."""
+class EvaluationEnvironment(Protocol):
+    """Where an evaluation computes, and who is told how far a step is; of a run, its `RunEnvironment`."""
 
     @property
     def compute(self) -> Compute: ...
@@ -25,7 +25,9 @@ class Evaluates(Protocol):
     def progress(self) -> Callable[[str], Progress]: ...
 
 
-def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], place: Evaluates) -> Request:
+def evaluate_step(
+    stage: Stage, trained: str | None, aids: Mapping[str, str], environment: EvaluationEnvironment
+) -> Request:
     """Score `stage` on its evaluations; `trained` None scores its fresh projections, before any training.
 
     Args:
@@ -45,7 +47,7 @@ def evaluate_step(stage: Stage, trained: str | None, aids: Mapping[str, str], pl
             data=data_folders(inputs),
             features=inputs["features"].path if "features" in inputs else None,
         )
-        evaluate_checkpoint(spec, place.compute, site, place.progress(name))
+        evaluate_checkpoint(spec, environment.compute, site, environment.progress(name))
 
     return Request(
         name=name,

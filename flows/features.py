@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from flows.inputs import data_folders, data_inputs
-from flows.place import Place
+from flows.run_environment import RunEnvironment
 from flows.train import BACKBONES
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tasks.features import FEATURES, FeaturesSpec, write_vision_tokens
@@ -17,31 +17,33 @@ FeatureSteps = Mapping[str, tuple[str, tuple[str, ...]]]
 """Stage -> the name of a step of its own, and the data sets that it looks at whose vision tokens are kept."""
 
 
-def training_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+def training_features(preset: Preset, environment: RunEnvironment) -> dict[str, tuple[Request, ...]]:
     """Stage -> `stageN/features`, of the data sets of its mix whose vision tokens are kept; nothing if none are."""
     kept = kept_in_training(preset)
-    return _shared({s.name: (f"{s.name}/features", _in(kept, s.mix)) for s in preset.stages}, preset, place)
+    return _shared({s.name: (f"{s.name}/features", _in(kept, s.mix)) for s in preset.stages}, preset, environment)
 
 
-def evaluation_features(preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+def evaluation_features(preset: Preset, environment: RunEnvironment) -> dict[str, tuple[Request, ...]]:
     """Stage -> the same for its evaluations."""
     kept = kept_in_evaluation(preset)
     asked = {s.name: _in(kept, {evals.load(name).dataset for name in s.evals}) for s in preset.stages}
-    return _shared({stage: (f"evaluation-{stage}/features", names) for stage, names in asked.items()}, preset, place)
+    return _shared(
+        {stage: (f"evaluation-{stage}/features", names) for stage, names in asked.items()}, preset, environment
+    )
 
 
 def _in(kept: frozenset[str], datasets: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(kept.intersection(datasets)))
 
 
-def _shared(wanted: FeatureSteps, preset: Preset, place: Place) -> dict[str, tuple[Request, ...]]:
+def _shared(wanted: FeatureSteps, preset: Preset, environment: RunEnvironment) -> dict[str, tuple[Request, ...]]:
     """One step for all stages that see the same pictures the same way, named for the first of them."""
     steps: dict[object, tuple[Request, ...]] = {}
     found: dict[str, tuple[Request, ...]] = {}
     for stage in preset.stages:
         name, kept = wanted[stage.name]
         seen = (kept, stage.image_size, stage.precision)
-        found[stage.name] = steps.setdefault(seen, _steps(name, kept, stage, place))
+        found[stage.name] = steps.setdefault(seen, _steps(name, kept, stage, environment))
     return found
 
 
@@ -50,7 +52,7 @@ def aids(features: tuple[Request, ...]) -> dict[str, str]:
     return {"features": features[0].name} if features else {}
 
 
-def _steps(name: str, kept: tuple[str, ...], stage: Stage, place: Place) -> tuple[Request, ...]:
+def _steps(name: str, kept: tuple[str, ...], stage: Stage, environment: RunEnvironment) -> tuple[Request, ...]:
     if not kept:
         return ()
 
@@ -61,7 +63,7 @@ def _steps(name: str, kept: tuple[str, ...], stage: Stage, place: Place) -> tupl
             image_size=stage.image_size,
             precision=stage.precision,
         )
-        write_vision_tokens(spec, place.compute, site, place.progress(name))
+        write_vision_tokens(spec, environment.compute, site, environment.progress(name))
 
     return (
         Request(

@@ -9,7 +9,7 @@ from typing import Any
 from flows.choosing.recipes import recipe
 from flows.evaluate import FRESH
 from flows.inputs import data_folders, data_inputs
-from flows.place import Place
+from flows.run_environment import RunEnvironment
 from flows.train import BACKBONES
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registering.model_card import CardFacts, TrainedOn
@@ -25,13 +25,13 @@ from tinygptv_core.stages import Stage
 Inputs = Mapping[str, Artifact]
 
 
-def register_step(preset: Preset, init: str | None, place: Place) -> Request:
+def register_step(preset: Preset, init: str | None, environment: RunEnvironment) -> Request:
     """Put the last stage's checkpoint, its scores and where all of it came from into the registry.
 
     Args:
         init: the stage whose checkpoint the run begins with. What that one was trained on is not known here.
     """
-    model = _Model(preset=preset, init=init, place=place)
+    model = _Model(preset=preset, init=init, environment=environment)
     licences = {name: {"licence": recipe(name).licence, "citation": recipe(name).citation} for name in model.drawn}
     return Request(
         name="register",
@@ -54,7 +54,7 @@ class _Model:
 
     preset: Preset
     init: str | None
-    place: Place
+    environment: RunEnvironment
 
     @property
     def last(self) -> Stage:
@@ -133,29 +133,29 @@ class _Model:
         )
         write_model(spec, site)
         registration = Registration(
-            tracking_uri=self.place.tracking_uri,
-            artifacts=self.place.home / "mlflow" / "artifacts",
+            tracking_uri=self.environment.tracking_uri,
+            artifacts=self.environment.home / "mlflow" / "artifacts",
             experiment=self.preset.name,
-            parent_run=self.place.pipeline_run,
+            parent_run=self.environment.pipeline_run,
             name=self.preset.model_name,
             stage=self.last.name,
             checkpoint_digest=checkpoint.digest,
             backbones=backbones.path,
-            bundle=self.place.bundle,
+            bundle=self.environment.bundle,
             sources=facts.sources,
             scores=facts.scores[self.last.name],
         )
         model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(site.out)), path=site.out)
-        with self.place.registry_alone():
+        with self.environment.registry_alone():
             register_version(model, registration)
 
     def gone(self, artifact: Artifact) -> str | None:
         """That the registry holds no version of a model that was built, in words."""
-        place, name = self.place, self.preset.model_name
-        if registered(place.tracking_uri, name, artifact.digest, bundled=place.bundle):
+        environment, name = self.environment, self.preset.model_name
+        if registered(environment.tracking_uri, name, artifact.digest, bundled=environment.bundle):
             return None
-        what = "it and its backbones" if place.bundle else "it"
-        return f"the registry at {place.tracking_uri} holds no version of {name} with {what}"
+        what = "it and its backbones" if environment.bundle else "it"
+        return f"the registry at {environment.tracking_uri} holds no version of {name} with {what}"
 
 
 def _scores(scored: Artifact) -> dict[str, Any]:

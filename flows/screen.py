@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from flows.inputs import set_inputs, sets_in
-from flows.place import Place
+from flows.run_environment import RunEnvironment
 from tasks.filtering.removals import NO_REMOVALS, read_removals
 from tasks.hashes import HASH, hash_pictures
 from tasks.ratings import RATE, Rating, rate_pictures
@@ -17,18 +17,18 @@ from tinygptv_core.presets import Preset
 from tinygptv_core.settings import Scorer, Screen
 
 
-def screen_steps(preset: Preset, name: str, place: Place) -> tuple[Request, ...]:
+def screen_steps(preset: Preset, name: str, environment: RunEnvironment) -> tuple[Request, ...]:
     """hash, rate and screen of one data set; the first two where a rule of the preset reads what they make."""
     settings = preset.data[name].screen
-    rated = tuple(_rate_step(name, scorer, place) for scorer in settings.scorers)
-    hashed = (_hash_step(preset, name, place),) if _is_hashed(preset, name) or place.removals.phash else ()
-    return (*hashed, *rated, _screen_step(preset, name, place))
+    rated = tuple(_rate_step(name, scorer, environment) for scorer in settings.scorers)
+    hashed = (_hash_step(preset, name, environment),) if _is_hashed(preset, name) or environment.removals.phash else ()
+    return (*hashed, *rated, _screen_step(preset, name, environment))
 
 
-def _screen_step(preset: Preset, name: str, place: Place) -> Request:
+def _screen_step(preset: Preset, name: str, environment: RunEnvironment) -> Request:
     settings = preset.data[name].screen
-    before, asked, listed = _before(preset, name), _kept_from(preset, name), place.removal_list
-    compares = before or asked or settings.near_duplicate_bits is not None or place.removals.phash
+    before, asked, listed = _before(preset, name), _kept_from(preset, name), environment.removal_list
+    compares = before or asked or settings.near_duplicate_bits is not None or environment.removals.phash
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         removed = read_removals(inputs["removals"].path) if listed else NO_REMOVALS
@@ -43,7 +43,7 @@ def _screen_step(preset: Preset, name: str, place: Place) -> Request:
             removed_sha256=removed.sha256,
             removed_phash=removed.phash,
         )
-        screen(settings, inputs["shards"].path, against, site, place.sharing)
+        screen(settings, inputs["shards"].path, against, site, environment.sharing)
 
     return Request(
         name=f"{name}/screen",
@@ -62,12 +62,12 @@ def _screen_step(preset: Preset, name: str, place: Place) -> Request:
     )
 
 
-def _hash_step(preset: Preset, name: str, place: Place) -> Request:
+def _hash_step(preset: Preset, name: str, environment: RunEnvironment) -> Request:
     fetched = preset.data[name].fetch
     bordered = fetched.image_size is not None and fetched.resize_mode == "border"
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        hash_pictures(inputs["shards"].path, sets_in(inputs), bordered=bordered, site=site, sharing=place.sharing)
+        hash_pictures(inputs["shards"].path, sets_in(inputs), bordered=bordered, site=site, sharing=environment.sharing)
 
     return Request(
         name=f"{name}/hash",
@@ -78,14 +78,14 @@ def _hash_step(preset: Preset, name: str, place: Place) -> Request:
     )
 
 
-def _rate_step(name: str, scorer: Scorer, place: Place) -> Request:
+def _rate_step(name: str, scorer: Scorer, environment: RunEnvironment) -> Request:
     file = typed_path(scorer.file)
     if not file.is_file():
         raise ConfigError(f"data.{name}.screen.scorers.{scorer.name}.file: there is no Python file {file}")
 
     def work(inputs: Mapping[str, Artifact], site: Site) -> None:
         rating = Rating(file=inputs["scorer"].path, name=scorer.name, batch=scorer.batch)
-        rate_pictures(rating, inputs["shards"].path, sets_in(inputs), site, place.sharing)
+        rate_pictures(rating, inputs["shards"].path, sets_in(inputs), site, environment.sharing)
 
     return Request(
         name=f"{name}/rate-{scorer.name}",

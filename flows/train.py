@@ -6,7 +6,7 @@ from functools import cached_property
 
 from flows.choosing.recipes import recipe
 from flows.inputs import KINDS, data_folders, data_inputs
-from flows.place import Place
+from flows.run_environment import RunEnvironment
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Store
 from tasks.request import Inputs, Request, Site, TrainingEstimate
@@ -49,7 +49,11 @@ def backbones_step(backbones: BackboneSettings, store: Store) -> Request:
 
 
 def train_step(
-    stage: Stage, earlier: Sequence[Stage], aids: Mapping[str, str], backbones: BackboneSettings, place: Place
+    stage: Stage,
+    earlier: Sequence[Stage],
+    aids: Mapping[str, str],
+    backbones: BackboneSettings,
+    environment: RunEnvironment,
 ) -> Request:
     """Train `stage` from the checkpoint of the last of the stages before it; the first from fresh projections.
 
@@ -59,7 +63,9 @@ def train_step(
         aids: where the kept vision tokens come from, if there are some (`flows/features.py`).
         backbones: of the preset; before they are there, their sizes say what training would take.
     """
-    training = _Training(stage=stage, earlier=tuple(earlier), is_aided=bool(aids), backbones=backbones, place=place)
+    training = _Training(
+        stage=stage, earlier=tuple(earlier), is_aided=bool(aids), backbones=backbones, environment=environment
+    )
     prompts, seen = training.prompts, training.seen
     return Request(
         name=f"{stage.name}/train",
@@ -85,7 +91,7 @@ class _Training:
     earlier: tuple[Stage, ...]
     is_aided: bool
     backbones: BackboneSettings
-    place: Place
+    environment: RunEnvironment
 
     @cached_property
     def prompts(self) -> dict[str, tuple[str, ...]]:
@@ -101,20 +107,20 @@ class _Training:
 
     def train(self, inputs: Mapping[str, Artifact], site: Site) -> None:
         """Train it, with a run of the stage's own in MLflow."""
-        stage, place = self.stage, self.place
+        stage, environment = self.stage, self.environment
         if not any(site.scratch.glob("state-*")):  # what another run of it has told
             (site.notes / "metrics.jsonl").unlink(missing_ok=True)
         data = [_used(name, inputs) for name in stage.mix]
-        with tracking_stage(place.tracking, stage.name, plain(stage), site.notes, place.pipeline_run, data):
-            with place.workers() as workers:
-                workers.train(self._spec(inputs, site), place.progress(f"{stage.name}/train"))
+        with tracking_stage(environment.tracking, stage.name, plain(stage), site.notes, environment.pipeline_run, data):
+            with environment.workers() as workers:
+                workers.train(self._spec(inputs, site), environment.progress(f"{stage.name}/train"))
 
     def estimate(self, inputs: Inputs) -> TrainingEstimate:
         """From the last run like it, and from the model's sizes."""
         there = inputs.get("backbones")
         sizes = sizes_in(there.path) if there else sizes_of(self.backbones)
-        place = self.place
-        return estimate_training(self.stage, sizes, there, place.options, place.store, aided=self.is_aided)
+        environment = self.environment
+        return estimate_training(self.stage, sizes, there, environment.options, environment.store, aided=self.is_aided)
 
     def probe(self, inputs: Inputs) -> TrainingEstimate | None:
         """From some steps, if what they read is there.
@@ -134,7 +140,7 @@ class _Training:
             data=data_folders(inputs),
             backbones=inputs["backbones"].path,
             init=init.path if init else None,
-            options=self.place.options,
+            options=self.environment.options,
             out=folders.out,
             work=folders.scratch,
             notes=folders.notes,

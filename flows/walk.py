@@ -20,8 +20,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from flows.choosing.choice import Choice, Prepared, prepare
-from flows.place import Place, wait_for_imports
 from flows.plan import resolve
+from flows.run_environment import RunEnvironment, wait_for_imports
 from flows.serving.left_open import close_killed_runs
 from flows.telling.noted import noted
 from flows.telling.promoted import log_report, promoted, reported
@@ -59,16 +59,17 @@ def walk(choice: Choice) -> Path:
     """
     wait_for_imports()
     prepared = prepare(choice, writes=True)
-    _tidy_up(prepared.place)
+    _tidy_up(prepared.environment)
     show_plan(prepared.planned)
     progress = Progress()
     prepared.terminal.also = progress.tell
-    with prepared.place.store.in_use(say):  # until the report says what it needs
-        with progress.shown(), prepared.place.opened:
+    with prepared.environment.store.in_use(say):  # until the report says what it needs
+        with progress.shown(), prepared.environment.opened:
             built = _steps(prepared)
             verdict = promoted(prepared, built["register"]) if "register" in built else None
             with ThreadPoolExecutor(1) as beside:
-                ended = beside.submit(prepared.place.opened.close)  # Ray takes seconds for it, most of them waiting
+                # Ray takes seconds for it, most of them waiting.
+                ended = beside.submit(prepared.environment.opened.close)
                 report, page, path = reported(prepared, built)
                 ended.result()
     _settle(UUID(flow_run.get_id()))
@@ -78,24 +79,24 @@ def walk(choice: Choice) -> Path:
     return path
 
 
-def _tidy_up(place: Place) -> None:
+def _tidy_up(environment: RunEnvironment) -> None:
     """Close and remove what runs that were killed have left."""
-    remove_leftovers(place.home)
+    remove_leftovers(environment.home)
     if close_killed_runs(FLOW):
-        _ = place.pipeline_run  # to open it closes what they left open in MLflow
+        _ = environment.pipeline_run  # to open it closes what they left open in MLflow
 
 
 def _steps(prepared: Prepared) -> dict[str, Built]:
     """Every selected step in its order, each answered from the store or built."""
-    place, selection = prepared.place, prepared.selection
+    environment, selection = prepared.environment, prepared.selection
     prepared.terminal.steps = len(selection.walked)
-    told = noted(place.run, place.options)
+    told = noted(environment.run, environment.options)
     built: dict[str, Built] = {}
     for request in selection.walked:
         artifacts = {name: item.artifact for name, item in built.items()}
         inputs, aids = resolve(request, artifacts), {name: artifacts[made] for name, made in request.aids.items()}
         force = request.name in selection.forced
-        built[request.name] = step(place.store, request, inputs, aids, noted=told, force=force)
+        built[request.name] = step(environment.store, request, inputs, aids, noted=told, force=force)
         prepared.terminal.done(built[request.name])
     return built
 

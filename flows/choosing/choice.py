@@ -14,8 +14,8 @@ from flows.choosing.recipes import recipe, recipes
 from flows.data import INSTRUCT, LIST
 from flows.home import check_folder, check_writable, default_home, tracking_uri
 from flows.pipeline import steps
-from flows.place import Place
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
+from flows.run_environment import RunEnvironment
 from flows.telling.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
@@ -71,7 +71,7 @@ class Prepared:
     """A run that can begin."""
 
     preset: Preset
-    place: Place
+    environment: RunEnvironment
     terminal: Terminal
     selection: Selection
     planned: tuple[Planned, ...]
@@ -93,17 +93,17 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
     if writes:
         check_writable(choice.home)
     terminal = Terminal()
-    place = _place(choice, preset, options, terminal)
-    selection = _selection(choice, preset, place, init)
-    planned = with_cache_advice(preset, plan(place.store, selection))
+    environment = _environment(choice, preset, options, terminal)
+    selection = _selection(choice, preset, environment, init)
+    planned = with_cache_advice(preset, plan(environment.store, selection))
     if writes:
         _check_complete(preset, options, selection, planned)
     check_present(selection, planned, typed(choice))
     if writes and choice.ray_address and any(item.action == "build" for item in planned):
         check_answers(choice.ray_address)  # now, not when a step that comes late needs it
     if any(item.step == "register" and item.action == "build" for item in planned):
-        names(place.tracking_uri)  # a registry that does not answer is found now, not after the training
-    return Prepared(preset=preset, place=place, terminal=terminal, selection=selection, planned=planned)
+        names(environment.tracking_uri)  # a registry that does not answer is found now, not after the training
+    return Prepared(preset=preset, environment=environment, terminal=terminal, selection=selection, planned=planned)
 
 
 def _init(text: str | None) -> Init | None:
@@ -125,9 +125,9 @@ def _preset(choice: Choice, init: Init | None) -> Preset:
     return starting_at(preset, init.stage) if init else preset
 
 
-def _place(choice: Choice, preset: Preset, options: RunOptions, terminal: Terminal) -> Place:
+def _environment(choice: Choice, preset: Preset, options: RunOptions, terminal: Terminal) -> RunEnvironment:
     """Where and how it is to be run."""
-    return Place(
+    return RunEnvironment(
         home=choice.home,
         fetching=_fetching(choice, options),
         own_lists={name: lists_named(typed) for name, typed in _own(choice).items()},
@@ -145,15 +145,15 @@ def _place(choice: Choice, preset: Preset, options: RunOptions, terminal: Termin
     )
 
 
-def _selection(choice: Choice, preset: Preset, place: Place, init: Init | None) -> Selection:
+def _selection(choice: Choice, preset: Preset, environment: RunEnvironment, init: Init | None) -> Selection:
     """The steps of the run, and which of them are walked."""
     _check_until(choice, preset)
     if preset.backbones.sources is None:
         shipped(preset.backbones)
     check_pictures(preset)
-    requests = steps(preset, place, init.stage if init else None)
+    requests = steps(preset, environment, init.stage if init else None)
     if init:
-        checkpoint = place.store.find("checkpoint", init.digest)
+        checkpoint = environment.store.find("checkpoint", init.digest)
         check_given(preset, checkpoint)
         requests = given(requests, f"{init.stage}/train", checkpoint)
     return select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from flows.commands.options import DONE, add_home, whole_number
-from flows.commands.scoring import Computing, checkpoint_named, lines_of, score
+from flows.commands.scoring import StandaloneEnvironment, checkpoint_named, lines_of, score
 from flows.home import check_writable, tracking_uri
 from flows.serving.ports import MOST_PORT, check_free
 from flows.telling.terminal import Terminal, say
@@ -103,7 +103,9 @@ def _eval(options: argparse.Namespace) -> int:
     home = options.home
     check_writable(home)
     store = Store(home / "store")
-    where = Computing(compute=Compute(device=options.device, threads=os.cpu_count() or 1), progress=Terminal().progress)
+    where = StandaloneEnvironment(
+        compute=Compute(device=options.device, threads=os.cpu_count() or 1), progress=Terminal().progress
+    )
     built = score(checkpoint_named(options.model, store, tracking_uri(home)), options.evals, store, where)
     scores = json.loads((built.artifact.path / "scores.json").read_text())
     print(json.dumps(scores, indent=1) if options.json else "\n".join(lines_of(scores)))

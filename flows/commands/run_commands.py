@@ -14,8 +14,8 @@ from flows.choosing.choice import Choice, prepare
 from flows.choosing.fitting import lacking_device
 from flows.choosing.presets import described
 from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
-from flows.place import import_ahead
 from flows.plan import lacking_files, probed
+from flows.run_environment import import_ahead
 from flows.serving.server import start_prefect_server
 from flows.serving.who_is_up import use_up
 from flows.telling.foreseen import for_machines, what_it_takes
@@ -81,7 +81,7 @@ def _plan(options: argparse.Namespace) -> int:
             print(f"       {item.step:28s} {told}")
     builds = sum(item.action == "build" for item in planned)
     print(f"{builds} to build, {len(planned) - builds} to reuse")
-    device = lacking_device(prepared.preset, prepared.place.options, planned, at_once=True)
+    device = lacking_device(prepared.preset, prepared.environment.options, planned, at_once=True)
     for lacking in filter(None, (lacking_files(prepared.selection), device)):
         print(f"\n{lacking}")
     return DONE

@@ -25,7 +25,7 @@ from tinygptv_core.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing:
+class StandaloneEnvironment:
     """Where an evaluation computes, and who is told how far it is."""
 
     compute: Compute
@@ -60,7 +60,7 @@ def _checkpoint_of(version: Version) -> str:
     return version.tags[CHECKPOINT_TAG]
 
 
-def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Computing) -> Built:
+def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: StandaloneEnvironment) -> Built:
     """The scores of a checkpoint of the store: found there, or computed now and kept.
 
     Args:

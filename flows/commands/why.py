@@ -45,8 +45,8 @@ def explain(prepared: Prepared, step: str) -> tuple[Explained, ...]:
     """
     requests = {request.name: request for request in prepared.selection.walked}
     planned = {item.step: item for item in prepared.planned}
-    place, records = prepared.place, Records(prepared.place.store)
-    told = noted(place.run, place.options)
+    environment, records = prepared.environment, Records(prepared.environment.store)
+    told = noted(environment.run, environment.options)
     now = CurrentRun(
         requests=requests,
         artifacts={name: item.artifact for name, item in planned.items()},
@@ -60,7 +60,7 @@ def explain(prepared: Prepared, step: str) -> tuple[Explained, ...]:
 
 class _Found:
     def __init__(self, prepared: Prepared, now: CurrentRun, records: Records, told: Mapping[str, Any]) -> None:
-        self.store, self.now, self.records, self.told = prepared.place.store, now, records, told
+        self.store, self.now, self.records, self.told = prepared.environment.store, now, records, told
         self.differences = Differences(now, records)
 
     def explained(self, request: Request, planned: Planned) -> Explained:

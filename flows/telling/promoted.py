@@ -29,14 +29,19 @@ def promoted(prepared: Prepared, model: Built) -> Verdict:
 
     @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
     def judged() -> Verdict:
-        place, name = prepared.place, prepared.preset.model_name
-        version = registered(place.tracking_uri, name, model.artifact.digest)
+        environment, name = prepared.environment, prepared.preset.model_name
+        version = registered(environment.tracking_uri, name, model.artifact.digest)
         if version is None:
-            raise RuntimeError(f"{name} was registered at {place.tracking_uri}, but is not there any more")
+            raise RuntimeError(f"{name} was registered at {environment.tracking_uri}, but is not there any more")
         is_new = model.action == "build"
-        with place.registry_alone():
+        with environment.registry_alone():
             verdict = promote_by_rule(
-                place.promote, place.tracking_uri, version, Records(place.store), compares=is_new, run=place.run
+                environment.promote,
+                environment.tracking_uri,
+                version,
+                Records(environment.store),
+                compares=is_new,
+                run=environment.run,
             )
         words = verdict_words(verdict)
         get_run_logger().info(words)
@@ -59,5 +64,5 @@ def reported(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "P
 
 def log_report(prepared: Prepared, report: Path) -> None:
     """The report, and what lies beside it, among the files of the run in MLflow, if it has one."""
-    if prepared.place.tracked is not None:
-        log_folder(prepared.place.tracking, prepared.place.tracked, report.parent)
+    if prepared.environment.tracked is not None:
+        log_folder(prepared.environment.tracking, prepared.environment.tracked, report.parent)

@@ -136,19 +136,19 @@ def _said(words: object) -> str:
 
 
 def _links(prepared: Prepared, report: Report, path: Path) -> str:
-    place, model = prepared.place, report["model"]
+    environment, model = prepared.environment, report["model"]
     page = path.with_suffix(".html")
-    at_run = run_address(place.tracking, place.tracked) if place.tracked else None
+    at_run = run_address(environment.tracking, environment.tracked) if environment.tracked else None
     linked = f"[{page.name}]({at_run}/artifactPath/{page.name}), in " if at_run else ""
     lines = [f"* report: {linked}`{page}`"]
-    if urlsplit(place.tracking_uri).scheme in ("http", "https"):
-        at = place.tracking_uri.rstrip("/")
+    if urlsplit(environment.tracking_uri).scheme in ("http", "https"):
+        at = environment.tracking_uri.rstrip("/")
         if model:
             words = f"{model['name']} version {model['version']}"
             lines.append(f"* model: [{words}]({at}/#/models/{model['name']}/versions/{model['version']})")
-        lines.append(f"* curves: [{place.experiment}]({at_run or f'{at}/#/experiments'})")
+        lines.append(f"* curves: [{environment.experiment}]({at_run or f'{at}/#/experiments'})")
     elif model:
-        lines.append(f"* model: `models:/{model['name']}/{model['version']}` in `{place.tracking_uri}`")
+        lines.append(f"* model: `models:/{model['name']}/{model['version']}` in `{environment.tracking_uri}`")
     if model:
         lines.append(f"* aliases: {', '.join(model['aliases'])}; checkpoint `{model['checkpoint_digest'][:SHORT]}`")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from flows.choosing.choice import Prepared
 from flows.choosing.recipes import recipe
 from flows.evaluate import FRESH
 from flows.inputs import data_folders, data_inputs
-from flows.place import Place
+from flows.run_environment import RunEnvironment
 from tasks.build import Built
 from tasks.registering.registry import CHECKPOINT_TAG, registered
 from tasks.reporting.card import STEPS, CardSources, write_cards
@@ -43,13 +43,13 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "
     """Write report.json and report.html of the run: what is in them, and the path of the first."""
     from tasks.reporting.report_page import Page
 
-    preset, place = prepared.preset, prepared.place
+    preset, environment = prepared.preset, prepared.environment
     trained = [stage.name for stage in preset.stages if f"{stage.name}/train" in built]
-    told = {name: _told(place, built[f"{name}/train"]) for name in trained}
+    told = {name: _told(environment, built[f"{name}/train"]) for name in trained}
     report: Report = {
-        "run": place.run,
+        "run": environment.run,
         "preset": preset.name,
-        "world_size": told[trained[-1]]["world_size"] if told else place.options.processes,
+        "world_size": told[trained[-1]]["world_size"] if told else environment.options.processes,
         "steps": [_step(item) for item in built.values()],
         "data": {name: _data(built, name) for name in preset.data if f"{name}/screen" in built},
         "fresh": {"scores": _scores(built, FRESH)} if f"{FRESH}/evaluate" in built else None,
@@ -59,9 +59,9 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "
         "model": _model(prepared, built),
     }
     sources = [_card_sources(built, name) for name in report["data"]]
-    cards = write_cards(sources, place.report_folder / "data", place.home / "cards")
+    cards = write_cards(sources, environment.report_folder / "data", environment.home / "cards")
     page = Page(report, _details(prepared, built, cards))
-    return report, page, page.write(place.report_folder)
+    return report, page, page.write(environment.report_folder)
 
 
 def _step(item: Built) -> StepReport:
@@ -79,9 +79,9 @@ def _data(built: Mapping[str, Built], name: str) -> DataReport:
     return {"rows": counts["rows"], "kept": counts["kept"], "dropped": counts["dropped"]}
 
 
-def _told(place: Place, trained: Built) -> dict[str, Any]:
+def _told(environment: RunEnvironment, trained: Built) -> dict[str, Any]:
     """What the processes that trained a stage told about it."""
-    return json.loads((place.store.notes(trained.key) / "summary.json").read_text())
+    return json.loads((environment.store.notes(trained.key) / "summary.json").read_text())
 
 
 def _init(built: Mapping[str, Built], first: str) -> InitReport | None:
@@ -103,7 +103,7 @@ def _stage(prepared: Prepared, built: Mapping[str, Built], name: str, told: Mapp
         "scores": _scores(built, name),
         "expected": _expected(prepared.preset, name, told["loss_last"]),
         "predicted": _predicted(prepared, name),
-        "warnings": _warnings(_metrics(prepared.place, built, name)),
+        "warnings": _warnings(_metrics(prepared.environment, built, name)),
     }
 
 
@@ -122,8 +122,8 @@ def _predicted(prepared: Prepared, name: str) -> PredictionReport | None:
     return None
 
 
-def _metrics(place: Place, built: Mapping[str, Built], name: str) -> Path:
-    return place.store.notes(built[f"{name}/train"].key) / "metrics.jsonl"
+def _metrics(environment: RunEnvironment, built: Mapping[str, Built], name: str) -> Path:
+    return environment.store.notes(built[f"{name}/train"].key) / "metrics.jsonl"
 
 
 def _warnings(metrics: Path) -> list[str]:
@@ -140,9 +140,9 @@ def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None
     if "register" not in built:
         return None
     name = prepared.preset.model_name
-    version = registered(prepared.place.tracking_uri, name, built["register"].artifact.digest)
+    version = registered(prepared.environment.tracking_uri, name, built["register"].artifact.digest)
     if version is None:
-        raise RuntimeError(f"{name} was registered at {prepared.place.tracking_uri}, but is not there any more")
+        raise RuntimeError(f"{name} was registered at {prepared.environment.tracking_uri}, but is not there any more")
     return {
         "name": name,
         "version": version.version,
@@ -163,18 +163,20 @@ def _card_sources(built: Mapping[str, Built], name: str) -> CardSources:
 
 
 def _details(prepared: Prepared, built: Mapping[str, Built], cards: Mapping[str, Path]) -> ReportDetails:
-    place, preset = prepared.place, prepared.preset
+    environment, preset = prepared.environment, prepared.preset
     evaluated = [name for name in (FRESH, *(s.name for s in preset.stages)) if f"{name}/evaluate" in built]
     asked = {name: evals.load(name).dataset for stage in preset.stages for name in stage.evals}
     return ReportDetails(
         metrics={
-            stage.name: _metrics(place, built, stage.name) for stage in preset.stages if f"{stage.name}/train" in built
+            stage.name: _metrics(environment, built, stage.name)
+            for stage in preset.stages
+            if f"{stage.name}/train" in built
         },
         answers={name: built[f"{name}/evaluate"].artifact.path / "answers.jsonl" for name in evaluated},
         pictures={name: _folders(built, data) for name, data in asked.items() if f"{data}/screen" in built},
-        cards={name: page.relative_to(place.report_folder).as_posix() for name, page in cards.items()},
+        cards={name: page.relative_to(environment.report_folder).as_posix() for name, page in cards.items()},
         facts={
-            "home": str(place.home),
+            "home": str(environment.home),
             "command": " ".join(["tinygptv", *sys.argv[1:]]),
             "machine": f"{platform.node()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         },

@@ -61,7 +61,7 @@ def prepared(home: Path, *options: str, writes: bool = False, until: tuple[str, 
 
 def build(found: Prepared) -> dict[str, Built]:
     """The selected steps, made one after another without Prefect."""
-    store: Store = found.place.store
+    store: Store = found.environment.store
     built: dict[str, Built] = {}
     for request in found.selection.walked:
         artifacts = {name: item.artifact for name, item in built.items()}

@@ -16,7 +16,7 @@ from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.presets import NANO
 from tinygptv_core.settings import Scorer
 
-PLACE = SimpleNamespace(removal_list=None, removals=NO_REMOVALS)
+ENVIRONMENT = SimpleNamespace(removal_list=None, removals=NO_REMOVALS)
 
 
 @pytest.fixture
@@ -86,18 +86,18 @@ def test_a_scorers_bytes_and_version_bear_on_its_scores_and_its_place_and_bounds
         (tmp_path / place).mkdir(exist_ok=True)
         (tmp_path / place / "s.py").write_text(text)
         rate, screening = screen_steps(
-            with_scorer(tmp_path / place / "s.py", at_least=0.5, **bounds), "scenes_web", PLACE
+            with_scorer(tmp_path / place / "s.py", at_least=0.5, **bounds), "scenes_web", ENVIRONMENT
         )
         asked.append((rate.config, rate.inputs["scorer"].digest))
         assert screening.inputs == {"shards": "scenes_web/fetch", "scores.likeness": "scenes_web/rate-likeness"}
     assert asked[0] == asked[1] and len({str(item) for item in asked}) == 3
-    other = screen_steps(with_scorer(tmp_path / "a" / "s.py", at_least=0.6), "scenes_web", PLACE)
+    other = screen_steps(with_scorer(tmp_path / "a" / "s.py", at_least=0.6), "scenes_web", ENVIRONMENT)
     assert other[0].config == asked[0][0] and other[1].config != screening.config
 
 
 def test_a_scorers_file_that_is_not_there_is_found_before_anything_runs(tmp_path):
     with pytest.raises(ConfigError, match="scenes_web.screen.scorers.likeness.file: there is no Python file /none.py"):
-        screen_steps(with_scorer("/none.py", at_least=0), "scenes_web", PLACE)
+        screen_steps(with_scorer("/none.py", at_least=0), "scenes_web", ENVIRONMENT)
 
 
 def asking(name, *sources):

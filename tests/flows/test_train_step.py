@@ -9,14 +9,14 @@ import pytest
 from flows.train import train_step
 from tasks.request import Site
 from tasks.track import Tracking
-from tests.flows.test_screen_steps import PLACE
+from tests.flows.test_screen_steps import ENVIRONMENT
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import NANO, PAPER
 from tinygptv_core.stages import NANO_STAGES
 
 
 def config_of(stage, earlier):
-    return train_step(stage, earlier, {}, NANO.backbones, PLACE).config
+    return train_step(stage, earlier, {}, NANO.backbones, ENVIRONMENT).config
 
 
 def test_a_stage_goes_on_about_where_those_before_it_ended():
@@ -35,7 +35,7 @@ def test_a_stage_in_another_order_begins_at_its_beginning():
 
 def test_a_stage_is_not_tried_before_its_data_are_there():
     """All that it reads is there but the shards of one data set."""
-    request = train_step(NANO_STAGES[1], NANO_STAGES[:1], {}, NANO.backbones, PLACE)
+    request = train_step(NANO_STAGES[1], NANO_STAGES[:1], {}, NANO.backbones, ENVIRONMENT)
     assert request.probe is not None
     lacking = dict.fromkeys(request.inputs, NANO) | {"shards.scenes_web": None}
     assert request.probe(lacking) is None
@@ -44,8 +44,8 @@ def test_a_stage_is_not_tried_before_its_data_are_there():
 @pytest.mark.parametrize(("preset", "least", "most"), [(NANO, 1e6, 1e8), (PAPER, 7e9, 9e9)], ids=["nano", "paper"])
 def test_before_the_backbones_are_there_their_sizes_say_what_training_takes(preset, least, most):
     """The paper's 3.8 billion frozen weights are in 16 bit; nano's are all in float32."""
-    place = SimpleNamespace(options=preset.options, store=None)
-    request = train_step(preset.stages[0], (), {}, preset.backbones, place)
+    environment = SimpleNamespace(options=preset.options, store=None)
+    request = train_step(preset.stages[0], (), {}, preset.backbones, environment)
     assert request.estimate is not None
     estimate = request.estimate(dict.fromkeys(request.inputs))
     assert estimate.by == "arithmetic"
@@ -70,8 +70,8 @@ def test_what_another_run_has_told_of_a_stage_is_forgotten_unless_this_one_goes_
         (site.scratch / "state-3").mkdir()
     tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="nano", artifacts=tmp_path)
     (tmp_path / "counts.json").write_text('{"rows": 1, "kept": 1, "dropped": {}}')
-    place = SimpleNamespace(tracking=tracking, pipeline_run=None, workers=none)
-    request = train_step(NANO_STAGES[0], (), {}, NANO.backbones, place)
+    environment = SimpleNamespace(tracking=tracking, pipeline_run=None, workers=none)
+    request = train_step(NANO_STAGES[0], (), {}, NANO.backbones, environment)
     inputs = dict.fromkeys(request.inputs, Artifact(kind="shards", digest="0" * 64, path=tmp_path))
     with pytest.raises(RuntimeError, match="no workers"):
         request.work(inputs, site)

@@ -163,10 +163,13 @@ def test_the_files_that_the_page_on_adding_shows_hold_presets(file, name):
 
 
 def test_a_preset_says_how_it_runs_and_options_change_that(tmp_path):
-    assert prepared(tmp_path).place.options == TWO_CORES
-    place = prepared(tmp_path, "--preset", "paper", "--option", "micro_batch=4", "--option", "device=cpu").place
-    assert (place.options.micro_batch, place.options.device, place.options.threads) == (4, "cpu", ONE_GPU.threads)
-    assert (place.compute.threads, place.fetching.processes) == (4, 4)
+    assert prepared(tmp_path).environment.options == TWO_CORES
+    environment = prepared(
+        tmp_path, "--preset", "paper", "--option", "micro_batch=4", "--option", "device=cpu"
+    ).environment
+    options = environment.options
+    assert (options.micro_batch, options.device, options.threads) == (4, "cpu", ONE_GPU.threads)
+    assert (environment.compute.threads, environment.fetching.processes) == (4, 4)
     changed = prepared(tmp_path, "--preset", "paper", "--option", "processes=2").planned
     assert [item.step for item in changed] == [item.step for item in prepared(tmp_path, "--preset", "paper").planned]
 

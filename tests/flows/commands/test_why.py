@@ -63,19 +63,19 @@ def run(tmp_path_factory):
 @pytest.fixture
 def empty(run, tmp_path):
     """A run that is prepared on a home without anything, whose steps are to be replaced."""
-    return replace(run, place=replace(run.place, home=tmp_path / "home"))
+    return replace(run, environment=replace(run.environment, home=tmp_path / "home"))
 
 
 def prepared(empty: Prepared, requests) -> Prepared:
     selection = select(requests, only=None, start_from=None, until=())
-    return replace(empty, selection=selection, planned=plan(empty.place.store, selection))
+    return replace(empty, selection=selection, planned=plan(empty.environment.store, selection))
 
 
 def build(empty: Prepared, requests, **noted):
     made = {}
     for request in requests:
         told = {**THEN, **VERSIONS, **noted}
-        one = empty.place.store.build(
+        one = empty.environment.store.build(
             request, resolve(request, made), {}, noted=told, force=False, waiting=lambda text: None
         )
         made[request.name] = one.artifact
@@ -99,12 +99,12 @@ def test_a_reused_step_says_from_where(empty, list_file):
 
 
 def test_the_engine_of_the_run_is_noted_and_told(empty, list_file):
-    place = replace(empty.place, options=replace(empty.place.options, engine="zero2"))
-    build(empty, graph(list_file), **noted("r2", place.options))
+    environment = replace(empty.environment, options=replace(empty.environment.options, engine="zero2"))
+    build(empty, graph(list_file), **noted("r2", environment.options))
     found = why(empty, graph(list_file))
-    assert f"engine zero2, {place.options.processes} processes" in in_words(found)
+    assert f"engine zero2, {environment.options.processes} processes" in in_words(found)
     assert [(change.before, change.now) for change in found.noted if change.name == "engine"] == [("zero2", "ddp")]
-    assert why(replace(empty, place=place), graph(list_file)).noted == ()
+    assert why(replace(empty, environment=environment), graph(list_file)).noted == ()
     assert not {"engine", "world_size"} & noted("import", None).keys()
 
 

@@ -54,7 +54,7 @@ def wait_for_imports() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RunEnvironment:
     """One home, and the means to work there.
 
     Attributes:
