@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from benchmarks.data_case import Case
 from tasks.filter import filter_rows
 from tasks.filtering.removals import NO_REMOVALS
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.rows import rows
 from tinygptv_core.columns import caption_turns, clean_caption
 from tinygptv_core.presets import PRETRAINING
@@ -63,17 +63,17 @@ def _write_csv(path: Path, records: list[Mapping[str, str]]) -> None:
         writer.writerows(records)
 
 
-def site_in(folder: Path, name: str) -> Site:
+def step_folders_in(folder: Path, name: str) -> StepFolders:
     """Folders for a step to write to."""
-    site = Site(out=folder / name / "out", scratch=folder / name / "scratch", notes=folder / name / "notes")
-    for path in (site.out, site.scratch, site.notes):
+    folders = StepFolders(out=folder / name / "out", scratch=folder / name / "scratch", notes=folder / name / "notes")
+    for path in (folders.out, folders.scratch, folders.notes):
         path.mkdir(parents=True, exist_ok=True)
-    return site
+    return folders
 
 
 def convert(folder: Path) -> None:
     """Our step `rows`: a table with keys, cleaned captions as turns, drops and counts."""
-    rows(BLIP, "list", folder / LIST_FILE, site_in(folder, "rows"))
+    rows(BLIP, "list", folder / LIST_FILE, step_folders_in(folder, "rows"))
 
 
 def write_table(folder: Path, count: int) -> None:
@@ -99,7 +99,7 @@ def filter_conventionally(folder: Path) -> None:
 
 def filter_table(folder: Path) -> None:
     """Our step `filter`, with its drops, counts and overview."""
-    filter_rows(PRETRAINING.filter, BLIP, folder / "rows" / "out", site_in(folder, "filter"), NO_REMOVALS)
+    filter_rows(PRETRAINING.filter, BLIP, folder / "rows" / "out", step_folders_in(folder, "filter"), NO_REMOVALS)
 
 
 def _case(prepare: Callable[[Path, int], None], ways: Mapping[str, Callable[[Path], None]], **goals: str) -> Case:

@@ -31,7 +31,7 @@ from PIL import Image
 
 from tasks.build import Store
 from tasks.fetch import FetchOptions
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.segments import FetchTarget, SegmentStore, fetch_urls
 from tasks.tables import ROWS_FILE, TableRow, TableWriter, read_counts
 from tinygptv_core.artifact import Artifact
@@ -114,8 +114,8 @@ def bare(urls: Path, folder: Path) -> int:
 
 def ours(urls: Path, folder: Path) -> int:
     """Fetch as a run does, from a table to an artifact of the store."""
-    site = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
-    for path in (folder / "table", site.out, site.scratch, site.notes):
+    folders = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+    for path in (folder / "table", folders.out, folders.scratch, folders.notes):
         path.mkdir(parents=True)
     with TableWriter(folder / "table" / ROWS_FILE, TableRow) as writer:
         for number, url in enumerate(pq.read_table(urls)["url"].to_pylist()):
@@ -135,9 +135,9 @@ def ours(urls: Path, folder: Path) -> int:
     table = Artifact(kind="table", digest="0" * 64, path=folder / "table")
     segment_store = SegmentStore(store=Store(folder / "store"), noted={"run": "benchmark", "time": 0.0})
     fetch_urls(
-        FetchTarget(name="web", settings=settings, pictures=None, allowed={}), table, options, site, segment_store
+        FetchTarget(name="web", settings=settings, pictures=None, allowed={}), table, options, folders, segment_store
     )
-    return read_counts(site.out)["kept"]
+    return read_counts(folders.out)["kept"]
 
 
 def took(way: Callable[[Path, Path], int], urls: Path) -> Took:

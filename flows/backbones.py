@@ -17,7 +17,7 @@ from flows.serving.server import start_prefect_server
 from flows.telling.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import Built, Store
-from tasks.request import Request, Site
+from tasks.request import Request, StepFolders
 from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact
 
@@ -41,8 +41,8 @@ def backbones(home: Path) -> Built:
     from flows.telling.noted import noted
     from flows.walk import step
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        pretrain(NANO, site)
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        pretrain(NANO, folders)
 
     @flow(name="backbones", validate_parameters=False, persist_result=False)
     def run_backbones(home: str) -> Built:

@@ -19,7 +19,7 @@ from tasks.hosts import canonical_host
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.reading.list_files import COPY, copy_lists, is_far, state_of
 from tasks.reading.sources import brought_file, brought_pictures, warn_of_size
-from tasks.request import Estimate, Inputs, Request, Site
+from tasks.request import Estimate, Inputs, Request, StepFolders
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, SCENES_HOST, draw
 from tasks.segments import FetchTarget, SegmentStore, fetch_urls, rounded
@@ -42,8 +42,8 @@ def source_steps(preset: Preset) -> tuple[Request, ...]:
         return ()
     scenes: Scenes = preset.scenes
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        draw(scenes, site)
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        draw(scenes, folders)
 
     return (Request(name=SOURCE, step=DRAW, config=scenes, inputs={}, work=work),)
 
@@ -52,11 +52,11 @@ def pictures_step(pictures: PictureSet, environment: RunEnvironment) -> Request:
     """Keep the pictures of a set, once for all data sets that are about it."""
     name = pictures_name(pictures)
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         source = inputs["source"]
         if pictures.archive is not None and source.path.is_file():
             warn_of_size(pictures.archive, source.path)
-        write_pictures(pictures, source.path, site, environment.progress(name))
+        write_pictures(pictures, source.path, folders, environment.progress(name))
         if brought_pictures(data, pictures, environment.stamps).digest != source.digest:
             raise ConfigError(f"{source.path} was changed while it was read. Run the same command again")
 
@@ -104,8 +104,8 @@ def copy_name(name: str) -> str:
 
 
 def _copies(name: str, addresses: Sequence[str]) -> Iterator[Request]:
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        copy_lists(addresses, site)
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        copy_lists(addresses, folders)
 
     if any(map(is_far, addresses)):
         config = [state_of(address) for address in addresses]
@@ -132,16 +132,16 @@ def dataset_steps(name: str, preset: Preset, environment: RunEnvironment) -> tup
     by_url = environment.removal_list if form.how == "url" else None
     removals = {"removals": file_artifact(by_url, "removals")} if by_url else {}
 
-    def make_rows(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def make_rows(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if not _is_source(key)}
         for file in () if own else form.files:
             warn_of_size(file, inputs["source"].path if file.path == form.source else joined[file.path])
         lists = _lists_in([inputs[key].path for key in sorted(inputs) if _is_source(key)], form)
-        rows_of_lists(form, name, lists, site, joined)
+        rows_of_lists(form, name, lists, folders, joined)
 
-    def make_filter(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def make_filter(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         removed = read_removals(inputs["removals"].path) if removals else NO_REMOVALS
-        filter_rows(settings.filter, form, inputs["table"].path, site, removed)
+        filter_rows(settings.filter, form, inputs["table"].path, folders, removed)
 
     # The details of drops name the list that a row was in, where there are several.
     named = {"lists": [Path(item).name for item in own]} if len(own) > 1 else {}
@@ -170,8 +170,8 @@ def _shards_step(name: str, form: Recipe, preset: Preset, environment: RunEnviro
     allowed = {} if of_project else {"allow_hosts": allow_hosts}
     wanted = FetchTarget(name=name, settings=settings.fetch, pictures=pictures_wanted(name, preset), allowed=allowed)
 
-    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        _fetch(wanted, form, inputs, site, environment)
+    def make_shards(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        _fetch(wanted, form, inputs, folders, environment)
 
     def estimate(inputs: Inputs) -> Estimate | None:
         if form.how == "file":
@@ -189,8 +189,8 @@ def _shards_step(name: str, form: Recipe, preset: Preset, environment: RunEnviro
 
 
 def _gather_step(name: str, form: Recipe, settings: DataSettings, environment: RunEnvironment) -> Request:
-    def make_shards(inputs: Mapping[str, Artifact], site: Site) -> None:
-        gather(settings.fetch, inputs["table"].path, sets_in(inputs), site, environment.progress(f"{name}/fetch"))
+    def make_shards(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        gather(settings.fetch, inputs["table"].path, sets_in(inputs), folders, environment.progress(f"{name}/fetch"))
 
     limits = {"max_bytes": settings.fetch.max_bytes, "samples_per_shard": settings.fetch.samples_per_shard}
     config = {"fetch": limits, "pictures": [pictures.name for pictures in form.picture_sets]}
@@ -221,15 +221,15 @@ def _number(wanted: FetchTarget, form: Recipe) -> dict[str, int | None]:
 
 
 def _fetch(
-    wanted: FetchTarget, form: Recipe, inputs: Mapping[str, Artifact], site: Site, environment: RunEnvironment
+    wanted: FetchTarget, form: Recipe, inputs: Mapping[str, Artifact], folders: StepFolders, environment: RunEnvironment
 ) -> None:
     """Fetch a data set; the project's own scenes are served on loopback meanwhile, under their stable name."""
     options = replace(environment.fetching, progress=environment.progress(f"{wanted.name}/fetch"))
     source = inputs["source"].path if "source" in inputs else None
     if form.how == "file":
         assert source is not None, "a data set of files has a source"
-        return fetch_files(wanted.settings, inputs["table"].path, source, options, site)
+        return fetch_files(wanted.settings, inputs["table"].path, source, options, folders)
     segment_store = SegmentStore(store=environment.store, noted=noted(environment.run, environment.options))
     with ExitStack() as opened:
         hosts = {SCENES_HOST: opened.enter_context(serving(source / "served"))} if source else {}
-        fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), site, segment_store)
+        fetch_urls(wanted, inputs["table"], replace(options, hosts=hosts), folders, segment_store)

@@ -6,7 +6,7 @@ from typing import Protocol
 from flows.inputs import data_folders, data_inputs
 from flows.train import BACKBONES
 from tasks.evaluate import EVALUATE, EvaluationSpec, evaluate_checkpoint
-from tasks.request import Request, Site
+from tasks.request import Request, StepFolders
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.compute import Compute, Progress
@@ -37,7 +37,7 @@ def evaluate_step(
     wanted = {eval_name: evals.load(eval_name) for eval_name in stage.evals}
     datasets = tuple(dict.fromkeys(item.dataset for item in wanted.values()))
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         checkpoint = inputs.get("checkpoint")
         spec = EvaluationSpec(
             stage=stage,
@@ -47,7 +47,7 @@ def evaluate_step(
             data=data_folders(inputs),
             features=inputs["features"].path if "features" in inputs else None,
         )
-        evaluate_checkpoint(spec, environment.compute, site, environment.progress(name))
+        evaluate_checkpoint(spec, environment.compute, folders, environment.progress(name))
 
     return Request(
         name=name,

@@ -7,7 +7,7 @@ from flows.run_environment import RunEnvironment
 from flows.train import BACKBONES
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tasks.features import FEATURES, FeaturesSpec, write_vision_tokens
-from tasks.request import Request, Site
+from tasks.request import Request, StepFolders
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset
@@ -56,14 +56,14 @@ def _steps(name: str, kept: tuple[str, ...], stage: Stage, environment: RunEnvir
     if not kept:
         return ()
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         spec = FeaturesSpec(
             backbones=inputs["backbones"].path,
             data=data_folders(inputs),
             image_size=stage.image_size,
             precision=stage.precision,
         )
-        write_vision_tokens(spec, environment.compute, site, environment.progress(name))
+        write_vision_tokens(spec, environment.compute, folders, environment.progress(name))
 
     return (
         Request(

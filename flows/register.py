@@ -14,7 +14,7 @@ from flows.train import BACKBONES
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
 from tasks.registering.model_card import CardFacts, TrainedOn
 from tasks.registering.registry import registered
-from tasks.request import Request, Site
+from tasks.request import Request, StepFolders
 from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, digest_of, members_of
@@ -119,7 +119,7 @@ class _Model:
             **counts,
         )
 
-    def register(self, inputs: Inputs, site: Site) -> None:
+    def register(self, inputs: Inputs, folders: StepFolders) -> None:
         """Write the model and register it: a version that is there already is not made again."""
         checkpoint, backbones, facts = inputs[f"checkpoint.{self.last.name}"], inputs["backbones"], self.facts(inputs)
         spec = ModelSpec(
@@ -131,7 +131,7 @@ class _Model:
             data=data_folders(inputs)[self.shown.dataset],
             facts=facts,
         )
-        write_model(spec, site)
+        write_model(spec, folders)
         registration = Registration(
             tracking_uri=self.environment.tracking_uri,
             artifacts=self.environment.home / "mlflow" / "artifacts",
@@ -145,7 +145,7 @@ class _Model:
             sources=facts.sources,
             scores=facts.scores[self.last.name],
         )
-        model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(site.out)), path=site.out)
+        model = Artifact(kind=REGISTER.kind, digest=digest_of(members_of(folders.out)), path=folders.out)
         with self.environment.registry_alone():
             register_version(model, registration)
 

@@ -7,7 +7,7 @@ from flows.run_environment import RunEnvironment
 from tasks.filtering.removals import NO_REMOVALS, read_removals
 from tasks.hashes import HASH, hash_pictures
 from tasks.ratings import RATE, Rating, rate_pictures
-from tasks.request import Request, Site
+from tasks.request import Request, StepFolders
 from tasks.screen import SCREEN, Against, EvaluationPictures, Screened, screen
 from tasks.typed_paths import typed_path
 from tinygptv_core import evals
@@ -30,7 +30,7 @@ def _screen_step(preset: Preset, name: str, environment: RunEnvironment) -> Requ
     before, asked, listed = _before(preset, name), _kept_from(preset, name), environment.removal_list
     compares = before or asked or settings.near_duplicate_bits is not None or environment.removals.phash
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         removed = read_removals(inputs["removals"].path) if listed else NO_REMOVALS
         against = Against(
             hashes=inputs["hashes"].path if "hashes" in inputs else None,
@@ -43,7 +43,7 @@ def _screen_step(preset: Preset, name: str, environment: RunEnvironment) -> Requ
             removed_sha256=removed.sha256,
             removed_phash=removed.phash,
         )
-        screen(settings, inputs["shards"].path, against, site, environment.sharing)
+        screen(settings, inputs["shards"].path, against, folders, environment.sharing)
 
     return Request(
         name=f"{name}/screen",
@@ -66,8 +66,10 @@ def _hash_step(preset: Preset, name: str, environment: RunEnvironment) -> Reques
     fetched = preset.data[name].fetch
     bordered = fetched.image_size is not None and fetched.resize_mode == "border"
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        hash_pictures(inputs["shards"].path, sets_in(inputs), bordered=bordered, site=site, sharing=environment.sharing)
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        hash_pictures(
+            inputs["shards"].path, sets_in(inputs), bordered=bordered, folders=folders, sharing=environment.sharing
+        )
 
     return Request(
         name=f"{name}/hash",
@@ -83,9 +85,9 @@ def _rate_step(name: str, scorer: Scorer, environment: RunEnvironment) -> Reques
     if not file.is_file():
         raise ConfigError(f"data.{name}.screen.scorers.{scorer.name}.file: there is no Python file {file}")
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         rating = Rating(file=inputs["scorer"].path, name=scorer.name, batch=scorer.batch)
-        rate_pictures(rating, inputs["shards"].path, sets_in(inputs), site, environment.sharing)
+        rate_pictures(rating, inputs["shards"].path, sets_in(inputs), folders, environment.sharing)
 
     return Request(
         name=f"{name}/rate-{scorer.name}",

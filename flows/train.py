@@ -9,7 +9,7 @@ from flows.inputs import KINDS, data_folders, data_inputs
 from flows.run_environment import RunEnvironment
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Store
-from tasks.request import Inputs, Request, Site, TrainingEstimate
+from tasks.request import Inputs, Request, StepFolders, TrainingEstimate
 from tasks.tables import read_counts
 from tasks.track import DataUsed, tracking_stage
 from tasks.train import TRAIN
@@ -31,14 +31,14 @@ def backbones_step(backbones: BackboneSettings, store: Store) -> Request:
     sources = backbones.sources
     if sources is None:
 
-        def take(inputs: Mapping[str, Artifact], site: Site) -> None:
-            import_backbones(backbones, site)
+        def take(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+            import_backbones(backbones, folders)
 
         return Request(name=BACKBONES, step=IMPORT, config=backbones, inputs={}, work=take)
 
-    def convert(inputs: Mapping[str, Artifact], site: Site) -> None:
-        convert_backbones(sources, site)
-        check_digest(backbones, site.out)
+    def convert(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        convert_backbones(sources, folders)
+        check_digest(backbones, folders.out)
 
     inputs, lacks = dict[str, Artifact](), None
     try:
@@ -105,15 +105,17 @@ class _Training:
         drawn = {name: samples_drawn(alike, name) for name in self.stage.mix}
         return {name: count for name, count in drawn.items() if count}
 
-    def train(self, inputs: Mapping[str, Artifact], site: Site) -> None:
+    def train(self, inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         """Train it, with a run of the stage's own in MLflow."""
         stage, environment = self.stage, self.environment
-        if not any(site.scratch.glob("state-*")):  # what another run of it has told
-            (site.notes / "metrics.jsonl").unlink(missing_ok=True)
+        if not any(folders.scratch.glob("state-*")):  # what another run of it has told
+            (folders.notes / "metrics.jsonl").unlink(missing_ok=True)
         data = [_used(name, inputs) for name in stage.mix]
-        with tracking_stage(environment.tracking, stage.name, plain(stage), site.notes, environment.pipeline_run, data):
+        with tracking_stage(
+            environment.tracking, stage.name, plain(stage), folders.notes, environment.pipeline_run, data
+        ):
             with environment.workers() as workers:
-                workers.train(self._spec(inputs, site), environment.progress(f"{stage.name}/train"))
+                workers.train(self._spec(inputs, folders), environment.progress(f"{stage.name}/train"))
 
     def estimate(self, inputs: Inputs) -> TrainingEstimate:
         """From the last run like it, and from the model's sizes."""
@@ -132,7 +134,7 @@ class _Training:
             return None
         return probe(lambda folders: self._spec(there, folders), aided=self.is_aided)
 
-    def _spec(self, inputs: Mapping[str, Artifact], folders: Site) -> RunSpec:
+    def _spec(self, inputs: Mapping[str, Artifact], folders: StepFolders) -> RunSpec:
         init = inputs.get("init")
         return RunSpec(
             stage=self.stage,

@@ -28,7 +28,7 @@ from flows.telling.promoted import log_report, promoted, reported
 from flows.telling.shown import Progress, show_plan, show_result
 from flows.telling.terminal import say
 from tasks.build import Built, Store
-from tasks.request import Inputs, Request, Site
+from tasks.request import Inputs, Request, StepFolders
 from tasks.train import TRAIN
 from tasks.training.cluster import remove_leftovers
 from tinygptv_core.artifact import Artifact
@@ -129,10 +129,10 @@ def _in_turn(request: Request, waiting: Callable[[str], None]) -> Request:
     It waits when it is about to begin: what is there, or is being built by another run, takes no turn.
     """
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
         _tell_if_full(waiting)
         with concurrency(TRAINING, occupy=1, lease_duration=TURN_SECONDS):
-            request.work(inputs, site)
+            request.work(inputs, folders)
 
     return replace(request, work=work)
 

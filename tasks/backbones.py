@@ -5,7 +5,7 @@ They come with the package, so that a run starts from them; this is how they wer
 
 import logging
 
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tinygptv_core.pretrain.settings import Optimization, Pretraining, PretrainingSizes
 
 LOGGER = logging.getLogger(__name__)
@@ -38,17 +38,17 @@ NANO = Pretraining(
 )
 
 
-def pretrain(config: Pretraining, site: Site) -> None:
-    """Write the **backbones** artifact (docs/map.md) into `site.out`; progress goes to `site.notes/pretrain.log`.
+def pretrain(config: Pretraining, folders: StepFolders) -> None:
+    """Write the **backbones** artifact (docs/map.md) into `folders.out`; progress goes to `folders.notes/pretrain.log`.
 
     One thread throughout; the same bytes on the same kind of machine.
     """
     from tinygptv_core.pretrain.backbones import pretrain_backbones
 
-    with (site.notes / "pretrain.log").open("a", buffering=1) as notes:
+    with (folders.notes / "pretrain.log").open("a", buffering=1) as notes:
 
         def log(line: str) -> None:
             LOGGER.info(line)
             notes.write(f"{line}\n")
 
-        pretrain_backbones(config, site.out, log)
+        pretrain_backbones(config, folders.out, log)

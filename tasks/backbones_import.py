@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.build import FILE_STAMPS, write_json
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.formats.weight_folders import check_pins, files_of
@@ -37,13 +37,13 @@ PUBLISHED_AT = {
 COVERAGE = "coverage.txt"
 
 
-def import_backbones(backbones: BackboneSettings, site: Site) -> None:
-    """Copy the backbones that come with the package into `site.out`.
+def import_backbones(backbones: BackboneSettings, folders: StepFolders) -> None:
+    """Copy the backbones that come with the package into `folders.out`.
 
     Raises:
         ConfigError: as `shipped` does.
     """
-    shutil.copytree(shipped(backbones), site.out, dirs_exist_ok=True)
+    shutil.copytree(shipped(backbones), folders.out, dirs_exist_ok=True)
 
 
 def shipped(backbones: BackboneSettings) -> Path:
@@ -75,8 +75,8 @@ def check_digest(backbones: BackboneSettings, folder: Path) -> None:
         )
 
 
-def convert_backbones(sources: BackboneSources, site: Site) -> None:
-    """Make the **backbones** artifact of the user's files; the account of every tensor goes to `site.notes`.
+def convert_backbones(sources: BackboneSources, folders: StepFolders) -> None:
+    """Make the **backbones** artifact of the user's files; the account of every tensor goes to `folders.notes`.
 
     Raises:
         ConfigError: a file is missing, cut off, hostile or another one than is wanted; says which and what helps.
@@ -86,16 +86,16 @@ def convert_backbones(sources: BackboneSources, site: Site) -> None:
     from tinygptv_core.precision import dtype_of
 
     paths = weight_import.WeightPaths(**{role: source_path(role, getattr(sources, role)) for role in ROLES})
-    coverages = weight_import.import_backbones(site.out, paths, architecture(sources.sizes), dtype_of(sources.dtype))
-    note_coverage(coverages, site)
+    coverages = weight_import.import_backbones(folders.out, paths, architecture(sources.sizes), dtype_of(sources.dtype))
+    note_coverage(coverages, folders)
 
 
-def note_coverage(coverages: "Sequence[Coverage]", site: Site) -> None:
+def note_coverage(coverages: "Sequence[Coverage]", folders: StepFolders) -> None:
     """Keep the account: `coverage.txt` for people, `coverage.json` for machines."""
     from tinygptv_core.formats.coverage import table
 
-    (site.notes / COVERAGE).write_text(table(coverages) + "\n")
-    write_json(site.notes / "coverage.json", plain(list(coverages)))
+    (folders.notes / COVERAGE).write_text(table(coverages) + "\n")
+    write_json(folders.notes / "coverage.json", plain(list(coverages)))
 
 
 def source_files(sources: BackboneSources, stamps: Path) -> dict[str, Artifact]:

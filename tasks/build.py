@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.request import SHORT, Inputs, Request, Site, Step, asked, difference, digests, nearest
+from tasks.request import SHORT, Inputs, Request, Step, StepFolders, asked, difference, digests, nearest
 from tasks.storing.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.drafts import write_whole
@@ -176,15 +176,15 @@ class Store:
         work = self._work(request.step, known.key)
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
             shutil.rmtree(work, ignore_errors=True)
-        site = Site(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
-        for folder in (site.out, site.scratch, site.notes):
+        folders = StepFolders(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
+        for folder in (folders.out, folders.scratch, folders.notes):
             folder.mkdir(parents=True, exist_ok=True)
-        _unseal(site.out)
+        _unseal(folders.out)
         if force:
             (work / "forced").touch()
         read = {name: artifact for name, artifact in (*inputs.items(), *aids.items()) if artifact is not None}
-        request.work(read, site)
-        artifact = self._seal(site.out, request.step.kind)
+        request.work(read, folders)
+        artifact = self._seal(folders.out, request.step.kind)
         aided = {"aids": digests(aids)} if aids else {}
         noted = {**noted, **aided, "seconds": time.monotonic() - before}
         artifact = self._note(request, inputs, known.key, artifact, noted, force)

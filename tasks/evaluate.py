@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import DataFolders
@@ -33,8 +33,8 @@ class EvaluationSpec:
     features: Path | None
 
 
-def evaluate_checkpoint(spec: EvaluationSpec, options: Compute, site: Site, progress: Progress) -> None:
-    """Write scores.json and answers.jsonl into `site.out`. Runs in this process.
+def evaluate_checkpoint(spec: EvaluationSpec, options: Compute, folders: StepFolders, progress: Progress) -> None:
+    """Write scores.json and answers.jsonl into `folders.out`. Runs in this process.
 
     Raises:
         ConfigError: no such evaluation, an empty data set, or the checkpoint is of another stage.
@@ -60,8 +60,8 @@ def evaluate_checkpoint(spec: EvaluationSpec, options: Compute, site: Site, prog
         if trained.form.name != spec.stage.name:
             raise ConfigError(f"{spec.checkpoint} is a checkpoint of {trained.form.name}, not of {spec.stage.name}")
         prepack(trained.model)
-        data = {name: ShardSet(folders) for name, folders in spec.data.items()}
+        data = {name: ShardSet(found) for name, found in spec.data.items()}
         features = Features(spec.features) if spec.features else None
-        write_results(evaluate(trained, spec.evals, data, progress, features), site.out)
+        write_results(evaluate(trained, spec.evals, data, progress, features), folders.out)
     finally:
         torch.set_num_threads(before)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tinygptv_core.compute import Compute, Precision, Progress
 from tinygptv_core.run import DataFolders
 
@@ -21,8 +21,8 @@ class FeaturesSpec:
     precision: Precision
 
 
-def write_vision_tokens(spec: FeaturesSpec, compute: Compute, site: Site, progress: Progress) -> None:
-    """Write pictures.npy, queries.npy and datasets.json into `site.out`. Runs in this process.
+def write_vision_tokens(spec: FeaturesSpec, compute: Compute, folders: StepFolders, progress: Progress) -> None:
+    """Write pictures.npy, queries.npy and datasets.json into `folders.out`. Runs in this process.
 
     Raises:
         ConfigError: there is no picture in any of the data sets.
@@ -31,5 +31,5 @@ def write_vision_tokens(spec: FeaturesSpec, compute: Compute, site: Site, progre
     from tinygptv_core.shards import ShardSet
 
     settings = EncodingSettings(image_size=spec.image_size, precision=spec.precision)
-    data = {name: ShardSet(folders) for name, folders in spec.data.items()}
-    write_features(spec.backbones, data, settings, compute, site.out, progress)
+    data = {name: ShardSet(found) for name, found in spec.data.items()}
+    write_features(spec.backbones, data, settings, compute, folders.out, progress)

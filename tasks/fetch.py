@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.fetching.outcomes import Outcome
 from tasks.hosts import canonical_host
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.tables import (
     KEPT,
     LEDGER_FILE,
@@ -128,7 +128,7 @@ def pack(found: Found, samples_per_shard: int, folder: Path) -> Tally:
     return tally
 
 
-def fetch_files(settings: Fetch, table: Path, source: Path, options: FetchOptions, site: Site) -> None:
+def fetch_files(settings: Fetch, table: Path, source: Path, options: FetchOptions, folders: StepFolders) -> None:
     """The rows of `table` as shards, with the pictures that their files below the source's `images/` hold.
 
     Raises:
@@ -136,10 +136,10 @@ def fetch_files(settings: Fetch, table: Path, source: Path, options: FetchOption
     """
     if settings.image_size is not None:
         raise ConfigError("image_size must be null for a data set of files: their pictures are kept as they are")
-    clear(site.out)
+    clear(folders.out)
     rows = table / ROWS_FILE
-    tally = pack(_from_files(settings, rows, source, options), settings.samples_per_shard, site.out)
-    tally.write(site.out, num_rows(rows))
+    tally = pack(_from_files(settings, rows, source, options), settings.samples_per_shard, folders.out)
+    tally.write(folders.out, num_rows(rows))
 
 
 def _from_files(settings: Fetch, rows: Path, source: Path, options: FetchOptions) -> Found:

@@ -16,7 +16,7 @@ from tasks.filtering.facts import Facts, facts_of, texts_of
 from tasks.filtering.removals import Removals
 from tasks.filtering.repeats import Repeats
 from tasks.hosts import canonical_host
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.tables import (
     DROPPED_FILE,
     ROWS_FILE,
@@ -102,7 +102,7 @@ class Overview:
         path.write_text(json.dumps(overview, indent=1) + "\n")
 
 
-def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site, removals: Removals) -> None:
+def filter_rows(settings: Filter, recipe: Recipe, table: Path, folders: StepFolders, removals: Removals) -> None:
     """The rows of `table` that pass, in order, and the others with the reason. `filter.json` in the notes shows both.
 
     The rules on URLs hold for data sets that are fetched from URLs. Of equal URLs the first row that
@@ -111,12 +111,12 @@ def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site, remov
     Raises:
         ConfigError: nothing is left, or `languages` names one that is not known.
     """
-    clear(site.out)
+    clear(folders.out)
     source, tally, overview = table / ROWS_FILE, Tally(), Overview()
-    repeats = _repeats(settings, recipe, source, site.scratch)
+    repeats = _repeats(settings, recipe, source, folders.scratch)
     with (
-        TableWriter(site.out / ROWS_FILE, TableRow, _size_columns(source)) as kept,
-        TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
+        TableWriter(folders.out / ROWS_FILE, TableRow, _size_columns(source)) as kept,
+        TableWriter(folders.out / DROPPED_FILE, Drop) as dropped,
     ):
         for batch in _batches(source):
             known = facts_of(settings, batch)
@@ -128,8 +128,8 @@ def filter_rows(settings: Filter, recipe: Recipe, table: Path, site: Site, remov
             tally.kept += len(batch) - len(faults.found)
             tally.dropped.update(reason for reason, _ in faults.found.values())
             overview.count(batch, known, faults)
-    tally.write(site.out, num_rows(source))
-    overview.write(site.notes / OVERVIEW_FILE, tally)
+    tally.write(folders.out, num_rows(source))
+    overview.write(folders.notes / OVERVIEW_FILE, tally)
 
 
 def _batches(source: Path, columns: Sequence[str] | None = None) -> Iterator["pa.RecordBatch"]:

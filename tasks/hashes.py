@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.screening.tars import Opened, Sharing, over_tars, samples_in
 from tasks.tables import LEDGER_FILE, clear
 
@@ -32,7 +32,9 @@ DRAFT_PIXELS = 64
 """A JPEG is decoded at the smallest eighth that has such sides: twice what the hash looks at."""
 
 
-def hash_pictures(shards: Path, sets: Mapping[str, Path], *, bordered: bool, site: Site, sharing: Sharing) -> None:
+def hash_pictures(
+    shards: Path, sets: Mapping[str, Path], *, bordered: bool, folders: StepFolders, sharing: Sharing
+) -> None:
     """`hashes.parquet`: `key`, `split` and `hash` of every sample of `shards`, in order of shard and key.
 
     `hash` is null for text, for what is no picture, and for pictures of one flat area.
@@ -45,10 +47,10 @@ def hash_pictures(shards: Path, sets: Mapping[str, Path], *, bordered: bool, sit
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    clear(site.out)
+    clear(folders.out)
     schema = pa.schema([("key", pa.string()), ("split", pa.string()), ("hash", pa.uint64())])
     work = partial(_hashes_in, sets, shards / LEDGER_FILE if bordered else None)
-    with pq.ParquetWriter(site.out / HASHES_FILE, schema, compression="zstd") as file:
+    with pq.ParquetWriter(folders.out / HASHES_FILE, schema, compression="zstd") as file:
         for columns in over_tars(work, sorted(shards.glob("*.tar")), sharing):
             file.write_table(pa.table(columns, schema=schema))
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from tasks.fetch import Packer
 from tasks.fetching.outcomes import Outcome
 from tasks.reading.archives import SUFFIXES, Limits, Packed, pictures_in
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.tables import KEPT, ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
 from tinygptv_core.compute import Progress
 from tinygptv_core.plain import ConfigError
@@ -40,8 +40,8 @@ UNLIKE = 0.1
 """By what share the number of a set's pictures, or a file's size, may differ from what is expected and not be told."""
 
 
-def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Progress) -> None:
-    """Every picture of the folder or archive `source` into `site.out`: tars, and a row for each file.
+def write_pictures(pictures: PictureSet, source: Path, folders: StepFolders, progress: Progress) -> None:
+    """Every picture of the folder or archive `source` into `folders.out`: tars, and a row for each file.
 
     Each is decoded once, here. They are in the order of their paths (in a tar, in its own), so that a folder and a zip
     of the same pictures give the same bytes.
@@ -49,9 +49,9 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
     Raises:
         ConfigError: the archive is refused (`tasks/reading/archives.py`), or there is no picture.
     """
-    clear(site.out)
+    clear(folders.out)
     tally, position, seen = Tally(), 0, set[str]()
-    with TableWriter(site.out / PICTURES_FILE, PictureRow) as table, _Tars(site.out) as tars:
+    with TableWriter(folders.out / PICTURES_FILE, PictureRow) as table, _Tars(folders.out) as tars:
         for position, packed in enumerate(_packed(pictures, source), start=1):
             if position % TOLD_EVERY == 0:
                 progress(position, pictures.pictures or position, "reading pictures")
@@ -62,7 +62,7 @@ def write_pictures(pictures: PictureSet, source: Path, site: Site, progress: Pro
     if not tally.kept:
         raise ConfigError(f"{source} has no picture for {pictures.name}: {tally.reasons()}")
     _tell_if_unlike(pictures, source, position)
-    tally.write(site.out, position)
+    tally.write(folders.out, position)
 
 
 def _tell_if_unlike(pictures: PictureSet, source: Path, found: int) -> None:
@@ -194,7 +194,7 @@ def _padded(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], site: Site, progress: Progress) -> None:
+def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], folders: StepFolders, progress: Progress) -> None:
     """The rows of `table` as shards of texts, and where in the sets the picture of each lies.
 
     Args:
@@ -207,11 +207,11 @@ def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], site: Site, p
 
     from tinygptv_core.shards import write_index
 
-    clear(site.out)
+    clear(folders.out)
     tally, total = Tally(), num_rows(table / ROWS_FILE)
     gallery = _Gallery(sets)
     places = array("q")  # of each kept sample: the number of its picture's tar (-1: none), its offset, its size
-    with Packer(site.out, settings.samples_per_shard) as packer:
+    with Packer(folders.out, settings.samples_per_shard) as packer:
         for position, row in enumerate(read_table(table / ROWS_FILE, TableRow)):
             if position % (20 * TOLD_EVERY) == 0:
                 progress(position, total, "finding pictures")
@@ -221,9 +221,9 @@ def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], site: Site, p
             if outcome.fate == KEPT:
                 places.extend(gallery.place(picture) if picture else (-1, 0, 0))
     columns = np.array(places, dtype=np.int64).reshape(-1, 3)
-    write_index(columns, ("image_shard", "image", "image_bytes"), site.out / PLACES_FILE)
-    (site.out / TARS_FILE).write_text(json.dumps(gallery.tars, indent=1) + "\n")
-    tally.write(site.out, total)
+    write_index(columns, ("image_shard", "image", "image_bytes"), folders.out / PLACES_FILE)
+    (folders.out / TARS_FILE).write_text(json.dumps(gallery.tars, indent=1) + "\n")
+    tally.write(folders.out, total)
 
 
 class _Gallery:

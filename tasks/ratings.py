@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.screening.tars import Located, Opened, Sharing, over_tars, samples_in
 from tasks.tables import clear
 from tinygptv_core.plain import ConfigError, unknown
@@ -36,7 +36,9 @@ class Rating:
     batch: int
 
 
-def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: Site, sharing: Sharing) -> None:
+def rate_pictures(
+    rating: Rating, shards: Path, sets: Mapping[str, Path], folders: StepFolders, sharing: Sharing
+) -> None:
     """`ratings.parquet`: `key` and `score` of every sample of `shards`, in order of shard and key.
 
     `score` is null for text, and for what does not begin as a picture. Batches end with their tar. How the scores lie
@@ -51,13 +53,13 @@ def rate_pictures(rating: Rating, shards: Path, sets: Mapping[str, Path], site: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    clear(site.out)
+    clear(folders.out)
     loaded(rating.file, rating.name)  # a mistake in the file is found before processes start
     schema = pa.schema([("key", pa.string()), ("score", pa.float64())])
-    with pq.ParquetWriter(site.out / RATINGS_FILE, schema, compression="zstd") as file:
+    with pq.ParquetWriter(folders.out / RATINGS_FILE, schema, compression="zstd") as file:
         for columns in over_tars(partial(_ratings_in, rating, sets), sorted(shards.glob("*.tar")), sharing):
             file.write_table(pa.table(columns, schema=schema))
-    (site.notes / SPREAD_FILE).write_text(f"{rating.name}: {spread(site.out)}\n")
+    (folders.notes / SPREAD_FILE).write_text(f"{rating.name}: {spread(folders.out)}\n")
 
 
 def _ratings_in(rating: Rating, sets: Mapping[str, Path], tar: Path) -> dict[str, list[Any]]:

@@ -29,7 +29,7 @@ from tasks.registering.registry import (
     Version,
     registered,
 )
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.storing.lease import myself
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
@@ -100,7 +100,7 @@ class Registration:
     scores: Mapping[str, Any]
 
 
-def write_model(spec: ModelSpec, site: Site) -> None:
+def write_model(spec: ModelSpec, folders: StepFolders) -> None:
     """Write the **model** artifact: the checkpoint, `model.json`, `example.json` and `card.md`.
 
     Raises:
@@ -119,10 +119,10 @@ def write_model(spec: ModelSpec, site: Site) -> None:
         precision=spec.stage.precision,
     )
     for name in ("trainable.safetensors", "stage.json"):
-        shutil.copyfile(spec.checkpoint.path / name, site.out / name)
-    (site.out / "model.json").write_text(canonical_json(card) + "\n")
-    (site.out / "example.json").write_text(json.dumps(_example(spec, evaluation)) + "\n")
-    (site.out / CARD).write_text(card_text(spec.facts, spec.stage, card), encoding="utf-8")
+        shutil.copyfile(spec.checkpoint.path / name, folders.out / name)
+    (folders.out / "model.json").write_text(canonical_json(card) + "\n")
+    (folders.out / "example.json").write_text(json.dumps(_example(spec, evaluation)) + "\n")
+    (folders.out / CARD).write_text(card_text(spec.facts, spec.stage, card), encoding="utf-8")
 
 
 def _example(spec: ModelSpec, evaluation: evals.Eval) -> dict[str, str]:

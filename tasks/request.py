@@ -34,7 +34,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class StepFolders:
     """The three folders that a step writes to; all exist when it starts.
 
     Attributes:
@@ -107,7 +107,7 @@ class Request:
     step: Step
     config: Any
     inputs: Mapping[str, "str | Artifact | None"]
-    work: Callable[[Mapping[str, Artifact], Site], None] = field(repr=False)
+    work: Callable[[Mapping[str, Artifact], StepFolders], None] = field(repr=False)
     gone: Callable[[Artifact], str | None] = field(repr=False, default=lambda artifact: None)
     aids: Mapping[str, str] = field(default_factory=dict)
     lacks: str | None = None

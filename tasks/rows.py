@@ -13,7 +13,7 @@ from tasks.reading.captions import captioned, is_captioned, side_of, wanted_of, 
 from tasks.reading.json_arrays import Broken
 from tasks.reading.list_columns import OTHER_NAMES
 from tasks.reading.lists import SEPARATED, list_form, read_list, read_pieces
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.tables import (
     DROPPED_FILE,
     READ_ROWS,
@@ -51,13 +51,15 @@ UNREADABLE = (LookupError, AttributeError, TypeError, ValueError)
 NO_FILES: Mapping[str, Path] = {}
 
 
-def rows(recipe: Recipe, name: str, list_file: Path, site: Site, joined: Mapping[str, Path] = NO_FILES) -> None:
+def rows(
+    recipe: Recipe, name: str, list_file: Path, folders: StepFolders, joined: Mapping[str, Path] = NO_FILES
+) -> None:
     """`rows_of_lists` of one list."""
-    rows_of_lists(recipe, name, (list_file,), site, joined)
+    rows_of_lists(recipe, name, (list_file,), folders, joined)
 
 
 def rows_of_lists(
-    recipe: Recipe, name: str, list_files: Sequence[Path], site: Site, joined: Mapping[str, Path] = NO_FILES
+    recipe: Recipe, name: str, list_files: Sequence[Path], folders: StepFolders, joined: Mapping[str, Path] = NO_FILES
 ) -> None:
     """The data set as a table, in its sources' order, one after the other: a row for each sample of each record.
 
@@ -70,11 +72,11 @@ def rows_of_lists(
     Raises:
         ConfigError: a file cannot be read to its end, the recipe fails, or no record has the form of data set `name`.
     """
-    clear(site.out)
+    clear(folders.out)
     position, tally, first = 0, Tally(), None
     with (
-        TableWriter(site.out / ROWS_FILE, TableRow, SIZE if recipe.size else ()) as kept,
-        TableWriter(site.out / DROPPED_FILE, Drop) as dropped,
+        TableWriter(folders.out / ROWS_FILE, TableRow, SIZE if recipe.size else ()) as kept,
+        TableWriter(folders.out / DROPPED_FILE, Drop) as dropped,
     ):
         for list_file in list_files:
             begin = position
@@ -98,7 +100,7 @@ def rows_of_lists(
         logging.getLogger(__name__).warning(
             "%s: %d rows, where about %d are expected; is its file whole?", name, position, recipe.expected_rows
         )
-    tally.write(site.out, position)
+    tally.write(folders.out, position)
 
 
 def _pieces(recipe: Recipe, list_file: Path, joined: Mapping[str, Path]) -> Iterator[Sequence[object]]:

@@ -1,6 +1,6 @@
 """The step that draws the `nano` preset's own data: pictures, annotations, lists and what a server would answer."""
 
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tinygptv_core.settings import Scenes
 
 DRAW = Step(name="draw", kind="source", version=2)
@@ -8,8 +8,8 @@ SCENES_HOST = "scenes.invalid"
 """A name that no server on the web can have (RFC 2606); a run maps it to its own loopback server."""
 
 
-def draw(scenes: Scenes, site: Site) -> None:
-    """Write the **source** artifact (docs/map.md) into `site.out`: the same bytes for the same `scenes`."""
+def draw(scenes: Scenes, folders: StepFolders) -> None:
+    """Write the **source** artifact (docs/map.md) into `folders.out`: the same bytes for the same `scenes`."""
     from tasks.scene_files import write_source
 
-    write_source(scenes, site.out)
+    write_source(scenes, folders.out)

@@ -13,7 +13,7 @@ from tasks.filtering.repeats import FirstOf
 from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE, spread
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.screening.tars import Located, Opened, Sharing, over_tars, samples_in
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
 from tinygptv_core.settings import Scorer, Screen
@@ -61,7 +61,7 @@ class Against:
     removed_phash: frozenset[str] = frozenset()
 
 
-def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing: Sharing) -> None:
+def screen(settings: Screen, shards: Path, against: Against, folders: StepFolders, sharing: Sharing) -> None:
     """The index of the samples in `shards` that pass, in order of shard and key.
 
     Sides are those of the picture as fetched. Of pictures with equal bytes the first that passes the other rules
@@ -75,11 +75,11 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
 
     from tinygptv_core.shards import INDEX_COLUMNS, SHARED_COLUMNS, write_index
 
-    clear(site.out)
+    clear(folders.out)
     tars = sorted(shards.glob("*.tar"))
     faults, samples = _faults(settings, shards, against, over_tars(_looked_at, tars, sharing))
     tally = Tally()
-    with TableWriter(site.out / DROPPED_FILE, Drop) as dropped:
+    with TableWriter(folders.out / DROPPED_FILE, Drop) as dropped:
         for place, (_, row) in enumerate(_fetched(shards)):
             reason, detail = faults.get(place, (KEPT, ""))
             tally.count(reason)
@@ -88,11 +88,11 @@ def screen(settings: Screen, shards: Path, against: Against, site: Site, sharing
     in_sets = (shards / TARS_FILE).is_file()
     names = SHARED_COLUMNS if in_sets else INDEX_COLUMNS
     columns = np.array(samples, dtype=np.int64).reshape(-1, len(names))
-    write_index(np.delete(columns, list(faults), axis=0), names, site.out / "samples.npy")
+    write_index(np.delete(columns, list(faults), axis=0), names, folders.out / "samples.npy")
     if in_sets:
-        (site.out / TARS_FILE).write_bytes((shards / TARS_FILE).read_bytes())
-    (site.out / "shards.json").write_text(json.dumps([tar.name for tar in tars], indent=1) + "\n")
-    tally.write(site.out, len(columns), "" if tally.kept else _spreads(against.ratings))
+        (folders.out / TARS_FILE).write_bytes((shards / TARS_FILE).read_bytes())
+    (folders.out / "shards.json").write_text(json.dumps([tar.name for tar in tars], indent=1) + "\n")
+    tally.write(folders.out, len(columns), "" if tally.kept else _spreads(against.ratings))
 
 
 def _fetched(shards: Path) -> Iterator[tuple[int, LedgerRow]]:

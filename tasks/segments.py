@@ -25,7 +25,7 @@ from tasks.fetching.downloads import LOG_FILE, DownloadSpec, Job, run_img2datase
 from tasks.fetching.guard import Rules
 from tasks.fetching.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
 from tasks.hosts import host_of
-from tasks.request import Request, Site, Step
+from tasks.request import Request, Step, StepFolders
 from tasks.tables import (
     GROUP_ROWS,
     KEPT,
@@ -97,7 +97,7 @@ def num_segments(rows: int, settings: Fetch) -> int:
 
 
 def fetch_urls(
-    wanted: FetchTarget, table: Artifact, options: FetchOptions, site: Site, segment_store: SegmentStore
+    wanted: FetchTarget, table: Artifact, options: FetchOptions, folders: StepFolders, segment_store: SegmentStore
 ) -> None:
     """The rows of `table` as shards, with the pictures that their URLs give, until as many are there as are wanted.
 
@@ -105,18 +105,18 @@ def fetch_urls(
         ConfigError: nothing is left.
         RuntimeError: img2dataset ended with an error, its log is in the notes; or hardly any picture could be had.
     """
-    clear(site.out)
+    clear(folders.out)
     total = num_rows(table.path / ROWS_FILE)
     count, number, fetched = num_segments(total, wanted.settings), 0, list[Artifact]()
-    fetch = _Fetch(wanted, table, options, site, segment_store)
+    fetch = _Fetch(wanted, table, options, folders, segment_store)
     while number < count and (missing := _missing(wanted, fetched, count, total)):
         numbers = range(number, min(number + missing, number + SEGMENTS_AT_ONCE, count))
         fetched += fetch.segments(numbers, count)
         number = numbers.stop
     try:
-        _join(fetched, total, site)
+        _join(fetched, total, folders)
     except ConfigError as error:
-        clear(site.scratch)  # so that the next try asks again, rather than going on from this one
+        clear(folders.scratch)  # so that the next try asks again, rather than going on from this one
         raise ConfigError(f"{error}.{_advice(str(error))}") from None
 
 
@@ -134,15 +134,15 @@ class _Fetch:
     """One fetch on its way."""
 
     def __init__(
-        self, wanted: FetchTarget, table: Artifact, options: FetchOptions, site: Site, segment_store: SegmentStore
+        self,
+        wanted: FetchTarget,
+        table: Artifact,
+        options: FetchOptions,
+        folders: StepFolders,
+        segment_store: SegmentStore,
     ) -> None:
-        self.wanted, self.table, self.options, self.site, self.segment_store = (
-            wanted,
-            table,
-            options,
-            site,
-            segment_store,
-        )
+        self.wanted, self.table, self.options = wanted, table, options
+        self.folders, self.segment_store = folders, segment_store
         self.done_rows = 0
 
     def segments(self, numbers: range, count: int) -> list[Artifact]:
@@ -159,11 +159,11 @@ class _Fetch:
     def _cut(self, numbers: range, count: int) -> list[Path]:
         if count == 1:
             return [self.table.path / ROWS_FILE]
-        return cut(self.table.path / ROWS_FILE, numbers, count, self.wanted.settings.seed, self.site.scratch)
+        return cut(self.table.path / ROWS_FILE, numbers, count, self.wanted.settings.seed, self.folders.scratch)
 
     def _request(self, rows: Artifact) -> Request:
-        def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-            self._pack(inputs["rows"].path, self._job(inputs["rows"]), site)
+        def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+            self._pack(inputs["rows"].path, self._job(inputs["rows"]), folders)
 
         name = f"{self.wanted.name}/{SEGMENT.name}"
         return Request(name=name, step=SEGMENT, config=self.wanted.config, inputs={"rows": rows}, work=work)
@@ -174,13 +174,13 @@ class _Fetch:
 
     def _renewed(self, rows: Artifact) -> Path:
         """Exists once this fetch has made the segment, or found it."""
-        return self.site.scratch / f"renewed-{rows.digest[:12]}"
+        return self.folders.scratch / f"renewed-{rows.digest[:12]}"
 
     def _forced(self, rows: Artifact) -> bool:
         """Whether it is asked for anew though the store has it: all may have failed for being offline that day."""
         if self._renewed(rows).exists():
             return False
-        if self.site.forced:
+        if self.folders.forced:
             return True
         known = self._known(rows)
         return known is not None and not read_counts(known.path)["kept"]
@@ -202,7 +202,8 @@ class _Fetch:
 
     def _job(self, rows: Artifact) -> Job:
         """In a folder of its own for each set of allowed hosts: these change what can be had."""
-        folder = self.site.scratch / f"{rows.digest[:12]}-allowing-{sha256_of(sorted(self.options.allow_hosts))[:12]}"
+        allowed = sha256_of(sorted(self.options.allow_hosts))
+        folder = self.folders.scratch / f"{rows.digest[:12]}-allowing-{allowed[:12]}"
         return Job(urls=folder / "urls.parquet", folder=folder)
 
     def _download(self, tables: Sequence[Artifact]) -> float:
@@ -214,8 +215,8 @@ class _Fetch:
         if waiting:
             run_img2dataset(
                 self._spec(waiting),
-                self.site.scratch,
-                self.site.notes / LOG_FILE,
+                self.folders.scratch,
+                self.folders.notes / LOG_FILE,
                 self.wanted.settings.min_success,
                 lambda fates: self.options.progress(before + fates.total(), before + total, _had(fates)),
             )
@@ -242,10 +243,10 @@ class _Fetch:
             ray_address=None if options.hosts else options.ray_address,
         )
 
-    def _pack(self, rows: Path, job: Job, site: Site) -> None:
-        clear(site.out)
-        tally = pack(self._found(rows, job), self.wanted.settings.samples_per_shard, site.out)
-        tally.write_any(site.out, num_rows(rows))
+    def _pack(self, rows: Path, job: Job, folders: StepFolders) -> None:
+        clear(folders.out)
+        tally = pack(self._found(rows, job), self.wanted.settings.samples_per_shard, folders.out)
+        tally.write_any(folders.out, num_rows(rows))
 
     def _found(self, rows: Path, job: Job) -> Found:
         """Each row with what img2dataset got for its URL."""
@@ -330,10 +331,10 @@ def _parts(batch: Any, count: int, seed: int, numbers: Any) -> Iterator[tuple[in
             yield number, batch.take(chosen)
 
 
-def _join(segments: Sequence[Artifact], total: int, site: Site) -> None:
+def _join(segments: Sequence[Artifact], total: int, folders: StepFolders) -> None:
     """All segments as one: their tars (the same files, where the disk can do that), their ledgers, their counts."""
     tally, hosts, tars = Tally(), Hosts(), 0
-    with TableWriter(site.out / LEDGER_FILE, LedgerRow) as ledger:
+    with TableWriter(folders.out / LEDGER_FILE, LedgerRow) as ledger:
         for segment in segments:
             counts = read_counts(segment.path)
             tally.kept += counts["kept"]
@@ -342,12 +343,12 @@ def _join(segments: Sequence[Artifact], total: int, site: Site) -> None:
                 ledger.write(row)
                 hosts.count(row)
             for tar in sorted(segment.path.glob("*.tar")):
-                _link(tar, site.out / f"{tars:05d}.tar")
+                _link(tar, folders.out / f"{tars:05d}.tar")
                 tars += 1
     if left := total - tally.kept - tally.dropped.total():
         tally.dropped[NOT_WANTED] = left
-    tally.write(site.out, total)
-    hosts.write(site.notes / HOSTS_FILE)
+    tally.write(folders.out, total)
+    hosts.write(folders.notes / HOSTS_FILE)
 
 
 def _link(file: Path, name: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from tasks.ask import ModelFiles, card_of, model_files
 from tasks.backbones_import import note_coverage
 from tasks.build import MANIFEST, Store
-from tasks.request import SHORT, Site, Step
+from tasks.request import SHORT, Step, StepFolders
 from tasks.shortages import has_no_room
 from tasks.storing.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.storing.records import Records
@@ -26,8 +26,8 @@ RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)
 RESTORE_CHECKPOINT = Step(name="restore_checkpoint", kind="checkpoint", version=1)
 
 
-def import_checkpoint(file: Path, stage: Stage, backbones: BackboneSettings, site: Site) -> None:
-    """Make the **checkpoint** artifact of one of TinyGPT-V's own files; the account goes to `site.notes`.
+def import_checkpoint(file: Path, stage: Stage, backbones: BackboneSettings, folders: StepFolders) -> None:
+    """Make the **checkpoint** artifact of one of TinyGPT-V's own files; the account goes to `folders.notes`.
 
     Args:
         stage: whose checkpoint it is: its adapters, picture size and prompts are not in the file.
@@ -43,10 +43,10 @@ def import_checkpoint(file: Path, stage: Stage, backbones: BackboneSettings, sit
 
     sources = backbones.sources
     sizes = architecture(sources.sizes) if sources else read_architecture(SHIPPED / backbones.name)
-    note_coverage([weight_import.import_checkpoint(site.out, file, form_of(stage), sizes)], site)
+    note_coverage([weight_import.import_checkpoint(folders.out, file, form_of(stage), sizes)], folders)
 
 
-def restore_backbones(folder: Path, site: Site) -> None:
+def restore_backbones(folder: Path, folders: StepFolders) -> None:
     """The **backbones** artifact out of a folder that `weights export --to hf` wrote.
 
     Raises:
@@ -54,10 +54,10 @@ def restore_backbones(folder: Path, site: Site) -> None:
     """
     from tinygptv_core.formats import weight_import
 
-    note_coverage(weight_import.restore_backbones(site.out, folder), site)
+    note_coverage(weight_import.restore_backbones(folders.out, folder), folders)
 
 
-def restore_checkpoint(folder: Path, site: Site) -> None:
+def restore_checkpoint(folder: Path, folders: StepFolders) -> None:
     """The **checkpoint** artifact out of such a folder.
 
     Raises:
@@ -65,7 +65,7 @@ def restore_checkpoint(folder: Path, site: Site) -> None:
     """
     from tinygptv_core.formats import weight_import
 
-    note_coverage([weight_import.restore_checkpoint(site.out, folder)], site)
+    note_coverage([weight_import.restore_checkpoint(folders.out, folder)], folders)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from flows.telling.noted import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
 from tasks.build import Built, Store
-from tasks.request import SHORT, Request, Site
+from tasks.request import SHORT, Request, StepFolders
 from tasks.weights import (
     CHECKPOINT,
     RESTORE_BACKBONES,
@@ -65,8 +65,8 @@ def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: P
     found = starting_at(changed(preset_named(preset), settings), stage)
     of, backbones = found.stages[0], found.backbones
 
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        import_checkpoint(file, of, backbones, site)
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        import_checkpoint(file, of, backbones, folders)
 
     config = {"form": form_of(of), "sizes": backbones.sources.sizes if backbones.sources else backbones.digest}
     stamps = store.root / "stamps"
@@ -80,11 +80,11 @@ def model_requests(folder: Path, store: Store) -> tuple[Request, Request]:
     """The backbones and the checkpoint in a folder that `weights export --to hf` wrote."""
     inputs = files_as_inputs("model", folder, store.root / "stamps")
 
-    def backbones(inputs: Mapping[str, Artifact], site: Site) -> None:
-        restore_backbones(folder, site)
+    def backbones(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        restore_backbones(folder, folders)
 
-    def checkpoint(inputs: Mapping[str, Artifact], site: Site) -> None:
-        restore_checkpoint(folder, site)
+    def checkpoint(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        restore_checkpoint(folder, folders)
 
     return (
         Request(name=BACKBONES, step=RESTORE_BACKBONES, config={}, inputs=inputs, work=backbones),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.reading.lists import ENDINGS, list_form
-from tasks.request import Site, Step
+from tasks.request import Step, StepFolders
 from tasks.tables import clear
 from tasks.typed_paths import typed_path
 from tinygptv_core.file_systems import file_system_of
@@ -110,10 +110,10 @@ def _file_name(address: str) -> str:
     return Path(address.partition("?")[0]).name
 
 
-def copy_lists(addresses: Sequence[str], site: Site) -> None:
+def copy_lists(addresses: Sequence[str], folders: StepFolders) -> None:
     """The files at `addresses`, in their order by name."""
-    clear(site.out)
+    clear(folders.out)
     for number, address in enumerate(addresses):
         files, path = file_system_of(address)
-        with files.open(path, "rb") as there, (site.out / f"{number:05d}-{_file_name(address)}").open("wb") as here:
+        with files.open(path, "rb") as there, (folders.out / f"{number:05d}-{_file_name(address)}").open("wb") as here:
             shutil.copyfileobj(there, here, READ_BYTES)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from tasks.request import Site, TrainingEstimate
+from tasks.request import StepFolders, TrainingEstimate
 from tasks.training.tied import run_tied
 from tasks.training.training_estimates import by_arithmetic, disk_bytes, samples_of
 from tinygptv_core.parameters import sizes_in
@@ -25,7 +25,7 @@ WARMING_STEPS = 5
 ERROR = re.compile(r"^(?:\[rank\d+\]: *)?((?!.*ChildFailedError)[\w.]*Error: .*)$", re.MULTILINE)
 
 
-def probe(spec_of: Callable[[Site], RunSpec], *, aided: bool) -> TrainingEstimate:
+def probe(spec_of: Callable[[StepFolders], RunSpec], *, aided: bool) -> TrainingEstimate:
     """Train for `PROBE_STEPS`, in as many processes of this machine as the run would have.
 
     Args:
@@ -33,16 +33,16 @@ def probe(spec_of: Callable[[Site], RunSpec], *, aided: bool) -> TrainingEstimat
         aided: vision tokens would be kept for it. Where they are not there yet, the probe looks at every picture.
     """
     with tempfile.TemporaryDirectory(prefix="tinygptv-probe-") as name:
-        site = Site(out=Path(name, "out"), scratch=Path(name, "work"), notes=Path(name, "notes"))
-        wanted = spec_of(site)
+        folders = StepFolders(out=Path(name, "out"), scratch=Path(name, "work"), notes=Path(name, "notes"))
+        wanted = spec_of(folders)
         options = replace(wanted.options, log_every_steps=1, save_every_steps=PROBE_STEPS, save_every_seconds=None)
         spec = replace(wanted, stage=shortened(wanted.stage), options=options)
         failure = _run(spec, Path(name))
         sizes = sizes_in(spec.backbones)
         if failure:
             return by_arithmetic(wanted.stage, sizes, options, f"no time is known, for the probe failed: {failure}")
-        lines = lines_of(site.notes / "metrics.jsonl")
-        summary = json.loads((site.notes / "summary.json").read_text())
+        lines = lines_of(folders.notes / "metrics.jsonl")
+        summary = json.loads((folders.notes / "summary.json").read_text())
     return TrainingEstimate(
         seconds=samples_of(wanted.stage) / samples_per_second(lines),
         memory_bytes=summary["peak_memory_bytes"],

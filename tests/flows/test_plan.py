@@ -13,9 +13,9 @@ ADD = Step(name="add", kind="number", version=1)
 
 
 def adding(name, value, *inputs):
-    def work(artifacts, site):
+    def work(artifacts, folders):
         total = value + sum(int((artifact.path / "n").read_text()) for artifact in artifacts.values())
-        (site.out / "n").write_text(str(total))
+        (folders.out / "n").write_text(str(total))
 
     return Request(name=name, step=ADD, config={"add": value}, inputs=dict(zip("abc", inputs, strict=False)), work=work)
 

@@ -103,7 +103,11 @@ def test_a_scorers_file_that_is_not_there_is_found_before_anything_runs(tmp_path
 def asking(name, *sources):
     step = Step(name="add", kind="number", version=1)
     return Request(
-        name=name, step=step, config={}, inputs=dict(zip("ab", sources, strict=False)), work=lambda inputs, site: None
+        name=name,
+        step=step,
+        config={},
+        inputs=dict(zip("ab", sources, strict=False)),
+        work=lambda inputs, folders: None,
     )
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.train import train_step
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.track import Tracking
 from tests.flows.test_screen_steps import ENVIRONMENT
 from tinygptv_core.artifact import Artifact
@@ -61,18 +61,18 @@ def test_what_another_run_has_told_of_a_stage_is_forgotten_unless_this_one_goes_
         raise RuntimeError("no workers")
         yield
 
-    site = Site(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
-    for folder in (site.out, site.scratch, site.notes):
+    folders = StepFolders(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
+    for folder in (folders.out, folders.scratch, folders.notes):
         folder.mkdir()
-    told = site.notes / "metrics.jsonl"
+    told = folders.notes / "metrics.jsonl"
     told.write_text("{}\n")
     if goes_on:
-        (site.scratch / "state-3").mkdir()
+        (folders.scratch / "state-3").mkdir()
     tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="nano", artifacts=tmp_path)
     (tmp_path / "counts.json").write_text('{"rows": 1, "kept": 1, "dropped": {}}')
     environment = SimpleNamespace(tracking=tracking, pipeline_run=None, workers=none)
     request = train_step(NANO_STAGES[0], (), {}, NANO.backbones, environment)
     inputs = dict.fromkeys(request.inputs, Artifact(kind="shards", digest="0" * 64, path=tmp_path))
     with pytest.raises(RuntimeError, match="no workers"):
-        request.work(inputs, site)
+        request.work(inputs, folders)
     assert told.exists() == goes_on

@@ -1,10 +1,10 @@
-"""What tests of fetching share: tables, sites, and a fetch whose segments lie in a store beside it."""
+"""What tests of fetching share: tables, folders, and a fetch whose segments lie in a store beside it."""
 
 import json
 
 from tasks.build import Store
 from tasks.fetch import FetchOptions
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.segments import FetchTarget, SegmentStore, fetch_urls
 from tasks.tables import TableRow, TableWriter
 from tinygptv_core.artifact import Artifact
@@ -15,8 +15,8 @@ SETTINGS = Fetch(
 )
 
 
-def site(folder, forced=False):
-    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes", forced=forced)
+def step_folders(folder, forced=False):
+    made = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes", forced=forced)
     for path in (made.out, made.scratch, made.notes):
         path.mkdir(parents=True, exist_ok=True)
     return made

@@ -22,7 +22,7 @@ from tasks.fetching.outcomes import Outcome
 from tasks.filter import FILTER
 from tasks.register import REGISTER
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG
-from tasks.request import Request, Site, Step
+from tasks.request import Request, Step, StepFolders
 from tasks.rows import ROWS
 from tasks.screen import SCREEN, Against, screen
 from tasks.tables import ROWS_FILE, TableRow, TableWriter, Tally
@@ -110,27 +110,29 @@ class MadeHome:
         list_file.parent.mkdir(exist_ok=True)
         list_file.write_text("\n".join(str(row.url) for row in rows))
 
-        def table(kept: list[TableRow], site: Site) -> None:
-            with TableWriter(site.out / ROWS_FILE, TableRow) as file:
+        def table(kept: list[TableRow], folders: StepFolders) -> None:
+            with TableWriter(folders.out / ROWS_FILE, TableRow) as file:
                 for row in kept:
                     file.write(row)
             tally = Tally(kept=len(kept))
             tally.dropped.update({"too_few_words": len(rows) - len(kept)} if len(kept) < len(rows) else {})
-            tally.write(site.out, len(rows))
+            tally.write(folders.out, len(rows))
 
-        def fetch(inputs: Mapping[str, Artifact], site: Site) -> None:
+        def fetch(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
             found = (
                 (row, _outcome(n), ("jpg", PICTURES[n]) if n is not None else None)
                 for row, n in zip(rows[:-1], pictures, strict=True)
             )
-            pack(found, 100, site.out).write(site.out, len(pictures))
+            pack(found, 100, folders.out).write(folders.out, len(pictures))
 
-        def look(inputs: Mapping[str, Artifact], site: Site) -> None:
-            screen(SCREENED, inputs["shards"].path, Against(), site, ALONE)
+        def look(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+            screen(SCREENED, inputs["shards"].path, Against(), folders, ALONE)
 
         source = {"source": file_artifact(list_file, "source")}
-        self.build(f"{name}/rows", ROWS, {"data": name}, source, lambda i, site: table(rows, site))
-        self.build(f"{name}/filter", FILTER, {}, {"table": f"{name}/rows"}, lambda i, site: table(rows[:-1], site))
+        self.build(f"{name}/rows", ROWS, {"data": name}, source, lambda i, folders: table(rows, folders))
+        self.build(
+            f"{name}/filter", FILTER, {}, {"table": f"{name}/rows"}, lambda i, folders: table(rows[:-1], folders)
+        )
         self.build(f"{name}/fetch", FETCH, {}, {"table": f"{name}/filter"}, fetch)
         self.build(f"{name}/screen", SCREEN, {"min_side": 1}, {"shards": f"{name}/fetch"}, look)
 
@@ -188,8 +190,8 @@ STAGES = {"checkpoint": "train", "scores": "evaluate"}
 
 
 def _writes(name: str, text: str) -> Any:
-    def work(inputs: Mapping[str, Artifact], site: Site) -> None:
-        (site.out / name).write_text(text)
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        (folders.out / name).write_text(text)
 
     return work
 

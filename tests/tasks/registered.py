@@ -10,7 +10,7 @@ import torch
 from tasks.build import Store
 from tasks.register import REGISTER, ModelSpec, Registration, write_model
 from tasks.registering.model_card import CardFacts, TrainedOn
-from tasks.request import SHORT, Request, Site, Step
+from tasks.request import SHORT, Request, Step, StepFolders
 from tests.core.tiny_run import STAGE, picture, write_backbones, write_dataset
 from tinygptv_core.answer import load_fresh
 from tinygptv_core.artifact import Artifact
@@ -67,10 +67,10 @@ class Home:
     def checkpoint(self, seed: int) -> Artifact:
         """A checkpoint of fresh projections drawn from `seed`."""
 
-        def work(inputs: Mapping[str, Artifact], site: Site) -> None:
+        def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
             model = load_fresh(inputs["backbones"].path, replace(STAGE, seed=seed), "cpu").model
             tensors = {name: value.detach() for name, value in trainable_parameters(model).items()}
-            write_checkpoint(site.out, tensors, STAGE)
+            write_checkpoint(folders.out, tensors, STAGE)
 
         request = Request(
             name="tiny/train",
@@ -97,7 +97,7 @@ class Home:
             step=REGISTER,
             config={},
             inputs={"checkpoint": "tiny/train"},
-            work=lambda inputs, site: write_model(spec, site),
+            work=lambda inputs, folders: write_model(spec, folders),
         )
         return sealed(self.store, request, {"checkpoint": checkpoint})
 
@@ -123,8 +123,8 @@ def new_home(root: Path) -> Home:
     torch.set_num_threads(1)
     made = write_backbones(root / "made")
 
-    def copy(inputs: Mapping[str, Artifact], site: Site) -> None:
-        shutil.copytree(made, site.out, dirs_exist_ok=True)
+    def copy(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        shutil.copytree(made, folders.out, dirs_exist_ok=True)
 
     samples = [
         {

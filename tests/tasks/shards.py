@@ -10,15 +10,15 @@ from PIL import Image
 
 from tasks.fetch import Packer
 from tasks.fetching.outcomes import Outcome
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.screening.tars import Sharing
 from tasks.tables import TableRow
 
 ALONE = Sharing(processes=1, least_bytes=0, ray=None)
 
 
-def site(folder: Path) -> Site:
-    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+def step_folders(folder: Path) -> StepFolders:
+    made = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
     for path in (made.out, made.scratch, made.notes):
         path.mkdir(parents=True)
     return made

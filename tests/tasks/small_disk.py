@@ -54,9 +54,9 @@ def seal(folder):
 
     disk = mounted(folder / "disk")
 
-    def work(inputs, site):
-        (site.out / "number.txt").write_text("3")
-        if site.out.is_relative_to(disk) and not (disk / "filler").exists():
+    def work(inputs, folders):
+        (folders.out / "number.txt").write_text("3")
+        if folders.out.is_relative_to(disk) and not (disk / "filler").exists():
             fill(disk)
 
     def built(root):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from tasks.backbones import NANO, PRETRAIN, pretrain
-from tasks.request import Site
+from tasks.request import StepFolders
 from tests.core.test_pretrain import SETTINGS
 from tinygptv_core import presets
 from tinygptv_core.artifact import digest_of, members_of
@@ -41,10 +41,10 @@ def test_what_is_shipped_is_small_and_loads():
 
 
 def test_the_step_writes_backbones_and_says_how_it_goes(tmp_path):
-    site = Site(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
-    for folder in (site.out, site.scratch, site.notes):
+    folders = StepFolders(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
+    for folder in (folders.out, folders.scratch, folders.notes):
         folder.mkdir()
-    pretrain(TOY, site)
+    pretrain(TOY, folders)
     assert PRETRAIN.kind == "backbones"
-    assert {path.name for path in site.out.iterdir()} == {"vision", "qformer", "llm", "tokenizer", "backbones.json"}
-    assert "tower step 100 of 100: loss" in (site.notes / "pretrain.log").read_text()
+    assert {path.name for path in folders.out.iterdir()} == {"vision", "qformer", "llm", "tokenizer", "backbones.json"}
+    assert "tower step 100 of 100: loss" in (folders.notes / "pretrain.log").read_text()

@@ -25,10 +25,10 @@ class Config:
 
 
 def counting(to, runs, *, text=None, name="a/count"):
-    def work(inputs, site):
+    def work(inputs, folders):
         runs.append(to)
-        (site.out / "deep").mkdir(exist_ok=True)
-        (site.out / "deep" / "number.txt").write_text(text or str(to))
+        (folders.out / "deep").mkdir(exist_ok=True)
+        (folders.out / "deep" / "number.txt").write_text(text or str(to))
 
     return Request(name=name, step=COUNT, config=Config(to=to), inputs={}, work=work)
 
@@ -148,8 +148,8 @@ def test_a_change_that_hides_behind_its_time_stamp_is_found_before_it_is_read(st
 
 
 def test_a_failed_build_leaves_its_work_and_no_artifact(store):
-    def fail(inputs, site):
-        (site.scratch / "half").write_text("half")
+    def fail(inputs, folders):
+        (folders.scratch / "half").write_text("half")
         raise RuntimeError("no")
 
     request = replace(counting(3, []), work=fail)
@@ -157,8 +157,8 @@ def test_a_failed_build_leaves_its_work_and_no_artifact(store):
         build(store, request)
     assert store.look(request, {}).artifact is None
 
-    def go_on(inputs, site):
-        (site.out / "number.txt").write_text((site.scratch / "half").read_text())
+    def go_on(inputs, folders):
+        (folders.out / "number.txt").write_text((folders.scratch / "half").read_text())
 
     built = build(store, replace(request, work=go_on))
     assert (built.artifact.path / "number.txt").read_text() == "half"
@@ -198,19 +198,19 @@ def test_what_is_gone_elsewhere_is_built_anew(store):
 
 def test_a_step_that_writes_nothing_or_a_link_is_refused(store):
     with pytest.raises(ValueError, match="wrote nothing"):
-        build(store, replace(counting(3, []), work=lambda inputs, site: None))
+        build(store, replace(counting(3, []), work=lambda inputs, folders: None))
     with pytest.raises(ValueError, match="neither a plain file nor a folder"):
-        build(store, replace(counting(3, []), work=lambda inputs, site: (site.out / "x").symlink_to("/dev/null")))
+        build(store, replace(counting(3, []), work=lambda inputs, folders: (folders.out / "x").symlink_to("/dev/null")))
 
 
 def test_two_builds_of_one_key_make_it_once_and_the_second_says_for_whom_it_waits(store):
     runs, told, entered, go_on = [], [], threading.Event(), threading.Event()
 
-    def slow(inputs, site):
+    def slow(inputs, folders):
         runs.append(1)
         entered.set()
         assert go_on.wait(20)
-        (site.out / "x").write_text("x")
+        (folders.out / "x").write_text("x")
 
     request = replace(counting(3, []), work=slow)
     first = threading.Thread(target=build, args=(store, request))

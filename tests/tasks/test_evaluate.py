@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.evaluate import EvaluationSpec, evaluate_checkpoint
-from tasks.request import Site
+from tasks.request import StepFolders
 from tests.core.tiny_run import STAGE
 from tests.tasks.registered import new_home
 from tinygptv_core.compute import Compute
@@ -31,11 +31,11 @@ def spec(home, checkpoint, stage=STAGE):
 
 def written(spec, folder):
     """Every file that the evaluation writes, and how far it said that it was."""
-    site = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
-    site.out.mkdir(parents=True)
+    folders = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+    folders.out.mkdir(parents=True)
     told = []
-    evaluate_checkpoint(spec, OPTIONS, site, lambda done, total, what: told.append((done, total, what)))
-    return {path.name: path.read_bytes() for path in site.out.iterdir()}, told
+    evaluate_checkpoint(spec, OPTIONS, folders, lambda done, total, what: told.append((done, total, what)))
+    return {path.name: path.read_bytes() for path in folders.out.iterdir()}, told
 
 
 def test_two_evaluations_write_the_same_bytes(home, tmp_path):

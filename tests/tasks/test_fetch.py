@@ -24,7 +24,7 @@ from tasks.fetch import fetch_files
 from tasks.screen import Against, screen
 from tasks.screening.pictures import PictureError, decoded
 from tasks.tables import Drop, LedgerRow, data_counts, read_counts, read_table
-from tests.tasks.fetches import SETTINGS, fetch, options, site, table_of
+from tests.tasks.fetches import SETTINGS, fetch, options, step_folders, table_of
 from tests.tasks.shards import ALONE
 from tests.tasks.web import Handler, palette_png, picture, serving
 from tinygptv_core.artifact import digest_of, members_of, sha256_of_file
@@ -129,7 +129,7 @@ def fetched(web, tmp_path_factory):
     """The list above fetched and screened once; and how it was told to go on."""
     folder = tmp_path_factory.mktemp("fetched")
     table = table_of(folder / "table", "url", [f"{web[2]}/{path}" for path, _, _ in ROWS])
-    shards, index, told = site(folder / "shards"), site(folder / "index"), []
+    shards, index, told = step_folders(folder / "shards"), step_folders(folder / "index"), []
     fetch(table, SETTINGS, shards, progress=lambda *report: told.append(report))
     asked = dict(web[0].asked)
     screen(RULES, shards.out, Against(), index, ALONE)
@@ -220,9 +220,9 @@ def test_progress_is_told_to_the_end(fetched):
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.tasks.fetches import SETTINGS, fetch, site
+from tests.tasks.fetches import SETTINGS, fetch, step_folders
 if __name__ == "__main__":
-    fetch(Path(sys.argv[1]), SETTINGS, site(Path(sys.argv[2])))
+    fetch(Path(sys.argv[1]), SETTINGS, step_folders(Path(sys.argv[2])))
 """
 
 
@@ -259,7 +259,7 @@ def wait_until(condition, seconds=60):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched, web, tmp_path):
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     command = [sys.executable, "-c", SCRIPT, str(fetched[0]), str(tmp_path)]
     victim = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     wait_until(lambda: list(place.scratch.glob("*/first/*_stats.json")))
@@ -281,14 +281,14 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
 
 
 def test_where_nothing_could_be_had_the_way_out_is_named_and_nothing_kept(web, tmp_path):
-    table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
+    table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), step_folders(tmp_path / "site")
     with pytest.raises(ConfigError, match=r"of 1 rows none is left.*refused_address 1.*--allow-host HOST"):
         fetch(table, SETTINGS, place, allow_hosts=())
     assert list(place.scratch.iterdir()) == []
 
 
 def test_a_shard_that_cannot_be_written_fails_the_fetch_and_drops_no_row(web, tmp_path):
-    table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), site(tmp_path / "site")
+    table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), step_folders(tmp_path / "site")
     segment = f"{sha256_of_file(table / 'rows.parquet')[:12]}-allowing-{sha256_of(['127.0.0.1'])[:12]}"
     in_the_way = place.scratch / segment / "first" / "00000.tar"
     in_the_way.mkdir(parents=True)
@@ -313,7 +313,7 @@ def test_files_are_packed_as_they_are_and_text_stands_alone(tmp_path):
     for name, data in files.items():
         (images / name).write_bytes(data)
     names = ["a.jpg", None, "sub/b.png", "cut.gif", "c", "none.jpg", "../secret.png", "/etc/hostname", "a\0b", "sub"]
-    table, place = table_of(tmp_path / "table", "file", names), site(tmp_path / "site")
+    table, place = table_of(tmp_path / "table", "file", names), step_folders(tmp_path / "site")
     settings = Fetch(**vars(SETTINGS) | {"image_size": None})
     fetch_files(settings, table, tmp_path / "source", options(), place)
     inside = members(place.out)
@@ -329,7 +329,7 @@ def test_files_are_packed_as_they_are_and_text_stands_alone(tmp_path):
 def test_files_are_not_resized(tmp_path):
     table = table_of(tmp_path / "table", "file", ["a.jpg"])
     with pytest.raises(ConfigError, match="image_size must be null"):
-        fetch_files(SETTINGS, table, tmp_path, options(), site(tmp_path / "site"))
+        fetch_files(SETTINGS, table, tmp_path, options(), step_folders(tmp_path / "site"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

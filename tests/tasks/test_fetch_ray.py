@@ -12,7 +12,7 @@ from tasks.fetching.downloads import DownloadSpec, shared
 from tasks.fetching.guard import Rules
 from tasks.tables import read_counts
 from tasks.training.cluster import import_ray, ray_cluster
-from tests.tasks.fetches import SETTINGS, fetch, site, table_of
+from tests.tasks.fetches import SETTINGS, fetch, step_folders, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import digest_of, members_of
 
@@ -71,7 +71,7 @@ def test_a_host_gets_no_more_requests_at_a_time_than_it_may_however_many_cores_f
     limits = replace(LIMITS, samples_per_shard=2, per_host=2)
     with serving(Slow) as (web, url):
         table = table_of(tmp_path / "table", "url", [f"{url}/{number}" for number in range(12)])
-        fetch(table, limits, site(tmp_path / "site"), ray_address=address)
+        fetch(table, limits, step_folders(tmp_path / "site"), ray_address=address)
     assert web.asked.total() == 12 and web.most <= 2
 
 
@@ -87,7 +87,7 @@ def test_a_cluster_fetches_the_same_shards_and_goes_nowhere_else(tmp_path, addre
     with serving(Web) as (first, url), serving(Web, "127.0.0.2") as (visited, away):
         first.away = f"{away}/1"
         table = table_of(tmp_path / "table", "url", [f"{url}/{name}" for name in (*range(7), "leave")])
-        here, there = site(tmp_path / "here"), site(tmp_path / "there")
+        here, there = step_folders(tmp_path / "here"), step_folders(tmp_path / "there")
         fetch(table, LIMITS, here, processes=1)
         asked = first.asked.total()
         fetch(table, LIMITS, there, ray_address=address)

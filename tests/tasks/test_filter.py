@@ -13,7 +13,7 @@ from tasks.filter import filter_rows
 from tasks.filtering import repeats
 from tasks.filtering.facts import address_of, facts_of, said_in
 from tasks.filtering.removals import NO_REMOVALS, read_removals
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.tables import SIZE, Drop, TableRow, TableWriter, read_counts, read_table
 from tinygptv_core.columns import caption_turns
 from tinygptv_core.plain import ConfigError
@@ -28,7 +28,7 @@ FILES = replace(WEB, how="file", picture="image")
 def run(folder, rules, recipe, pictures_and_captions, removals=NO_REMOVALS):
     """Keys kept, and (key, reason) dropped, of a table with these rows."""
     table = folder / "table"
-    place = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+    place = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
     for path in (table, place.out, place.scratch, place.notes):
         path.mkdir()
     with TableWriter(table / "rows.parquet", TableRow) as writer:
@@ -174,7 +174,7 @@ def test_hosts_of_the_rules_are_spelled_in_any_way(tmp_path):
 
 def test_a_size_that_the_list_says_is_looked_at(tmp_path):
     table = tmp_path / "table"
-    place = Site(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
+    place = StepFolders(out=tmp_path / "out", scratch=tmp_path / "scratch", notes=tmp_path / "notes")
     for path in (table, place.out, place.scratch, place.notes):
         path.mkdir()
     with TableWriter(table / "rows.parquet", TableRow, SIZE) as writer:

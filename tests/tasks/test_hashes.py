@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from tasks.hashes import HASHES_FILE, hash_of, hash_pictures, shapes_of
 from tasks.screening.tars import Sharing
-from tests.tasks.shards import ALONE, encoded, picture, site, write_shards
+from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 
 COPIES = {
     "half as large": lambda image: encoded(image.resize((192, 144))),
@@ -69,8 +69,8 @@ def test_the_table_has_every_sample_and_does_not_depend_on_who_made_it(tmp_path)
     shards = write_shards(tmp_path / "shards", pictures)
     tables = []
     for number, sharing in enumerate((ALONE, Sharing(processes=2, least_bytes=0, ray=None))):
-        place = site(tmp_path / str(number))
-        hash_pictures(shards, {}, bordered=True, site=place, sharing=sharing)
+        place = step_folders(tmp_path / str(number))
+        hash_pictures(shards, {}, bordered=True, folders=place, sharing=sharing)
         tables.append((place.out / HASHES_FILE).read_bytes())
     assert tables[0] == tables[1]
     table = pq.read_table(place.out / HASHES_FILE).to_pydict()

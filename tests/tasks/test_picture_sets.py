@@ -57,7 +57,7 @@ def progress(done: int, total: int, text: str) -> None:
     pass
 
 
-def site(folder: Path) -> Any:
+def step_folders(folder: Path) -> Any:
     for name in ("out", "scratch", "notes"):
         (folder / name).mkdir(parents=True)
     return SimpleNamespace(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
@@ -80,7 +80,7 @@ def packed(path: Path) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    place = site(tmp_path / "set")
+    place = step_folders(tmp_path / "set")
     write_pictures(COCO_TRAIN2014, unpacked(tmp_path / "coco" / "train2014"), place, progress)
     return place.out
 
@@ -102,7 +102,7 @@ def test_a_set_says_what_became_of_every_file(pictures: Path):
 
 
 def test_a_folder_and_its_archive_give_the_same_bytes(pictures: Path, tmp_path: Path):
-    place = site(tmp_path / "other")
+    place = step_folders(tmp_path / "other")
     write_pictures(COCO_TRAIN2014, packed(tmp_path / "train2014.zip"), place, progress)
     assert digest_of(members_of(place.out)) == digest_of(members_of(pictures))
 
@@ -110,7 +110,7 @@ def test_a_folder_and_its_archive_give_the_same_bytes(pictures: Path, tmp_path: 
 def test_a_set_without_pictures_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="has no picture for coco_train2014"):
-        write_pictures(COCO_TRAIN2014, tmp_path / "empty", site(tmp_path / "set"), progress)
+        write_pictures(COCO_TRAIN2014, tmp_path / "empty", step_folders(tmp_path / "set"), progress)
 
 
 def test_a_picture_that_may_not_be_read_is_counted_and_the_set_another_once_it_may(
@@ -123,7 +123,7 @@ def test_a_picture_that_may_not_be_read_is_counted_and_the_set_another_once_it_m
     monkeypatch.setattr(os, "access", lambda path, mode: may_read(path, mode) and bool(os.stat(path).st_mode & 0o444))
     without = brought_pictures(tmp_path, COCO_TRAIN2014, stamps)
     assert without.digest != whole.digest
-    place = site(tmp_path / "set")
+    place = step_folders(tmp_path / "set")
     write_pictures(COCO_TRAIN2014, folder, place, progress)
     assert read_counts(place.out)["dropped"] == {"not_readable": 1, "truncated": 1, "undecodable": 1}
     found = made(
@@ -139,7 +139,7 @@ def made(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], f
     """The data set through all its steps."""
     folder.mkdir(parents=True)
     (folder / "records.json").write_text(json.dumps(records))
-    places = [site(folder / step) for step in ("rows", "filter", "fetch", "screen")]
+    places = [step_folders(folder / step) for step in ("rows", "filter", "fetch", "screen")]
     rows(recipe, name, folder / "records.json", places[0])
     filter_rows(INSTRUCTION.filter, recipe, places[0].out, places[1], NO_REMOVALS)
     gather(INSTRUCTION.fetch, places[1].out, sets, places[2], progress)
@@ -173,7 +173,7 @@ def test_no_picture_is_in_the_shards_of_a_data_set(pictures: Path, tmp_path: Pat
 def test_a_screen_of_sizes_sees_the_pictures_of_a_set(pictures: Path, tmp_path: Path):
     """7,000 x 10 is 700 to 1; 20 x 10 is 2 to 1."""
     made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(5)], {"coco_train2014": pictures}, tmp_path / "vqa")
-    place = site(tmp_path / "narrow")
+    place = step_folders(tmp_path / "narrow")
     narrow = type(INSTRUCTION.screen)(min_side=1, max_aspect=3.0, unique_bytes=False)
     screen(narrow, tmp_path / "vqa" / "fetch" / "out", Against(), place, ALONE)
     assert read_counts(place.out) == {"rows": 2, "kept": 1, "dropped": {"too_elongated": 1}}
@@ -181,12 +181,12 @@ def test_a_screen_of_sizes_sees_the_pictures_of_a_set(pictures: Path, tmp_path: 
 
 def test_the_pictures_of_a_set_are_hashed_where_they_lie(tmp_path: Path):
     """Five questions in three tars about two photographs, and one without a picture."""
-    folder, place = tmp_path / "photographs", site(tmp_path / "set")
+    folder, place = tmp_path / "photographs", step_folders(tmp_path / "set")
     folder.mkdir()
     for number in (1, 2):
         (folder / coco(number)).write_bytes(encoded(photograph(number)))
     write_pictures(COCO_TRAIN2014, folder, place, progress)
-    sets, shards = {"coco_train2014": place.out}, site(tmp_path / "fetch")
+    sets, shards = {"coco_train2014": place.out}, step_folders(tmp_path / "fetch")
     table = tmp_path / "table"
     table.mkdir()
     with TableWriter(table / "rows.parquet", TableRow) as writer:
@@ -194,8 +194,8 @@ def test_the_pictures_of_a_set_are_hashed_where_they_lie(tmp_path: Path):
             file = None if about is None else coco(about)
             writer.write(TableRow(key=f"{number:09d}", url=None, file=file, turns="[]", split=None, group=None))
     gather(replace(INSTRUCTION.fetch, samples_per_shard=2), table, sets, shards, progress)
-    hashed = site(tmp_path / "hash")
-    hash_pictures(shards.out, sets, bordered=False, site=hashed, sharing=ALONE)
+    hashed = step_folders(tmp_path / "hash")
+    hash_pictures(shards.out, sets, bordered=False, folders=hashed, sharing=ALONE)
     first, second = (hash_of(encoded(photograph(number)), None) for number in (1, 2))
     found = pq.read_table(hashed.out / "hashes.parquet").to_pydict()
     assert dict(zip(found["key"], found["hash"], strict=True)) == {
@@ -205,7 +205,7 @@ def test_the_pictures_of_a_set_are_hashed_where_they_lie(tmp_path: Path):
         "000000004": second,
         "000000005": first,
     }
-    index = site(tmp_path / "screen")
+    index = step_folders(tmp_path / "screen")
     rules = replace(INSTRUCTION.screen, near_duplicate_bits=0)
     screen(rules, shards.out, Against(hashes=hashed.out), index, ALONE)
     kept = ShardSet(DataFolders(shards=shards.out, index=index.out, pictures=sets))
@@ -221,7 +221,7 @@ def test_of_two_sets_the_first_that_has_a_picture_gives_it(pictures: Path, tmp_p
     other.mkdir()
     (other / coco(1)).write_bytes(picture("black"))
     (other / coco(9)).write_bytes(picture("pink"))
-    place = site(tmp_path / "second")
+    place = step_folders(tmp_path / "second")
     write_pictures(OCR_VQA, other, place, progress)
     sets = {"coco_train2014": pictures, "ocr_vqa_images": place.out}
     found = made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(9)], sets, tmp_path / "vqa")
@@ -243,7 +243,7 @@ def test_a_set_that_is_not_given_is_named(pictures: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("form", ["folder", "tar"])
 def test_a_name_that_is_no_utf8_is_left_out_and_counted(tmp_path: Path, form: str):
-    source, place = tmp_path / "train2014", site(tmp_path / "set")
+    source, place = tmp_path / "train2014", step_folders(tmp_path / "set")
     source.mkdir()
     for name in (b"caf\xe9.jpg", "caf\u00e9.jpg".encode()):
         (source / os.fsdecode(name)).write_bytes(FILES[coco(1)])
@@ -359,6 +359,6 @@ def test_a_set_of_far_more_or_fewer_pictures_than_expected_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, expected: int | None, told: int
 ):
     source = unpacked(tmp_path / "coco")
-    write_pictures(replace(COCO_TRAIN2014, pictures=expected), source, site(tmp_path / "set"), progress)
+    write_pictures(replace(COCO_TRAIN2014, pictures=expected), source, step_folders(tmp_path / "set"), progress)
     said = f"coco_train2014: 5 pictures, where about {expected} are expected; is {source} whole?"
     assert caplog.messages == [said] * told

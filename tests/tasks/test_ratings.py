@@ -5,7 +5,7 @@ import pytest
 
 from tasks.ratings import RATINGS_FILE, Rating, rate_pictures
 from tasks.screening.tars import Sharing
-from tests.tasks.shards import ALONE, encoded, picture, site, write_shards
+from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Scorer
 
@@ -46,7 +46,7 @@ def rated(folder, name, pictures=None, sharing=ALONE):
     file.write_text(SCORERS)
     pictures = pictures or [encoded(picture(i)) for i in range(3)]
     shards = write_shards(folder / "shards", pictures, per_tar=3, captions=True)
-    place = site(folder / "site")
+    place = step_folders(folder / "site")
     rate_pictures(Rating(file=file, name=name, batch=2), shards, {}, place, sharing)
     return pq.read_table(place.out / RATINGS_FILE).to_pydict()
 
@@ -92,9 +92,11 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path):
     file = tmp_path / "bad.py"
     file.write_text("import nothing_of_that_name")
     with pytest.raises(ConfigError, match="bad.py cannot be run: ModuleNotFoundError: No module named 'nothing_of_"):
-        rate_pictures(Rating(file=file, name="f", batch=1), tmp_path, {}, site(tmp_path / "s"), ALONE)
+        rate_pictures(Rating(file=file, name="f", batch=1), tmp_path, {}, step_folders(tmp_path / "s"), ALONE)
     with pytest.raises(ConfigError, match="there is no Python file .*none.py"):
-        rate_pictures(Rating(file=tmp_path / "none.py", name="f", batch=1), tmp_path, {}, site(tmp_path / "t"), ALONE)
+        rate_pictures(
+            Rating(file=tmp_path / "none.py", name="f", batch=1), tmp_path, {}, step_folders(tmp_path / "t"), ALONE
+        )
 
 
 def test_a_scorer_without_bounds_or_with_no_name_is_refused():

@@ -19,7 +19,7 @@ from tasks.ask import ask
 from tasks.register import ModelSpec, metrics_of, register_version, write_model
 from tasks.registering.model_card import DESCRIPTION_CHARACTERS, description
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
-from tasks.request import Site
+from tasks.request import StepFolders
 from tests.core.tiny_run import STAGE, picture, write_dataset
 from tests.ports import kept_port
 from tests.tasks.registered import FACTS, SCORES, new_home
@@ -104,7 +104,7 @@ def test_a_model_whose_only_evaluation_asks_the_same_of_every_picture_shows_that
         facts=FACTS,
     )
     (tmp_path / "model").mkdir()
-    write_model(spec, Site(out=tmp_path / "model", scratch=tmp_path, notes=tmp_path))
+    write_model(spec, StepFolders(out=tmp_path / "model", scratch=tmp_path, notes=tmp_path))
     asked = evals.load("scenes_caption").prompt
     assert json.loads((tmp_path / "model" / "example.json").read_text()) == {
         "image": base64.b64encode(picture(3)).decode(),

@@ -13,7 +13,7 @@ from tasks.reading.captions import wanted_of
 from tasks.reading.json_arrays import CHUNK_CHARACTERS
 from tasks.reading.list_columns import Columns
 from tasks.reading.lists import read_list, read_pieces
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.rows import check_list, rows
 from tasks.tables import Drop, TableRow, read_counts, read_table
 from tinygptv_core.columns import caption_turns, text_of
@@ -24,8 +24,8 @@ WEB = Recipe(version=1, source="list", how="url", licence="none", citation="none
 RECORDS = [{"url": f"http://a.example/{n}.jpg", "caption": f"A dog, \u00e9t\u00e9 {n}!"} for n in range(3)]
 
 
-def site(folder):
-    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+def step_folders(folder):
+    made = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
     for path in (made.out, made.scratch, made.notes):
         path.mkdir(parents=True)
     return made
@@ -76,7 +76,7 @@ def test_columns_in_another_case_and_a_caption_called_text_give_the_same_rows(tm
     assert check_list(tmp_path / name, recipe) == 3
     made = []
     for number, path in enumerate((tmp_path / name, tmp_path / "usual.json")):
-        place = site(tmp_path / str(number))
+        place = step_folders(tmp_path / str(number))
         rows(recipe, "list", path, place)
         made.append(list(read_table(place.out / "rows.parquet", TableRow)))
     assert made[0] == [replace(row, width=7 if name == "sized.parquet" else None) for row in made[1]]
@@ -95,7 +95,7 @@ def test_a_list_whose_columns_have_their_names_is_read_by_these_alone(tmp_path):
     """A `TEXT` beside the caption is another column, as it was before names in another case were read."""
     records = [{**record, "TEXT": "x", "URL": "y", "WIDTH": 7} for record in RECORDS]
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows(replace(WEB, size=("width", "height")), "list", tmp_path / "a.parquet", place)
     found = list(read_table(place.out / "rows.parquet", TableRow))
     assert [(row.url, row.width) for row in found] == [(record["url"], None) for record in RECORDS]
@@ -120,7 +120,7 @@ def test_a_record_becomes_a_row_and_what_is_none_a_drop(tmp_path):
         {"url": "http://a.example/8.jpg", "caption": "two dogs"},
     ]
     (tmp_path / "list.json").write_text(json.dumps(records))
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows(WEB, "list", tmp_path / "list.json", place)
     kept = list(read_table(place.out / "rows.parquet", TableRow))
     assert [(row.key, row.url, row.turns) for row in kept] == [
@@ -155,7 +155,7 @@ def test_files_splits_and_groups_are_the_records_own(tmp_path):
     record = {"image": "1.jpg", "question": "How many?", "answer": "2", "split": "test", "type": 4}
     no_texts = [{**record, "split": "half a pair \ud800"}, {**record, "type": "\ud800"}]
     (tmp_path / "a.json").write_text(json.dumps([record, *no_texts]))
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows(recipe, "a", tmp_path / "a.json", place)
     turns = '[["user", "How many?"], ["assistant", "2"]]'
     wanted = TableRow(key="000000000", url=None, file="1.jpg", turns=turns, split="test", group="4")
@@ -172,7 +172,7 @@ def told_by(folder, turns, records):
     folder.mkdir(exist_ok=True)
     (folder / "a.json").write_text(json.dumps(records))
     recipe = Recipe(version=1, source="a.json", how="file", licence="none", citation="none", picture=None, turns=turns)
-    place = site(folder)
+    place = step_folders(folder)
     rows(recipe, "lab_shapes", folder / "a.json", place)
     return [(row.reason, row.detail) for row in read_table(place.out / "dropped.parquet", Drop)]
 
@@ -244,12 +244,12 @@ def test_a_column_or_an_item_that_is_not_there_is_a_drop_and_any_other_failure_n
 def test_a_recipe_that_fails_to_make_samples_is_named_too(tmp_path):
     (tmp_path / "a.json").write_text("[{}]")
     with pytest.raises(ConfigError, match=r"web: its recipe failed at row 000000000: ZeroDivisionError"):
-        rows(replace(WEB, samples=lambda row: 1 // 0), "web", tmp_path / "a.json", site(tmp_path))
+        rows(replace(WEB, samples=lambda row: 1 // 0), "web", tmp_path / "a.json", step_folders(tmp_path))
 
 
 def test_the_same_list_gives_the_same_bytes_over_what_a_killed_build_left(tmp_path):
     WRITERS["a.json"](tmp_path / "a.json")
-    first, second = site(tmp_path / "1"), site(tmp_path / "2")
+    first, second = step_folders(tmp_path / "1"), step_folders(tmp_path / "2")
     (second.out / "rows.parquet").write_bytes(b"half a table")
     (second.out / "other").mkdir()
     for place in (first, second):
@@ -341,6 +341,6 @@ BROKEN_LINES = {
 def test_a_broken_line_in_a_good_list_is_one_drop(tmp_path, name):
     (tmp_path / name).write_text(BROKEN_LINES[name])
     assert check_list(tmp_path / name, WEB) == 3
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows(WEB, "list", tmp_path / name, place)
     assert read_counts(place.out) == {"rows": 3, "kept": 2, "dropped": {"broken_record": 1}}

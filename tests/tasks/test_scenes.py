@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.scenes import draw
 from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.image import decode
@@ -17,7 +17,7 @@ SCENES = Scenes(seed=3, pretraining_pictures=100, instruction_pictures=40, held_
 
 def drawn(folder: Path, scenes: Scenes = SCENES) -> Path:
     folder.mkdir()
-    draw(scenes, Site(out=folder, scratch=folder, notes=folder))
+    draw(scenes, StepFolders(out=folder, scratch=folder, notes=folder))
     return folder
 
 

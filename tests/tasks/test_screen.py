@@ -17,7 +17,7 @@ from tasks.hashes import hash_pictures
 from tasks.screen import Against, EvaluationPictures, Screened, screen
 from tasks.screening.tars import Sharing
 from tasks.tables import Drop, TableRow, read_counts, read_table
-from tests.tasks.shards import ALONE, encoded, picture, site, write_shards
+from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Scorer, Screen
 
@@ -60,7 +60,7 @@ SAMPLES = [
 
 
 def test_each_rule_drops_its_sample_and_text_is_never_dropped(tmp_path):
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     screen(RULES, shards_of(tmp_path / "shards", SAMPLES), NOTHING, place, ALONE)
     assert reasons(place.out) == [
         (1, "too_small"),
@@ -82,14 +82,14 @@ def test_each_rule_drops_its_sample_and_text_is_never_dropped(tmp_path):
 
 
 def test_pictures_may_repeat_where_the_settings_let_them(tmp_path):
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     screen(replace(RULES, unique_bytes=False), shards_of(tmp_path / "shards", SAMPLES[:4]), NOTHING, place, ALONE)
     assert reasons(place.out) == [(1, "too_small"), (2, "too_elongated")]
 
 
 def test_the_same_shards_give_the_same_bytes_however_many_processes_look_at_them(tmp_path):
     shards = shards_of(tmp_path / "shards", SAMPLES)
-    first, second = site(tmp_path / "1"), site(tmp_path / "2")
+    first, second = step_folders(tmp_path / "1"), step_folders(tmp_path / "2")
     (second.out / "samples.npy").write_bytes(b"what a killed build left")
     for place, sharing in ((first, ALONE), (second, Sharing(processes=2, least_bytes=0, ray=None))):
         screen(RULES, shards, NOTHING, place, sharing)
@@ -101,12 +101,12 @@ def test_a_ledger_that_is_not_the_shards_own_is_noticed(tmp_path):
     one, two = (shards_of(tmp_path / name, SAMPLES[:count]) for name, count in (("one", 2), ("two", 4)))
     (one / "ledger.parquet").write_bytes((two / "ledger.parquet").read_bytes())
     with pytest.raises(ValueError, match="shorter"):
-        screen(RULES, one, NOTHING, site(tmp_path / "site"), ALONE)
+        screen(RULES, one, NOTHING, step_folders(tmp_path / "site"), ALONE)
 
 
 def test_nothing_left_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="of 1 rows none is left. Why they were dropped: too_small 1"):
-        screen(RULES, shards_of(tmp_path / "shards", SAMPLES[1:2]), NOTHING, site(tmp_path / "site"), ALONE)
+        screen(RULES, shards_of(tmp_path / "shards", SAMPLES[1:2]), NOTHING, step_folders(tmp_path / "site"), ALONE)
 
 
 # The rules that hold pictures against others. A data set here is its pictures, all larger than 32 pixels.
@@ -125,14 +125,14 @@ def brighter(seed):
 
 def data_set(folder, pictures):
     """The shards and the hashes of a data set."""
-    shards, hashed = write_shards(folder / "shards", pictures), site(folder / "hash")
-    hash_pictures(shards, {}, bordered=False, site=hashed, sharing=ALONE)
+    shards, hashed = write_shards(folder / "shards", pictures), step_folders(folder / "hash")
+    hash_pictures(shards, {}, bordered=False, folders=hashed, sharing=ALONE)
     return shards, hashed.out
 
 
 def screened(folder, rules, shards, against):
     """The drops of a data set, and the folder of its index. Everything is kept or dropped."""
-    place = site(folder / "screen")
+    place = step_folders(folder / "screen")
     screen(rules, shards, against, place, ALONE)
     counts = read_counts(place.out)
     drops = reasons(place.out)

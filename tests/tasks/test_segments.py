@@ -14,7 +14,7 @@ from tasks.fetching.downloads import RECENT_ROWS, SuccessMonitor
 from tasks.fetching.estimates import estimate_fetch
 from tasks.segments import FetchTarget, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
-from tests.tasks.fetches import SETTINGS, fetch, options, site, table_of
+from tests.tasks.fetches import SETTINGS, fetch, options, step_folders, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.columns import caption_turns
@@ -98,7 +98,7 @@ def test_what_is_wanted_is_fetched_with_substitutes_for_dead_links_and_no_more(w
     first, second, third, _ = in_order()
     web[0].dead = frozenset(map(str, [*first[:3], second[0]]))
     wanted = len(first) + len(second)  # four too few in these, so that the third segment stands in
-    fetch(table, LIMITS, site(tmp_path / "site"), wanted=wanted, processes=1)
+    fetch(table, LIMITS, step_folders(tmp_path / "site"), wanted=wanted, processes=1)
     out = tmp_path / "site" / "out"
     assert keys(out) == [*first[3:], *second[1:], *third]
     assert set(web[0].asked) == set(map(str, [*first, *second, *third]))
@@ -115,20 +115,20 @@ def test_a_segment_whose_links_are_all_dead_has_the_next_stand_in_and_is_asked_a
 ):
     first, second, *others = in_order()
     web[0].dead = frozenset(map(str, [*first, *second[1:]]))
-    place = site(tmp_path / "few")
+    place = step_folders(tmp_path / "few")
     fetch(table, LIMITS, place, wanted=2, store=tmp_path / "store", processes=1)
     assert keys(place.out) == [second[0], *(key for segment in others for key in segment)]
     assert read_counts(place.out)["dropped"]["http_404"] == len(first) + len(second) - 1
     web[0].dead = frozenset()
     web[0].asked.clear()
-    place = site(tmp_path / "again")
+    place = step_folders(tmp_path / "again")
     fetch(table, LIMITS, place, wanted=2, store=tmp_path / "store", processes=1)
     assert keys(place.out) == first and set(web[0].asked) == set(map(str, first))
 
 
 def test_where_every_link_is_dead_the_fetch_is_refused_and_the_next_asks_again(web, table, tmp_path):
     web[0].dead = frozenset(map(str, range(ROWS)))
-    place = site(tmp_path / "site")
+    place = step_folders(tmp_path / "site")
     with pytest.raises(ConfigError, match=f"of {ROWS} rows none is left. Why they were dropped: http_404 {ROWS}"):
         fetch(table, LIMITS, place, wanted=5, processes=1)
     web[0].dead = frozenset()
@@ -144,7 +144,7 @@ def test_which_rows_are_fetched_does_not_depend_on_how_many_processes_fetch(web,
     table = table_of(tmp_path / "many", "url", [f"{web[1]}/{number}" for number in range(160)])
     limits, found = replace(LIMITS, segment_rows=3, per_host=1), []
     for processes in (1, 2):
-        place = site(tmp_path / str(processes))
+        place = step_folders(tmp_path / str(processes))
         fetch(table, limits, place, wanted=44, processes=processes)
         found.append(keys(place.out))
     assert found[0] == found[1]
@@ -152,7 +152,7 @@ def test_which_rows_are_fetched_does_not_depend_on_how_many_processes_fetch(web,
 
 def test_wanting_more_fetches_the_difference_and_a_dead_link_moves_no_other_row(web, table, tmp_path):
     first, second, *_ = in_order()
-    few, more, all_of_it = (site(tmp_path / name) for name in ("few", "more", "all"))
+    few, more, all_of_it = (step_folders(tmp_path / name) for name in ("few", "more", "all"))
     fetch(table, LIMITS, few, wanted=len(first), store=tmp_path / "store", processes=1)
     assert keys(few.out) == first
     web[0].asked.clear()
@@ -165,7 +165,7 @@ def test_wanting_more_fetches_the_difference_and_a_dead_link_moves_no_other_row(
 
 
 def test_a_damaged_segment_is_fetched_again_and_no_other_though_its_time_stamp_says_nothing(web, table, tmp_path):
-    before, after = site(tmp_path / "before"), site(tmp_path / "after")
+    before, after = step_folders(tmp_path / "before"), step_folders(tmp_path / "after")
     fetch(table, LIMITS, before, store=tmp_path / "store", processes=1)
     digest = digest_of(members_of(before.out))
     tar = before.out / "00001.tar"  # one file with the second segment's
@@ -182,16 +182,18 @@ def test_a_damaged_segment_is_fetched_again_and_no_other_though_its_time_stamp_s
 
 
 def test_a_list_smaller_than_a_segment_is_fetched_whole_in_its_own_order(web, table, tmp_path):
-    place = site(tmp_path / "site")
+    place = step_folders(tmp_path / "site")
     fetch(table, replace(LIMITS, segment_rows=ROWS), place, wanted=1, processes=1)
     assert keys(place.out) == list(range(ROWS))
     assert "not_wanted" not in read_counts(place.out)["dropped"]
 
 
 def test_a_forced_fetch_asks_again(web, table, tmp_path):
-    fetch(table, replace(LIMITS, segment_rows=ROWS), site(tmp_path / "one"), store=tmp_path / "store", processes=1)
+    fetch(
+        table, replace(LIMITS, segment_rows=ROWS), step_folders(tmp_path / "one"), store=tmp_path / "store", processes=1
+    )
     web[0].dead = frozenset("0")
-    anew = site(tmp_path / "two", forced=True)
+    anew = step_folders(tmp_path / "two", forced=True)
     fetch(table, replace(LIMITS, segment_rows=ROWS), anew, store=tmp_path / "store", processes=1)
     assert keys(anew.out) == list(range(1, ROWS))
 
@@ -227,7 +229,8 @@ def test_a_fetch_of_pages_in_place_of_pictures_stops_and_drops_no_row(tmp_path):
 
     limits = replace(LIMITS, segment_rows=2_000, samples_per_shard=100)
     with serving(Proxy, passes=False) as (handler, url):
-        table, place = table_of(tmp_path / "t", "url", [f"{url}/{n}" for n in range(1_500)]), site(tmp_path / "site")
+        table = table_of(tmp_path / "t", "url", [f"{url}/{n}" for n in range(1_500)])
+        place = step_folders(tmp_path / "site")
         with pytest.raises(RuntimeError, match=r"of the last 1\d\d\d pictures 0 could be had: undecodable .*proxy"):
             fetch(table, limits, place, processes=1)
         assert handler.asked.total() < 1_500
@@ -237,7 +240,7 @@ def test_a_fetch_of_pages_in_place_of_pictures_stops_and_drops_no_row(tmp_path):
 
 
 def test_the_store_notes_what_each_segment_took(web, table, tmp_path):
-    place = site(tmp_path / "site")
+    place = step_folders(tmp_path / "site")
     fetch(table, LIMITS, place, store=tmp_path / "store", processes=1)
     records = [json.loads(path.read_text()) for path in (tmp_path / "store" / "keys" / "segment").glob("*.json")]
     assert len(records) == 4 and all(record["noted"]["fetch_seconds"] > 0 for record in records)
@@ -264,7 +267,7 @@ def test_what_a_fetch_takes_is_told_before_anything_is_there(tmp_path):
 def test_a_segment_that_gave_nothing_is_still_to_be_fetched(web, table, tmp_path):
     first, *_ = in_order()
     web[0].dead = frozenset(map(str, first))
-    fetch(table, LIMITS, site(tmp_path / "site"), wanted=1, store=tmp_path / "store", processes=1)
+    fetch(table, LIMITS, step_folders(tmp_path / "site"), wanted=1, store=tmp_path / "store", processes=1)
     kept = read_counts(tmp_path / "site" / "out")["kept"]
     assert kept > 1  # those of the second segment
     assert estimated(tmp_path, table).rows == ROWS - kept
@@ -275,7 +278,7 @@ def test_once_something_was_fetched_the_rest_is_told_by_that(web, table, tmp_pat
     web[0].dead = frozenset(map(str, first[: len(first) // 2]))
     alive = len(first) - len(first) // 2
     assert estimated(tmp_path, table, wanted=alive).rows == round(alive / 0.6 + 0.5)
-    fetch(table, LIMITS, site(tmp_path / "site"), wanted=alive, store=tmp_path / "store", processes=1)
+    fetch(table, LIMITS, step_folders(tmp_path / "site"), wanted=alive, store=tmp_path / "store", processes=1)
     told = estimated(tmp_path, table, wanted=alive + 3)
     assert told.is_measured and told.rows == -(-3 * len(first) // alive)
     assert estimated(tmp_path, table, wanted=alive).rows == 0

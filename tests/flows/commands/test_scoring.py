@@ -27,9 +27,9 @@ def with_data(home):
     made = {}
     for work, kind, folder in (("fetch", "shards", home.data.shards), ("screen", "index", home.data.index)):
 
-        def copy(inputs, site, folder=folder):
+        def copy(inputs, folders, folder=folder):
             for path in folder.iterdir():
-                (site.out / path.name).write_bytes(path.read_bytes())
+                (folders.out / path.name).write_bytes(path.read_bytes())
 
         step = Step(name=work, kind=kind, version=1)
         user = Artifact(kind=USERS_FOLDER, digest="d" * 64, path=home.root)

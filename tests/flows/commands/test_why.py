@@ -22,11 +22,11 @@ VERSIONS = {"python": "3.11.0", "versions": {"torch": "2.0"}, "engine": "ddp", "
 
 
 def adding(name, config, inputs, version=1):
-    def work(artifacts, site):
+    def work(artifacts, folders):
         numbers = [
             int(path.read_text()) for a in artifacts.values() for path in [a.path / "n" if a.path.is_dir() else a.path]
         ]
-        (site.out / "n").write_text(str(config["rule"]["add"] + sum(numbers)))
+        (folders.out / "n").write_text(str(config["rule"]["add"] + sum(numbers)))
 
     return Request(name=name, step=replace(ADD, version=version), config=config, inputs=inputs, work=work)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks.tables import LedgerRow, read_counts, read_table
-from tests.tasks.fetches import SETTINGS, site, table_of
+from tests.tasks.fetches import SETTINGS, step_folders, table_of
 from tests.tasks.web import Handler, picture, serving
 
 LIMITS = replace(SETTINGS, timeout_seconds=2, total_seconds=3, max_bytes=200_000, samples_per_shard=10)
@@ -149,17 +149,17 @@ Hostile.away = lambda self: self.away_("127.0.0.2")
 SCRIPT = """
 import resource, sys
 from pathlib import Path
-from tests.tasks.fetches import fetch, site
+from tests.tasks.fetches import fetch, step_folders
 from tests.tasks.fetching.test_hostile import LIMITS
 if __name__ == "__main__":
-    fetch(Path(sys.argv[1]), LIMITS, site(Path(sys.argv[2])))
+    fetch(Path(sys.argv[1]), LIMITS, step_folders(Path(sys.argv[2])))
     print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
-    """The site of the fetch, the most bytes that one of its processes held, and who was at the other address."""
+    """The folders of the fetch, the most bytes that one of its processes held, and who was at the other address."""
     folder = tmp_path_factory.mktemp("hostile")
     with (
         serving(Hostile, "127.0.0.2") as (visited, away),
@@ -172,7 +172,7 @@ def fetched(tmp_path_factory):
             command, cwd=Path(__file__).parents[3], env=os.environ | proxies, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        return site(folder / "site"), int(done.stdout), dict(visited.asked)
+        return step_folders(folder / "site"), int(done.stdout), dict(visited.asked)
 
 
 def test_every_attack_is_a_counted_drop(fetched):

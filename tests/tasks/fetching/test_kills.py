@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tasks.tables import LedgerRow, read_counts, read_table
-from tests.tasks.fetches import SETTINGS, site, table_of
+from tests.tasks.fetches import SETTINGS, step_folders, table_of
 from tests.tasks.web import Handler, picture, serving
 from tinygptv_core.artifact import digest_of, members_of
 
@@ -45,11 +45,11 @@ class Faulty(Handler):
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.tasks.fetches import fetch, site
+from tests.tasks.fetches import fetch, step_folders
 from tests.tasks.fetching.test_kills import LIMITS, settings
 if __name__ == "__main__":
     table, folder, num_pictures, processes = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
-    fetch(table, settings(num_pictures), site(folder), wanted=num_pictures * 7 // 10, processes=processes)
+    fetch(table, settings(num_pictures), step_folders(folder), wanted=num_pictures * 7 // 10, processes=processes)
 """
 
 
@@ -87,9 +87,9 @@ def test_a_fetch_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path, r
         before = time.monotonic()
         assert killed_until_done(0, random.Random(0), (table, tmp_path / "calm", *sizes)) == 0
         seconds = time.monotonic() - before
-        calm, kills, homes = site(tmp_path / "calm"), 0, 0
+        calm, kills, homes = step_folders(tmp_path / "calm"), 0, 0
         while kills < wanted_kills:
-            place, homes = site(tmp_path / f"killed-{homes}"), homes + 1
+            place, homes = step_folders(tmp_path / f"killed-{homes}"), homes + 1
             handler.asked.clear()
             kills += killed_until_done(seconds, random.Random(homes), (table, place.out.parent, *sizes))
             assert digest_of(members_of(place.out)) == digest_of(members_of(calm.out))
@@ -122,5 +122,5 @@ def test_a_worker_that_the_system_kills_costs_no_more_than_its_shard(tmp_path):
             everyone = psutil.Process(runner.pid).children(recursive=True)
             next(one for one in everyone if "--multiprocessing-fork" in one.cmdline()).kill()
             assert runner.wait(PATIENCE_SECONDS) == 0
-    assert read_counts(site(tmp_path / "site").out) == {"rows": 40, "kept": 40, "dropped": {}}
+    assert read_counts(step_folders(tmp_path / "site").out) == {"rows": 40, "kept": 40, "dropped": {}}
     assert handler.asked.total() > 40

@@ -25,7 +25,7 @@ from tasks.reading.json_arrays import Broken
 from tasks.reading.list_columns import BREAK, Columns, WantedColumns, text_columns
 from tasks.reading.list_files import copy_lists, lists_named, state_of
 from tasks.reading.lists import read_list, read_pieces
-from tasks.request import Site
+from tasks.request import StepFolders
 from tasks.rows import check_list, rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
 from tests.tasks.json_values import FUZZ, VALUES, wanted, written
@@ -69,8 +69,8 @@ def has_tables(path):
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zst}
 
 
-def site(folder):
-    made = Site(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
+def step_folders(folder):
+    made = StepFolders(out=folder / "out", scratch=folder / "scratch", notes=folder / "notes")
     for path in (made.out, made.scratch, made.notes):
         path.mkdir(parents=True)
     return made
@@ -172,7 +172,7 @@ def test_a_time_in_parquet_that_python_cannot_hold_harms_no_other_column(tmp_pat
     path, recipe = tmp_path / "a.parquet", replace(WEB, size=SIZE)
     pq.write_table(pa.table({"url": urls, "caption": captions, "seen": times, "width": times}), path)
     assert check_list(path, recipe) == 2
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows_of_lists(recipe, "list", [path], place)
     assert [row.url for row in read_table(place.out / "rows.parquet", TableRow)] == [r["url"] for r in RECORDS[:2]]
 
@@ -181,7 +181,7 @@ def test_a_caption_in_parquet_that_python_cannot_hold_is_a_drop(tmp_path):
     table = pa.table({"url": ["a", "b"], "caption": pa.array([2**62, None], pa.timestamp("us"))})
     pq.write_table(table, tmp_path / "a.parquet")
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "b.parquet")
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows_of_lists(WEB, "list", [tmp_path / "a.parquet", tmp_path / "b.parquet"], place)
     assert read_counts(place.out) == {"rows": 102, "kept": 100, "dropped": {"broken_record": 2}}
     with pytest.raises(ConfigError, match="none of its 2 records can be used"):
@@ -340,7 +340,7 @@ def test_a_list_becomes_what_each_of_its_records_becomes(tmp_path, monkeypatch, 
 def test_several_lists_are_one_table_and_a_drop_says_where_it_was(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps([RECORDS[0], {"url": "x"}]))
     (tmp_path / "a.jsonl").write_text(json.dumps(RECORDS[1]) + "\n{\n")
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     rows_of_lists(WEB, "list", [tmp_path / "b.json", tmp_path / "a.jsonl"], place)
     assert [row.key for row in read_table(place.out / "rows.parquet", TableRow)] == ["000000000", "000000002"]
     dropped = list(read_table(place.out / "dropped.parquet", Drop))
@@ -356,7 +356,7 @@ def test_a_size_is_in_the_table_where_the_list_says_it(tmp_path):
 
 
 def check_sizes(folder, sizes):
-    place = site(folder)
+    place = step_folders(folder)
     records = [{**RECORDS[0], "width": width, "height": height} for width, height in sizes]
     (folder / "a.json").write_text(json.dumps(records))
     rows_of_lists(replace(WEB, size=SIZE), "list", [folder / "a.json"], place)
@@ -400,7 +400,7 @@ def test_lists_elsewhere_are_copied_and_known_by_what_they_are(tmp_path):
     assert names == ("memory:///far/0.jsonl", "memory:///far/1.jsonl")
     before = state_of(names[0])
     assert before == state_of(names[0]) and before["address"] == names[0]
-    place = site(tmp_path)
+    place = step_folders(tmp_path)
     copy_lists(names, place)
     copied = sorted(place.out.iterdir())
     assert [path.name for path in copied] == ["00000-0.jsonl", "00001-1.jsonl"]

@@ -31,13 +31,13 @@ SECOND = (1.0, 1.0, 0.0, 1.0)
 def scored(store, scores, *, data="a", keys="0123", evals=("toy_vqa",)):
     """The digest of scores of questions about `data`."""
 
-    def work(inputs, site):
+    def work(inputs, folders):
         lines = [
             json.dumps({"eval": name, "key": key, "question": f"what is {key}?", "score": score})
             for name in evals
             for key, score in zip(keys, scores, strict=True)
         ]
-        (site.out / "answers.jsonl").write_text("\n".join(lines))
+        (folders.out / "answers.jsonl").write_text("\n".join(lines))
 
     asked = {"shards.toy": Artifact(kind=USERS_FOLDER, digest=data * 64, path=store.root)}
     request = Request(

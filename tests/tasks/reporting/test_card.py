@@ -15,7 +15,7 @@ from tasks.fetching.outcomes import Outcome
 from tasks.reporting.card import CardSources, _distribution, card_of, write_cards
 from tasks.screen import Against, screen
 from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, TableWriter, Tally
-from tests.tasks.shards import ALONE, encoded, picture, site
+from tests.tasks.shards import ALONE, encoded, picture, step_folders
 from tinygptv_core.columns import caption_turns
 from tinygptv_core.recipe import Recipe
 from tinygptv_core.run import DataFolders
@@ -88,7 +88,7 @@ def sources(tmp_path) -> CardSources:
     rows = [row(number) for number in range(len(URLS))]
     broken = Drop(key="000000007", url=None, reason="broken_record", detail="there is no 'url'")
     wrong = Drop(key=rows[1].key, url=URLS[1], reason="not_allowed_scheme", detail="ftp")
-    index = site(tmp_path / "screen")
+    index = step_folders(tmp_path / "screen")
     folders = {
         "rows": table(tmp_path / "rows", rows, [broken]),
         "filter": table(tmp_path / "filter", [rows[0], *rows[2:]], [wrong]),

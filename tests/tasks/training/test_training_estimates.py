@@ -146,9 +146,9 @@ def tiny_stage(steps):
 def test_a_probe_trains_on_the_real_data_and_leaves_nothing(tmp_path):
     tiny, used = tiny_spec(tmp_path), []
 
-    def spec_of(site):
-        used.append(site)
-        return replace(tiny, out=site.out, work=site.scratch, notes=site.notes)
+    def spec_of(folders):
+        used.append(folders)
+        return replace(tiny, out=folders.out, work=folders.scratch, notes=folders.notes)
 
     taken = probe(spec_of, aided=True)
     assert (taken.by, taken.note) == ("probe", "at most, for no vision tokens are kept yet")
@@ -159,6 +159,8 @@ def test_a_probe_trains_on_the_real_data_and_leaves_nothing(tmp_path):
 def test_a_probe_that_fails_says_why(tmp_path):
     tiny = tiny_spec(tmp_path)
     gone = replace(tiny, init=tmp_path / "nothing")
-    taken = probe(lambda site: replace(gone, out=site.out, work=site.scratch, notes=site.notes), aided=False)
+    taken = probe(
+        lambda folders: replace(gone, out=folders.out, work=folders.scratch, notes=folders.notes), aided=False
+    )
     assert (taken.seconds, taken.by) == (None, "arithmetic")
     assert "the probe failed" in taken.note and "holds no checkpoint" in taken.note
