@@ -81,7 +81,7 @@ class Conventional:
 
     def _look(self, images_B3HW: Tensor) -> Tensor:
         with torch.no_grad():
-            queries_BQE = self.model.qformer(self.model.vision.look(images_B3HW))
+            queries_BQE = self.model.qformer(self.model.vision.encode(images_B3HW))
         return self.model.project(queries_BQE)
 
     def _before(self, image_QD: Tensor, said: Sequence[Turn]) -> Tensor:

@@ -16,7 +16,7 @@ from flows.home import default_home
 from flows.serving.server import start_prefect_server
 from flows.telling.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
-from tasks.build import Built, Store
+from tasks.build import BuildResult, Store
 from tasks.request import Request, StepFolders
 from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact
@@ -34,7 +34,7 @@ def main() -> int:
     return 0
 
 
-def backbones(home: Path) -> Built:
+def backbones(home: Path) -> BuildResult:
     """The flow; Prefect is imported here, after its settings."""
     from prefect import flow
 
@@ -45,7 +45,7 @@ def backbones(home: Path) -> Built:
         pretrain(NANO, folders)
 
     @flow(name="backbones", validate_parameters=False, persist_result=False)
-    def run_backbones(home: str) -> Built:
+    def run_backbones(home: str) -> BuildResult:
         request = Request(name="backbones/pretrain", step=PRETRAIN, config=NANO, inputs={}, work=work)
         return step(Store(Path(home) / "store"), request, {}, {}, noted=noted("backbones", None), force=False)
 

@@ -144,7 +144,7 @@ def _planned(store: Store, request: Request, before: dict[str, Planned], forced:
     if missing:
         return Planned(step=request.name, action="build", why=TO_BE_BUILT.format(missing[0]), artifact=None)
     inputs = resolve(request, {name: item.artifact for name, item in before.items()})
-    known = store.look(request, inputs)
+    known = store.lookup(request, inputs)
     action = "reuse" if known.artifact else "build"
     return Planned(step=request.name, action=action, why=known.why, artifact=known.artifact)
 

@@ -27,7 +27,7 @@ from flows.telling.noted import noted
 from flows.telling.promoted import log_report, promoted, reported
 from flows.telling.shown import Progress, show_plan, show_result
 from flows.telling.terminal import say
-from tasks.build import Built, Store
+from tasks.build import BuildResult, Store
 from tasks.request import Inputs, Request, StepFolders
 from tasks.train import TRAIN
 from tasks.training.cluster import remove_leftovers
@@ -86,12 +86,12 @@ def _tidy_up(environment: RunEnvironment) -> None:
         _ = environment.pipeline_run  # to open it closes what they left open in MLflow
 
 
-def _steps(prepared: Prepared) -> dict[str, Built]:
+def _steps(prepared: Prepared) -> dict[str, BuildResult]:
     """Every selected step in its order, each answered from the store or built."""
     environment, selection = prepared.environment, prepared.selection
     prepared.terminal.steps = len(selection.walked)
     told = noted(environment.run, environment.options)
-    built: dict[str, Built] = {}
+    built: dict[str, BuildResult] = {}
     for request in selection.walked:
         artifacts = {name: item.artifact for name, item in built.items()}
         inputs, aids = resolve(request, artifacts), {name: artifacts[made] for name, made in request.aids.items()}
@@ -103,11 +103,11 @@ def _steps(prepared: Prepared) -> dict[str, Built]:
 
 def step(
     store: Store, request: Request, inputs: Inputs, aids: Inputs, *, noted: Mapping[str, Any], force: bool
-) -> Built:
+) -> BuildResult:
     """One step as a Prefect task, which ends as *Reused* when the store had it."""
 
     @task(name=request.step.name, task_run_name=request.name, cache_policy=NO_CACHE, persist_result=False)
-    def built_or_reused() -> State[Built]:
+    def built_or_reused() -> State[BuildResult]:
         logger = get_run_logger()
 
         def waiting(text: str) -> None:
@@ -120,7 +120,7 @@ def step(
         name = "Reused" if built.action == "reuse" else "Completed"
         return Completed(name=name, message=built.why, data=built)
 
-    return cast(Built, built_or_reused(return_state=True).result())
+    return cast(BuildResult, built_or_reused(return_state=True).result())
 
 
 def _in_turn(request: Request, waiting: Callable[[str], None]) -> Request:

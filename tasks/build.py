@@ -38,7 +38,7 @@ USERS_FOLDER = "folder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class StoreLookup:
     """What the store says of a request: the artifact, if it can be served, and why or why not."""
 
     key: str
@@ -47,7 +47,7 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
+class BuildResult:
     """What became of a request."""
 
     name: str
@@ -112,26 +112,28 @@ class Store:
             raise ConfigError(f"{found[0]} is damaged: {damage or 'it holds ' + artifact.digest[:SHORT]}")
         return artifact
 
-    def look(self, request: Request, inputs: Inputs) -> Known:
+    def lookup(self, request: Request, inputs: Inputs) -> StoreLookup:
         """Whether the request can be answered from the store, and why or why not. Changes nothing."""
         key = self.key(request, inputs)
         record = _read(self._record_path(request.step, key))
         if record is None:
-            return Known(key=key, artifact=None, why=self._difference(request, inputs))
+            return StoreLookup(key=key, artifact=None, why=self._difference(request, inputs))
         artifact = self.artifact(request.step.kind, record["digest"])
         damage = self._damage(artifact)
         why = f"{artifact.path} is damaged: {damage}" if damage else request.gone(artifact)
         if why:
-            return Known(key=key, artifact=None, why=why)
-        return Known(key=key, artifact=artifact, why=f"same request and inputs as in run {record['noted']['run']}")
+            return StoreLookup(key=key, artifact=None, why=why)
+        return StoreLookup(
+            key=key, artifact=artifact, why=f"same request and inputs as in run {record['noted']['run']}"
+        )
 
-    def look_closely(self, request: Request, inputs: Inputs) -> Known:
-        """`look`, for who is about to read what is there: all of it is hashed, once, as a build's inputs are."""
-        known = self.look(request, inputs)
+    def lookup_verified(self, request: Request, inputs: Inputs) -> StoreLookup:
+        """`lookup`, for who is about to read what is there: all of it is hashed, once, as a build's inputs are."""
+        known = self.lookup(request, inputs)
         if known.artifact is None:
             return known
         self._doubt(known.artifact)
-        return self.look(request, inputs)
+        return self.lookup(request, inputs)
 
     def build(
         self,
@@ -142,7 +144,7 @@ class Store:
         noted: Mapping[str, Any],
         force: bool,
         waiting: Callable[[str], None],
-    ) -> Built:
+    ) -> BuildResult:
         """The request's artifact: served when it is known, else made, sealed and noted.
 
         Args:
@@ -154,12 +156,12 @@ class Store:
             DamagedError: an input's bytes are not what was sealed.
         """
         before = time.monotonic()
-        first = self.look(request, inputs)
+        first = self.lookup(request, inputs)
         if first.artifact and not force:
             self._tidy(request.step, first.key)
             return _built(request, first, "reuse", before)
         with self.in_use(waiting), lease(self._lease(first.key), waiting):
-            now = self.look(request, inputs)
+            now = self.lookup(request, inputs)
             if now.artifact and not force:
                 return _built(request, now, "reuse", before)
             for artifact in (*inputs.values(), *aids.values()):
@@ -167,10 +169,10 @@ class Store:
                     self._check_hashes(artifact)
             artifact = self._make(request, inputs, aids, now, noted, force)
         why = FORCED if force else first.why
-        return _built(request, Known(key=first.key, artifact=artifact, why=why), "build", before)
+        return _built(request, StoreLookup(key=first.key, artifact=artifact, why=why), "build", before)
 
     def _make(
-        self, request: Request, inputs: Inputs, aids: Inputs, known: Known, noted: Mapping[str, Any], force: bool
+        self, request: Request, inputs: Inputs, aids: Inputs, known: StoreLookup, noted: Mapping[str, Any], force: bool
     ) -> Artifact:
         before = time.monotonic()
         work = self._work(request.step, known.key)
@@ -341,10 +343,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _built(request: Request, known: Known, action: Literal["build", "reuse"], before: float) -> Built:
+def _built(request: Request, known: StoreLookup, action: Literal["build", "reuse"], before: float) -> BuildResult:
     assert known.artifact is not None
     seconds = time.monotonic() - before
-    return Built(
+    return BuildResult(
         name=request.name, key=known.key, action=action, why=known.why, seconds=seconds, artifact=known.artifact
     )
 

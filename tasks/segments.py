@@ -170,7 +170,7 @@ class _Fetch:
 
     def _known(self, rows: Artifact) -> Artifact | None:
         """It, if the store has it whole: its tars become those of the shards, and it is no input that is checked."""
-        return self.segment_store.store.look_closely(self._request(rows), {"rows": rows}).artifact
+        return self.segment_store.store.lookup_verified(self._request(rows), {"rows": rows}).artifact
 
     def _renewed(self, rows: Artifact) -> Path:
         """Exists once this fetch has made the segment, or found it."""

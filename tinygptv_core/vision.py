@@ -56,12 +56,12 @@ class VisionTower(nn.Module):
                 f"whose side is a multiple of {self.patch_size} px"
             )
         if images_B3HW.device.type != "cpu":
-            return self.look(images_B3HW)
+            return self.encode(images_B3HW)
         num_numbers = len(images_B3HW) * ((height // self.patch_size) ** 2 + 1) * self.config.intermediate_size
         pieces = images_B3HW.chunk(max(1, ceil(num_numbers / NUMBERS_AT_ONCE)))
-        return torch.cat([self.look(piece) for piece in pieces])
+        return torch.cat([self.encode(piece) for piece in pieces])
 
-    def look(self, images_B3HW: Tensor) -> Tensor:
+    def encode(self, images_B3HW: Tensor) -> Tensor:
         """vision_BND of pictures as `forward` takes them, all at once."""
         if images_B3HW.dtype == torch.uint8:
             images_B3HW = normalised(images_B3HW).contiguous()

@@ -11,7 +11,7 @@ from flows.inputs import data_inputs
 from flows.telling.noted import noted
 from flows.telling.terminal import say
 from tasks.ask import origin_of
-from tasks.build import MANIFEST, Built, Store
+from tasks.build import MANIFEST, BuildResult, Store
 from tasks.quantities import interval, percent
 from tasks.registering.registry import CHECKPOINT_TAG, Version
 from tasks.request import Inputs
@@ -60,7 +60,7 @@ def _checkpoint_of(version: Version) -> str:
     return version.tags[CHECKPOINT_TAG]
 
 
-def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: StandaloneEnvironment) -> Built:
+def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: StandaloneEnvironment) -> BuildResult:
     """The scores of a checkpoint of the store: found there, or computed now and kept.
 
     Args:

@@ -9,7 +9,7 @@ from tasks.build import Store
 from tasks.quantities import size
 from tasks.registering.registry import names, versions
 from tasks.request import SHORT
-from tasks.storing.keeping import Keeping, Kept, Sweep, clean, rebuilt_by, sweep
+from tasks.storing.inventory import ArtifactInventory, StoredArtifact, Sweep, clean, rebuilt_by, sweep
 from tasks.storing.lease import unless_in_use
 from tasks.storing.records import clock
 from tinygptv_core.plain import ConfigError
@@ -18,7 +18,7 @@ SHOWN = 5
 SHOWN_NAME = 32
 
 
-def keeping(home: Path, tracking_uri: str, *, keep_data: bool, days: float, unregistered: bool) -> Keeping:
+def inventory(home: Path, tracking_uri: str, *, keep_data: bool, days: float, unregistered: bool) -> ArtifactInventory:
     """The artifacts of a home.
 
     Raises:
@@ -26,7 +26,7 @@ def keeping(home: Path, tracking_uri: str, *, keep_data: bool, days: float, unre
     """
     check_store(home)
     registered = [version for name in names(tracking_uri) for version in versions(tracking_uri, name)]
-    return Keeping(home, registered, keep_data=keep_data, days=days, unregistered=unregistered)
+    return ArtifactInventory(home, registered, keep_data=keep_data, days=days, unregistered=unregistered)
 
 
 def check_store(home: Path) -> None:
@@ -56,37 +56,37 @@ def unused(home: Path) -> Iterator[None]:
         yield
 
 
-def listed(found: Keeping) -> Iterator[str]:
+def listed(found: ArtifactInventory) -> Iterator[str]:
     """A line for each artifact."""
     total = 0
-    for item in found.kept:
+    for item in found.artifacts:
         total += item.bytes
         steps = ", ".join(item.steps) or "no record"
         needed = "; ".join(item.needed[:2]) + (f"; and {len(item.needed) - 2} more" if len(item.needed) > 2 else "")
         yield f"{item.kind:11s} {item.digest[:SHORT]}  {size(item.bytes):>9s}  {clock(item.time)}  {steps}"
         yield f"{'':24s}  needed by {needed or 'nothing'}"
-    yield f"{len(found.kept)} artifacts, {size(total)}, counting twice what two of them share"
+    yield f"{len(found.artifacts)} artifacts, {size(total)}, counting twice what two of them share"
 
 
-def verified(found: Keeping) -> Iterator[str]:
+def verified(found: ArtifactInventory) -> Iterator[str]:
     """A line for each artifact that is damaged, and the command that builds it anew; nothing if all are whole."""
     for item, damage in found.damage(_tell):
         yield f"{item.path} ({', '.join(item.steps) or 'no record'}) is damaged: {damage}"
         yield f"  to build it anew  {rebuilt_by(item)}"
 
 
-def _tell(done: int, total: int, item: Kept) -> None:
+def _tell(done: int, total: int, item: StoredArtifact) -> None:
     if sys.stderr.isatty():
         print(f"\r{done} of {total}: {item.kind} {item.digest[:SHORT]}  ", end="", file=sys.stderr)
 
 
-def gone(found: Keeping) -> str:
+def gone(found: ArtifactInventory) -> str:
     """How many artifacts records still name that are not there, in words; empty if none."""
     count = len({record.digest for record in found.missing()})
     return f"{count} artifacts are gone whose records are there; a run that needs one builds it anew" if count else ""
 
 
-def swept(found: Keeping, *, really: bool) -> Iterator[str]:
+def swept(found: ArtifactInventory, *, really: bool) -> Iterator[str]:
     """What may go, and with `really` remove it.
 
     Raises:

@@ -13,7 +13,7 @@ from flows.choosing.choice import Choice, prepare
 from flows.commands.options import DONE, FAILED, add_choice, add_home, choice_of
 from flows.home import check_writable, tracking_uri
 from tasks.build import Store
-from tasks.storing.keeping import Keeping, for_machines
+from tasks.storing.inventory import ArtifactInventory, for_machines
 from tasks.storing.lineage import Link
 from tasks.storing.records import Records
 from tinygptv_core.plain import ConfigError
@@ -124,7 +124,9 @@ def _lineage(options: argparse.Namespace) -> int:
     home = options.home
     store, uri = Store(home / "store"), tracking_uri(home)
     if options.model is None or options.urls or options.removal_list:
-        tracked = traces.track(_asking(choice_of(options), options.urls, options.model), options.urls, uri, store)
+        tracked = traces.trace_pictures(
+            _asking(choice_of(options), options.urls, options.model), options.urls, uri, store
+        )
         # Thousands of rows: indented they would take most of the time.
         print(json.dumps(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
         return DONE
@@ -159,7 +161,7 @@ def _list(options: argparse.Namespace) -> int:
     from flows.commands import store
 
     found = _kept(options)
-    print(_json([for_machines(item) for item in found.kept]) if options.json else "\n".join(store.listed(found)))
+    print(_json([for_machines(item) for item in found.artifacts]) if options.json else "\n".join(store.listed(found)))
     return DONE
 
 
@@ -168,7 +170,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     found = _kept(options)
     damaged = list(store.verified(found))
-    print("\n".join(damaged) or f"{len(found.kept)} artifacts are as they were sealed")
+    print("\n".join(damaged) or f"{len(found.artifacts)} artifacts are as they were sealed")
     if told := store.gone(found):
         print(told)
     return FAILED if damaged else DONE
@@ -189,11 +191,11 @@ def _clean(options: argparse.Namespace) -> int:
 
 def _kept(
     options: argparse.Namespace, *, keep_data: bool = True, days: float = LEFT_DAYS, unregistered: bool = False
-) -> Keeping:
-    from flows.commands.store import keeping
+) -> ArtifactInventory:
+    from flows.commands.store import inventory
 
     uri = tracking_uri(options.home)
-    return keeping(options.home, uri, keep_data=keep_data, days=days, unregistered=unregistered)
+    return inventory(options.home, uri, keep_data=keep_data, days=days, unregistered=unregistered)
 
 
 def _push(options: argparse.Namespace) -> int:

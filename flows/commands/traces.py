@@ -18,7 +18,7 @@ from tasks.registering.registry import names, versions
 from tasks.request import SHORT
 from tasks.screen import SCREEN
 from tasks.storing.records import Records
-from tasks.storing.traces import SAME_BYTES, Holding, Read, Traces
+from tasks.storing.traces import SAME_BYTES, Holding, PictureUse, Traces
 from tasks.tables import KEPT
 from tasks.train import TRAIN
 from tasks.typed_paths import typed_path
@@ -52,7 +52,7 @@ class Rerun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracked:
+class PictureTrace:
     """Everything that is told of some pictures."""
 
     wanted: Removals
@@ -61,7 +61,7 @@ class Tracked:
     rerun: Rerun
 
 
-def track(choice: Choice, urls: Sequence[str], tracking_uri: str, store: Store) -> Tracked:
+def trace_pictures(choice: Choice, urls: Sequence[str], tracking_uri: str, store: Store) -> PictureTrace:
     """Where the pictures went that `urls` and the choice's removal list name, and what a run without them builds.
 
     Raises:
@@ -74,7 +74,7 @@ def track(choice: Choice, urls: Sequence[str], tracking_uri: str, store: Store) 
     traces = Traces(Records(store), wanted)
     registered = [version for name in names(tracking_uri) for version in versions(tracking_uri, name)]
     rerun = _rerun(choice, urls, traces)
-    return Tracked(wanted=wanted, traces=traces, holdings=traces.holding(registered), rerun=rerun)
+    return PictureTrace(wanted=wanted, traces=traces, holdings=traces.holding(registered), rerun=rerun)
 
 
 def _rerun(choice: Choice, urls: Sequence[str], traces: Traces) -> Rerun:
@@ -126,7 +126,7 @@ def _as_list(removal_list: str | None, urls: Sequence[str]) -> str:
     return "\n".join([*lines, *(f"{kind}:{value}" for kind, values in kinds.items() for value in sorted(values))])
 
 
-def for_machines(tracked: Tracked) -> dict[str, Any]:
+def for_machines(tracked: PictureTrace) -> dict[str, Any]:
     """All of it, for JSON. Rows are numbered from 0 in `rows`, and referred to by these numbers."""
     traces, wanted = tracked.traces, tracked.wanted
     return {
@@ -166,7 +166,7 @@ def for_machines(tracked: Tracked) -> dict[str, Any]:
     }
 
 
-def _not_found(tracked: Tracked) -> list[str]:
+def _not_found(tracked: PictureTrace) -> list[str]:
     return sorted(tracked.wanted.urls - {row.url for row in tracked.traces.rows})
 
 
@@ -174,13 +174,13 @@ def _version(item: Holding) -> str:
     return f"{item.version.name}/{item.version.version}"
 
 
-def in_words(tracked: Tracked) -> str:
+def in_words(tracked: PictureTrace) -> str:
     """All of it, for people."""
-    parts: Sequence[Callable[[Tracked], Iterator[str]]] = (_about, _rows, _uses, _holdings, _without)
+    parts: Sequence[Callable[[PictureTrace], Iterator[str]]] = (_about, _rows, _uses, _holdings, _without)
     return "\n".join(line for part in parts for line in part(tracked))
 
 
-def _about(tracked: Tracked) -> Iterator[str]:
+def _about(tracked: PictureTrace) -> Iterator[str]:
     traces, wanted = tracked.traces, tracked.wanted
     named = [row for row in traces.rows if row.by != SAME_BYTES]
     alike = len(traces.rows) - len(named)
@@ -193,7 +193,7 @@ def _about(tracked: Tracked) -> Iterator[str]:
         yield f"{len(wanted.phash)} perceptual hashes are not looked for here; a run with the list compares them all"
 
 
-def _rows(tracked: Tracked) -> Iterator[str]:
+def _rows(tracked: PictureTrace) -> Iterator[str]:
     traces = tracked.traces
     for at, row in enumerate(traces.rows[:SHOWN_ROWS]):
         screened = {fates[at] for fates in traces.screened.values() if at in fates}
@@ -209,7 +209,7 @@ def _rows(tracked: Tracked) -> Iterator[str]:
         yield f"... {len(traces.rows) - SHOWN_ROWS} more; --json has all of them"
 
 
-def _drawn(read: Read, at: int) -> str:
+def _drawn(read: PictureUse, at: int) -> str:
     steps = read.rows[at]
     if at in read.held_out:
         return "held out of training: only the loss is measured on it"
@@ -220,7 +220,7 @@ def _drawn(read: Read, at: int) -> str:
     return f"drawn in steps {', '.join(map(str, steps[:SHOWN_STEPS]))}{' ...' if len(steps) > SHOWN_STEPS else ''}"
 
 
-def _uses(tracked: Tracked) -> Iterator[str]:
+def _uses(tracked: PictureTrace) -> Iterator[str]:
     traces = tracked.traces
     drawn = {
         r.record.digest: sum(bool(s) for s in r.rows.values()) for r in traces.reads if r.record.step == TRAIN.name
@@ -238,7 +238,7 @@ def _uses(tracked: Tracked) -> Iterator[str]:
         yield f"{name} {digest[:SHORT]}: {count} in what it read"
 
 
-def _holdings(tracked: Tracked) -> Iterator[str]:
+def _holdings(tracked: PictureTrace) -> Iterator[str]:
     for item in tracked.holdings:
         counts = f"{len(item.named)} in its ledgers, {len(item.trained)} trained on, {len(item.asked)} asked about"
         yield f"version {_version(item)} ({', '.join(item.version.aliases) or 'no alias'}): {counts}"
@@ -246,7 +246,7 @@ def _holdings(tracked: Tracked) -> Iterator[str]:
         yield "no registered version came from any of them"
 
 
-def _without(tracked: Tracked) -> Iterator[str]:
+def _without(tracked: PictureTrace) -> Iterator[str]:
     rerun = tracked.rerun
     yield f"without them, for the preset {rerun.preset}: {rerun.command}"
     yield f"  builds {len(rerun.builds)} steps: {', '.join(rerun.builds) or 'none'}"

@@ -9,7 +9,7 @@ from flows.choosing.choice import DEFAULT_PRESET, preset_named
 from flows.telling.noted import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
-from tasks.build import Built, Store
+from tasks.build import BuildResult, Store
 from tasks.request import SHORT, Request, StepFolders
 from tasks.weights import (
     CHECKPOINT,
@@ -92,7 +92,7 @@ def model_requests(folder: Path, store: Store) -> tuple[Request, Request]:
     )
 
 
-def build(request: Request, store: Store) -> Built:
+def build(request: Request, store: Store) -> BuildResult:
     """Make it, or take it from the store; alone, without a flow around it.
 
     Raises:
@@ -105,7 +105,7 @@ def build(request: Request, store: Store) -> Built:
     return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)
 
 
-def words(built: Built, store: Store, preset: str) -> str:
+def words(built: BuildResult, store: Store, preset: str) -> str:
     """What a person wants to know of an import: the account of every tensor, the digest, and what to do with it.
 
     Args:

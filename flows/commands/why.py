@@ -18,7 +18,7 @@ OF_THE_RUN = ("run", "time", "argv", "seconds", "aids")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explained:
+class StepExplanation:
     """One step.
 
     Attributes:
@@ -37,7 +37,7 @@ class Explained:
     noted: tuple[Change, ...]
 
 
-def explain(prepared: Prepared, step: str) -> tuple[Explained, ...]:
+def explain(prepared: Prepared, step: str) -> tuple[StepExplanation, ...]:
     """The steps that `step` means.
 
     Raises:
@@ -63,12 +63,12 @@ class _Found:
         self.store, self.now, self.records, self.told = prepared.environment.store, now, records, told
         self.differences = Differences(now, records)
 
-    def explained(self, request: Request, planned: Planned) -> Explained:
+    def explained(self, request: Request, planned: Planned) -> StepExplanation:
         inputs = resolve(request, self.now.artifacts)
         waits = any(isinstance(source, str) and inputs[name] is None for name, source in request.inputs.items())
         key = None if waits else self.store.key(request, inputs)
         record = (self.records.of_key(key) if key else None) or self.differences.nearest(request)
-        return Explained(
+        return StepExplanation(
             step=request.name,
             action=planned.action,
             why=planned.why,
@@ -91,12 +91,12 @@ class _Found:
                 yield Change(name=name.removeprefix("versions.").replace("_", " "), before=before, now=now)
 
 
-def for_machines(item: Explained) -> dict[str, Any]:
+def for_machines(item: StepExplanation) -> dict[str, Any]:
     """One step, for JSON."""
     return {**asdict(item), "in_short": in_short(item.changes)}
 
 
-def in_words(item: Explained) -> str:
+def in_words(item: StepExplanation) -> str:
     """One step, for people."""
     head = [f"{item.step}: {item.action}"]
     if item.action == "reuse" and item.record:
@@ -124,7 +124,7 @@ def _origin(record: Record) -> list[str]:
     ]
 
 
-def _compared(item: Explained) -> Iterator[str]:
+def _compared(item: StepExplanation) -> Iterator[str]:
     assert item.record is not None
     before, begun = item.record, clock(item.record.time)
     yield f"  the nearest earlier build: {before.digest[:SHORT]} of run {before.noted['run']}, begun {begun}"

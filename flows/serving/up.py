@@ -21,7 +21,7 @@ from typing import NoReturn
 from flows.choosing.choice import default_data
 from flows.serving.ending import end_runs, end_trees, runs_on
 from flows.serving.ports import HOST, check_free
-from flows.serving.who_is_up import Up, servers_noted, up_on
+from flows.serving.who_is_up import RunningServers, servers_noted, up_on
 from flows.settings import SERVER, only_pages_of, settle
 from tasks.register import QUIET
 from tasks.registering.mlflow_database import make_database
@@ -118,7 +118,7 @@ class _Servers:
 
     def __init__(self, options: UpOptions):
         self._options, self._running = options, dict[str, subprocess.Popen[bytes]]()
-        self._up = Up(holder=myself(), prefect=options.prefect, mlflow=options.mlflow)
+        self._up = RunningServers(holder=myself(), prefect=options.prefect, mlflow=options.mlflow)
         self._note()
 
     def __enter__(self) -> "_Servers":

@@ -9,7 +9,7 @@ from tasks.storing.lease import Holder, is_alive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Up:
+class RunningServers:
     """Who is up on a home.
 
     Attributes:
@@ -22,7 +22,7 @@ class Up:
     servers: tuple[Holder, ...] = ()
 
 
-def up_on(home: Path) -> Up | None:
+def up_on(home: Path) -> RunningServers | None:
     """Who is up on `home`; None where nobody is, or not any more."""
     found = _noted(home)
     return found if found and is_alive(found.holder) else None
@@ -47,10 +47,10 @@ def servers_noted(home: Path) -> tuple[Holder, ...]:
     return found.servers if found else ()
 
 
-def _noted(home: Path) -> Up | None:
+def _noted(home: Path) -> RunningServers | None:
     try:
         told = json.loads((home / "up.json").read_text())
         servers = tuple(Holder(**server) for server in told.pop("servers"))
-        return Up(**{**told, "holder": Holder(**told["holder"]), "servers": servers})
+        return RunningServers(**{**told, "holder": Holder(**told["holder"]), "servers": servers})
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # a machine that lost its power may leave half of it
         return None

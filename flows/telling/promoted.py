@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.choosing.choice import Prepared
 from flows.telling.summary import report_on
 from flows.telling.terminal import say
-from tasks.build import Built
+from tasks.build import BuildResult
 from tasks.registering.promote import Verdict, promote_by_rule, verdict_words
 from tasks.registering.registry import registered
 from tasks.reporting.report import Report
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.reporting.report_page import Page
 
 
-def promoted(prepared: Prepared, model: Built) -> Verdict:
+def promoted(prepared: Prepared, model: BuildResult) -> Verdict:
     """The run's last step: compare its version with the champion, and promote it if the run's rule has it so.
 
     A version that was there already is compared only where the rule asks for it.
@@ -52,7 +52,7 @@ def promoted(prepared: Prepared, model: Built) -> Verdict:
     return judged()
 
 
-def reported(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "Page", Path]:
+def reported(prepared: Prepared, built: Mapping[str, BuildResult]) -> tuple[Report, "Page", Path]:
     """`report_on`, as a task: with the data cards it takes seconds, which are not Prefect's."""
 
     @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)

@@ -13,7 +13,7 @@ from flows.choosing.recipes import recipe
 from flows.evaluate import FRESH
 from flows.inputs import data_folders, data_inputs
 from flows.run_environment import RunEnvironment
-from tasks.build import Built
+from tasks.build import BuildResult
 from tasks.registering.registry import CHECKPOINT_TAG, registered
 from tasks.reporting.card import STEPS, CardSources, write_cards
 from tasks.reporting.report import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tasks.reporting.report_page import Page
 
 
-def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "Page", Path]:
+def report_on(prepared: Prepared, built: Mapping[str, BuildResult]) -> tuple[Report, "Page", Path]:
     """Write report.json and report.html of the run: what is in them, and the path of the first."""
     from tasks.reporting.report_page import Page
 
@@ -64,7 +64,7 @@ def report_on(prepared: Prepared, built: Mapping[str, Built]) -> tuple[Report, "
     return report, page, page.write(environment.report_folder)
 
 
-def _step(item: Built) -> StepReport:
+def _step(item: BuildResult) -> StepReport:
     return {
         "step": item.name,
         "action": item.action,
@@ -74,24 +74,24 @@ def _step(item: Built) -> StepReport:
     }
 
 
-def _data(built: Mapping[str, Built], name: str) -> DataReport:
+def _data(built: Mapping[str, BuildResult], name: str) -> DataReport:
     counts = data_counts(*(built[f"{name}/{step}"].artifact.path for step in STEPS))
     return {"rows": counts["rows"], "kept": counts["kept"], "dropped": counts["dropped"]}
 
 
-def _told(environment: RunEnvironment, trained: Built) -> dict[str, Any]:
+def _told(environment: RunEnvironment, trained: BuildResult) -> dict[str, Any]:
     """What the processes that trained a stage told about it."""
     return json.loads((environment.store.notes(trained.key) / "summary.json").read_text())
 
 
-def _init(built: Mapping[str, Built], first: str) -> InitReport | None:
+def _init(built: Mapping[str, BuildResult], first: str) -> InitReport | None:
     """The preset's first stage where its checkpoint was given: it was evaluated, but not trained."""
     if f"{first}/train" in built or f"{first}/evaluate" not in built:
         return None
     return {"stage": first, "scores": _scores(built, first)}
 
 
-def _stage(prepared: Prepared, built: Mapping[str, Built], name: str, told: Mapping[str, Any]) -> StageReport:
+def _stage(prepared: Prepared, built: Mapping[str, BuildResult], name: str, told: Mapping[str, Any]) -> StageReport:
     return {
         "steps": told["steps"],
         "loss_first": told["loss_first"],
@@ -122,7 +122,7 @@ def _predicted(prepared: Prepared, name: str) -> PredictionReport | None:
     return None
 
 
-def _metrics(environment: RunEnvironment, built: Mapping[str, Built], name: str) -> Path:
+def _metrics(environment: RunEnvironment, built: Mapping[str, BuildResult], name: str) -> Path:
     return environment.store.notes(built[f"{name}/train"].key) / "metrics.jsonl"
 
 
@@ -130,13 +130,13 @@ def _warnings(metrics: Path) -> list[str]:
     return [text for line in lines_of(metrics) for text in line.get("warnings", [])]
 
 
-def _scores(built: Mapping[str, Built], name: str) -> dict[str, Any]:
+def _scores(built: Mapping[str, BuildResult], name: str) -> dict[str, Any]:
     if f"{name}/evaluate" not in built:
         return {}
     return json.loads((built[f"{name}/evaluate"].artifact.path / "scores.json").read_text())
 
 
-def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None:
+def _model(prepared: Prepared, built: Mapping[str, BuildResult]) -> ModelReport | None:
     if "register" not in built:
         return None
     name = prepared.preset.model_name
@@ -151,7 +151,7 @@ def _model(prepared: Prepared, built: Mapping[str, Built]) -> ModelReport | None
     }
 
 
-def _card_sources(built: Mapping[str, Built], name: str) -> CardSources:
+def _card_sources(built: Mapping[str, BuildResult], name: str) -> CardSources:
     made = {step: built[f"{name}/{step}"].artifact for step in STEPS}
     return CardSources(
         name=name,
@@ -162,7 +162,7 @@ def _card_sources(built: Mapping[str, Built], name: str) -> CardSources:
     )
 
 
-def _details(prepared: Prepared, built: Mapping[str, Built], cards: Mapping[str, Path]) -> ReportDetails:
+def _details(prepared: Prepared, built: Mapping[str, BuildResult], cards: Mapping[str, Path]) -> ReportDetails:
     environment, preset = prepared.environment, prepared.preset
     evaluated = [name for name in (FRESH, *(s.name for s in preset.stages)) if f"{name}/evaluate" in built]
     asked = {name: evals.load(name).dataset for stage in preset.stages for name in stage.evals}
@@ -183,6 +183,6 @@ def _details(prepared: Prepared, built: Mapping[str, Built], cards: Mapping[str,
     )
 
 
-def _folders(built: Mapping[str, Built], name: str) -> DataFolders:
+def _folders(built: Mapping[str, BuildResult], name: str) -> DataFolders:
     read = {role: built[step].artifact for role, step in data_inputs((name,)).items()}
     return data_folders(read)[name]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tasks.build import Built
+from tasks.build import BuildResult
 from tasks.quantities import interval, percent
 from tasks.reporting.report import Report, StageReport
 from tasks.request import SHORT
@@ -63,7 +63,7 @@ class Terminal:
             self.bar.close()
             self.bar = None
 
-    def done(self, built: Built) -> None:
+    def done(self, built: BuildResult) -> None:
         """One line for a finished step."""
         self._close()
         self.finished += 1

@@ -64,7 +64,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class PictureUse:
     """A step whose input had some of the pictures.
 
     Attributes:
@@ -141,12 +141,12 @@ class Traces:
         return {at: reasons.get(self.rows[at].key, KEPT) for at in places}
 
     @cached_property
-    def reads(self) -> tuple[Read, ...]:
+    def reads(self) -> tuple[PictureUse, ...]:
         """Every step that had some of the pictures in its input, but for those that the index keeps out of it."""
         found = [self._read(record) for record in self.records.all]
         return tuple(read for read in found if read is not None)
 
-    def _read(self, record: Record) -> Read | None:
+    def _read(self, record: Record) -> PictureUse | None:
         rows: dict[int, tuple[int, ...] | None] = {}
         held_out: set[int] = set()
         for role, digest in record.inputs.items():
@@ -161,7 +161,7 @@ class Traces:
                 drawn, kept_out = self._drawn(record, data, index, places)
                 rows |= drawn
                 held_out |= kept_out
-        return Read(record=record, rows=rows, held_out=frozenset(held_out)) if rows else None
+        return PictureUse(record=record, rows=rows, held_out=frozenset(held_out)) if rows else None
 
     def _drawn(
         self, record: Record, data: str, index: str, places: Sequence[int]
@@ -213,7 +213,7 @@ class Traces:
         )
 
 
-def _seen(read: Read) -> Iterator[int]:
+def _seen(read: PictureUse) -> Iterator[int]:
     """The rows that a stage drew, or may have drawn."""
     return (at for at, steps in read.rows.items() if steps is None or steps)
 

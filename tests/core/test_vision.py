@@ -66,7 +66,7 @@ def looks(tower: VisionTower) -> Iterator[list[int]]:
 )
 def test_a_cpu_looks_at_a_few_of_five_pictures_at_once_and_sees_the_same(tower, monkeypatch, dtype, fitting, pieces):
     images_B3HW = torch.randint(0, 256, (5, 3, 28, 28), generator=torch.Generator().manual_seed(0)).to(dtype)
-    wanted_BND, tokens = tower.look(images_B3HW), 5
+    wanted_BND, tokens = tower.encode(images_B3HW), 5
     numbers = fitting * tokens * tower.config.intermediate_size
     monkeypatch.setattr("tinygptv_core.vision.NUMBERS_AT_ONCE", numbers)
     with looks(tower) as found:

@@ -17,7 +17,7 @@ from flows.commands.grammar import parser
 from flows.commands.options import choice_of
 from flows.inputs import picture_sets, pictures_name
 from flows.plan import lacking_files, resolve
-from tasks.build import Built, Store
+from tasks.build import BuildResult, Store
 from tasks.tables import read_counts
 from tinygptv_core.presets import NANO, PAPER, with_instruct
 from tinygptv_core.run import DataFolders
@@ -59,10 +59,10 @@ def prepared(home: Path, *options: str, writes: bool = False, until: tuple[str, 
     return prepare(choice_of(parser().parse_args(["run", "--home", str(home), *options]), until), writes=writes)
 
 
-def build(found: Prepared) -> dict[str, Built]:
+def build(found: Prepared) -> dict[str, BuildResult]:
     """The selected steps, made one after another without Prefect."""
     store: Store = found.environment.store
-    built: dict[str, Built] = {}
+    built: dict[str, BuildResult] = {}
     for request in found.selection.walked:
         artifacts = {name: item.artifact for name, item in built.items()}
         noted = {"run": "r", "time": time.time()}
@@ -72,7 +72,7 @@ def build(found: Prepared) -> dict[str, Built]:
     return built
 
 
-def samples(found: Prepared, built: dict[str, Built], name: str) -> ShardSet:
+def samples(found: Prepared, built: dict[str, BuildResult], name: str) -> ShardSet:
     sets = {item.name: built[pictures_name(item)].artifact.path for item in picture_sets([name]).values()}
     folders = DataFolders(
         shards=built[f"{name}/fetch"].artifact.path, index=built[f"{name}/screen"].artifact.path, pictures=sets

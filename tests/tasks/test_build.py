@@ -83,8 +83,8 @@ def test_the_key_does_not_depend_on_the_name_that_people_use(store):
 
 def test_what_differs_is_said_in_words(store):
     build(store, counting(3, []))
-    assert store.look(counting(4, []), {}).why == "config.to 3 -> 4"
-    assert store.look(counting(4, [], name="b/count"), {}).why == "never built on this home"
+    assert store.lookup(counting(4, []), {}).why == "config.to 3 -> 4"
+    assert store.lookup(counting(4, [], name="b/count"), {}).why == "never built on this home"
 
 
 def touch(artifact):
@@ -155,7 +155,7 @@ def test_a_failed_build_leaves_its_work_and_no_artifact(store):
     request = replace(counting(3, []), work=fail)
     with pytest.raises(RuntimeError):
         build(store, request)
-    assert store.look(request, {}).artifact is None
+    assert store.lookup(request, {}).artifact is None
 
     def go_on(inputs, folders):
         (folders.out / "number.txt").write_text((folders.scratch / "half").read_text())

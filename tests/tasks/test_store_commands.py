@@ -12,7 +12,7 @@ from flows.cli import main
 from flows.commands.store import unused
 from tasks.build import Store
 from tasks.registering.registry import versions
-from tasks.storing.keeping import Keeping, rebuilt_by, sweep
+from tasks.storing.inventory import ArtifactInventory, rebuilt_by, sweep
 from tasks.storing.lease import lease
 from tests.tasks.made_store import SECOND, copied, made_home
 
@@ -27,9 +27,9 @@ def home(made, tmp_path):
     return copied(made, tmp_path / "home")
 
 
-def keeping(home, *, keep_data=True, days=7.0, unregistered=False, known=None):
+def inventory(home, *, keep_data=True, days=7.0, unregistered=False, known=None):
     known = versions(home.uri, "tinygptv") if known is None else known
-    return Keeping(home.root, known, keep_data=keep_data, days=days, unregistered=unregistered)
+    return ArtifactInventory(home.root, known, keep_data=keep_data, days=days, unregistered=unregistered)
 
 
 def store(home, *options):
@@ -83,21 +83,21 @@ def test_a_forged_manifest_is_no_way_in(home, is_known):
     if not is_known:
         for path in (home.store.root / "keys" / "train").iterdir():
             path.unlink()
-    ((item, damage),) = [pair for pair in keeping(home).damage(lambda *told: None) if pair[0].path == artifact.path]
+    ((item, damage),) = [pair for pair in inventory(home).damage(lambda *told: None) if pair[0].path == artifact.path]
     assert damage == "its manifest is not the one that was sealed"
     assert rebuilt_by(item).startswith("tinygptv run" if is_known else "no record says")
 
 
 def test_nothing_goes_that_a_version_or_the_newest_run_needs(home):
-    assert sweep(keeping(home)).folders == ()
+    assert sweep(inventory(home)).folders == ()
     old = home.made["stage2/train"]
     new = again(home, "r2", seed=5)
     home.report("toy")
-    assert sweep(keeping(home)).folders == ()  # the version needs the one, the newest run the other
+    assert sweep(inventory(home)).folders == ()  # the version needs the one, the newest run the other
     newest = again(home, "r3", seed=6)
     os.utime(home.root / "runs" / "r2" / "report.json", (1, 1))
     home.report("toy")
-    going = sweep(keeping(home)).folders
+    going = sweep(inventory(home)).folders
     assert [item.digest for item in going if item.kind == "checkpoint"] == [new.digest]
     assert not {old.digest, newest.digest} & {item.digest for item in going}
 
@@ -108,17 +108,17 @@ def test_of_every_preset_the_newest_run_and_the_newest_whole_one_are_needed(home
     home.report("toy", whole=False)
     again(home, "other", seed=6)
     home.report("another")
-    needed = {need for item in keeping(home).kept for need in item.needed if need.startswith("run")}
+    needed = {need for item in inventory(home).artifacts for need in item.needed if need.startswith("run")}
     assert needed == {
         f"run {run}, the newest of {preset}" for run, preset in (("r1", "toy"), ("half", "toy"), ("other", "another"))
     }
 
 
 def test_without_its_data_a_version_stays_and_what_the_newest_run_read_does_too(home):
-    assert sweep(keeping(home, keep_data=False)).folders == ()
+    assert sweep(inventory(home, keep_data=False)).folders == ()
     (home.root / "runs" / "r1" / "report.json").unlink()
-    assert sweep(keeping(home)).folders == ()
-    going = steps(sweep(keeping(home, keep_data=False)).folders)
+    assert sweep(inventory(home)).folders == ()
+    going = steps(sweep(inventory(home, keep_data=False)).folders)
     kinds = {"rows", "filter", "fetch", "screen"}
     assert going == sorted(name for name in home.made if name.partition("/")[2] in kinds)
 
@@ -126,18 +126,18 @@ def test_without_its_data_a_version_stays_and_what_the_newest_run_read_does_too(
 def test_a_model_that_the_registry_does_not_hold_stays_unless_it_is_named(home):
     """Another registry may hold it: MLFLOW_TRACKING_URI was set when it was registered, and is not now."""
     (home.root / "runs" / "r1" / "report.json").unlink()
-    assert sweep(keeping(home, known=())).folders == ()
-    assert steps(sweep(keeping(home, known=(), unregistered=True)).folders) == sorted(home.made)
+    assert sweep(inventory(home, known=())).folders == ()
+    assert steps(sweep(inventory(home, known=(), unregistered=True)).folders) == sorted(home.made)
 
 
 def test_a_run_without_a_report_and_imported_weights_are_waited_for(home):
     home.time = time.time() - 3 * 86400
     left = again(home, "killed", seed=5)
-    assert sweep(keeping(home, days=7)).folders == ()
-    assert left.digest in {item.digest for item in sweep(keeping(home, days=2)).folders}
+    assert sweep(inventory(home, days=7)).folders == ()
+    assert left.digest in {item.digest for item in sweep(inventory(home, days=2)).folders}
     home.time = 0.0
     brought = again(home, "import", seed=7)
-    assert brought.digest not in {item.digest for item in sweep(keeping(home, days=2)).folders}
+    assert brought.digest not in {item.digest for item in sweep(inventory(home, days=2)).folders}
 
 
 def test_what_a_killed_run_built_on_stays_though_another_run_made_it(home):
@@ -145,16 +145,16 @@ def test_what_a_killed_run_built_on_stays_though_another_run_made_it(home):
     home.time = time.time()
     again(home, "killed", seed=5)
     (home.root / "runs" / "r1" / "report.json").unlink()
-    going = steps(sweep(keeping(home, known=(), unregistered=True)).folders)
+    going = steps(sweep(inventory(home, known=(), unregistered=True)).folders)
     assert going == ["register", "stage2/train"]  # the model, and the checkpoint of r1
-    going = steps(sweep(keeping(home, known=(), unregistered=True, days=0)).folders)
+    going = steps(sweep(inventory(home, known=(), unregistered=True, days=0)).folders)
     assert going == sorted([*home.made, "stage2/train"])
 
 
 def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(home, capsys):
     left = again(home, "old", seed=5)
     scores = home.made["stage2/evaluate"]
-    record = next(r for r in keeping(home).records.all if r.digest == left.digest)
+    record = next(r for r in inventory(home).records.all if r.digest == left.digest)
     (home.store.notes(record.key) / "metrics.jsonl").write_text("{}\n")
     work = home.store.root / "work" / "train" / "abc"
     work.mkdir(parents=True)
@@ -163,7 +163,7 @@ def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(hom
     os.utime(work, (1, 1))
     grave = home.store.root / "damaged" / "table-1"
     grave.mkdir(parents=True)
-    before = sweep(keeping(home))
+    before = sweep(inventory(home))
     assert {item.digest for item in before.folders} >= {left.digest} and before.work == (work,)
     assert before.bytes >= 1000 and store(home, "clean") == 0 and left.path.is_dir()
     assert "nothing was removed" in capsys.readouterr().out
@@ -180,14 +180,14 @@ def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(hom
 def test_what_is_shared_counts_when_its_last_name_goes(home):
     left = again(home, "old", seed=5)
     size = sum(path.stat().st_size for path in left.path.iterdir())
-    assert sweep(keeping(home)).bytes == size + _notes(home)
+    assert sweep(inventory(home)).bytes == size + _notes(home)
     os.link(left.path / "trainable.safetensors", home.root / "another name")
     shared = (left.path / "trainable.safetensors").stat().st_size
-    assert sweep(keeping(home)).bytes == size - shared + _notes(home)
+    assert sweep(inventory(home)).bytes == size - shared + _notes(home)
 
 
 def _notes(home):
-    return sum(path.stat().st_size for folder in sweep(keeping(home)).notes for path in folder.rglob("*"))
+    return sum(path.stat().st_size for folder in sweep(inventory(home)).notes for path in folder.rglob("*"))
 
 
 def test_while_something_is_built_nothing_is_removed(home, capsys):
@@ -196,10 +196,10 @@ def test_while_something_is_built_nothing_is_removed(home, capsys):
     work.mkdir(parents=True)
     os.utime(work, (1, 1))
     with lease(home.store.root / "leases" / key, lambda text: None):
-        assert sweep(keeping(home)).work == ()
+        assert sweep(inventory(home)).work == ()
         assert store(home, "clean", "--yes") == 2
     assert f"process {os.getpid()} on" in capsys.readouterr().err and left.path.is_dir()
-    assert sweep(keeping(home)).work == (work,)
+    assert sweep(inventory(home)).work == (work,)
 
 
 def test_between_two_builds_of_a_run_nothing_is_removed(home, capsys):

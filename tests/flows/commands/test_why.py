@@ -8,7 +8,7 @@ import pytest
 
 from flows.choosing.choice import Prepared, prepare
 from flows.cli import main
-from flows.commands.why import Explained, explain, for_machines, in_words
+from flows.commands.why import StepExplanation, explain, for_machines, in_words
 from flows.plan import plan, resolve, select
 from flows.telling.noted import noted
 from tasks.request import Request, Step, difference
@@ -82,7 +82,7 @@ def build(empty: Prepared, requests, **noted):
     return made
 
 
-def why(empty: Prepared, requests, step="stage1/train") -> Explained:
+def why(empty: Prepared, requests, step="stage1/train") -> StepExplanation:
     (found,) = explain(prepared(empty, requests), step)
     return found
 

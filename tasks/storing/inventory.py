@@ -33,7 +33,7 @@ NO_DATA = ("backbones", "checkpoint", "scores", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class StoredArtifact:
     """One sealed folder.
 
     Attributes:
@@ -68,7 +68,7 @@ class Run:
     time: float
 
 
-class Keeping:
+class ArtifactInventory:
     """A home's artifacts and who needs them.
 
     Args:
@@ -99,16 +99,16 @@ class Keeping:
         return {key: holder for key, holder in found.items() if holder is not None}
 
     @cached_property
-    def kept(self) -> tuple[Kept, ...]:
+    def artifacts(self) -> tuple[StoredArtifact, ...]:
         """Every sealed folder, by kind and name."""
         return tuple(self._kept(path) for path in self.records.folders.values())
 
-    def _kept(self, path: Path) -> Kept:
+    def _kept(self, path: Path) -> StoredArtifact:
         manifest = path / MANIFEST
         read = sha256_of_file(manifest) if manifest.is_file() else path.name
         digest = self._digests.get(path.name, read)
         records = tuple(self.records.of_digest(digest))
-        return Kept(
+        return StoredArtifact(
             kind=path.parent.name,
             digest=digest,
             path=path,
@@ -174,14 +174,14 @@ class Keeping:
         yield from (digest for link in links if link.record for digest in link.record.aids.values())
         yield from self._parts(links)
 
-    def damage(self, tell: Callable[[int, int, Kept], None]) -> Iterator[tuple[Kept, str]]:
+    def damage(self, tell: Callable[[int, int, StoredArtifact], None]) -> Iterator[tuple[StoredArtifact, str]]:
         """Every folder that is not what was sealed, all of it hashed, and what is wrong with it.
 
         Args:
             tell: told (done, total, what comes next) before each.
         """
-        for number, item in enumerate(self.kept):
-            tell(number, len(self.kept), item)
+        for number, item in enumerate(self.artifacts):
+            tell(number, len(self.artifacts), item)
             told = None if item.digest.startswith(item.path.name) else "its manifest is not the one that was sealed"
             if told := told or self.store.verify(Artifact(kind=item.kind, digest=item.digest, path=item.path)):
                 yield item, told
@@ -191,7 +191,7 @@ class Keeping:
         return [r for r in self.records.all if self.records.folder(r.digest) is None]
 
 
-def rebuilt_by(item: Kept) -> str:
+def rebuilt_by(item: StoredArtifact) -> str:
     """The command that made it, and makes it again."""
     if not item.records:
         return "no record says what made it; tinygptv store clean removes it"
@@ -229,27 +229,29 @@ class Sweep:
 
     Attributes:
         folders: artifacts that nothing needs.
-        work: of builds that were left, and not touched for `Keeping.days`.
+        work: of builds that were left, and not touched for `ArtifactInventory.days`.
         graves: damaged folders that were put aside, and what a cleaning that was killed left.
         notes: of keys whose artifact goes or is gone.
         bytes: what the disk gets back: what artifacts share counts when the last of them goes.
     """
 
-    folders: tuple[Kept, ...]
+    folders: tuple[StoredArtifact, ...]
     work: tuple[Path, ...]
     graves: tuple[Path, ...]
     notes: tuple[Path, ...]
     bytes: int
 
 
-def sweep(keeping: Keeping) -> Sweep:
+def sweep(inventory: ArtifactInventory) -> Sweep:
     """What may go: never what a version or the newest runs need, nor what is being built."""
-    folders = tuple(item for item in keeping.kept if not item.needed)
+    folders = tuple(item for item in inventory.artifacts if not item.needed)
     going = {item.path.name for item in folders}
-    gone = [r for r in keeping.records.all if r.digest[:SHORT] in going or keeping.records.folder(r.digest) is None]
-    notes = [keeping.store.notes(record.key) for record in gone if record.key not in keeping.holders]
-    root = keeping.store.root
-    work = [path for path in root.glob("work/*/*") if path.name not in keeping.holders and _is_old(path, keeping.days)]
+    gone = [r for r in inventory.records.all if r.digest[:SHORT] in going or inventory.records.folder(r.digest) is None]
+    notes = [inventory.store.notes(record.key) for record in gone if record.key not in inventory.holders]
+    root = inventory.store.root
+    work = [
+        path for path in root.glob("work/*/*") if path.name not in inventory.holders and _is_old(path, inventory.days)
+    ]
     found = Sweep(
         folders=folders,
         work=tuple(sorted(work)),
@@ -276,20 +278,20 @@ def _freed(folders: Sequence[Path]) -> int:
     return sum(size for size, left in links.values() if left <= 0)
 
 
-def clean(keeping: Keeping, found: Sweep) -> None:
+def clean(inventory: ArtifactInventory, found: Sweep) -> None:
     """Remove what was found. A folder is put aside before it is removed, so that a kill leaves none in halves."""
-    grave = keeping.store.root / "damaged"
+    grave = inventory.store.root / "damaged"
     grave.mkdir(exist_ok=True)
     for item in found.folders:
         aside = grave / f"removed-{item.kind}-{item.path.name}-{time.time_ns()}"
         item.path.rename(aside)
-        keeping.store.forget(Artifact(kind=item.kind, digest=item.digest, path=item.path))
+        inventory.store.forget(Artifact(kind=item.kind, digest=item.digest, path=item.path))
         shutil.rmtree(aside)
     for path in (*found.work, *found.graves, *found.notes):
         shutil.rmtree(path)
 
 
-def for_machines(item: Kept) -> dict[str, Any]:
+def for_machines(item: StoredArtifact) -> dict[str, Any]:
     """One artifact, for JSON."""
     told = {"kind": item.kind, "digest": item.digest, "steps": list(item.steps), "bytes": item.bytes, "time": item.time}
     return {**told, "path": str(item.path), "needed": list(item.needed)}
