@@ -29,7 +29,7 @@ from tinygptv_core.quantize import large_linears
 from tinygptv_core.sizes import PAPER_SIZES, ModelSizes
 from tinygptv_core.stages import Lora
 from tinygptv_core.trainable import is_lora, trainable_parameters
-from tinygptv_core.weights import Convert, fill, narrowing
+from tinygptv_core.weights import Convert, assign_tensors, narrowing
 
 # Shape letters of this file: B batch, T text positions, S positions with the picture in place, D width of the LLM,
 # H = W side in pixels, K targets, V vocabulary.
@@ -166,7 +166,7 @@ def fill_with(make: Make, model: TinyGPTV, dtype: torch.dtype, convert: Convert 
     for module in (model.vision.tower, model.llm, model.qformer, model.projections, *adapters):
         own = dtype if module in wide else torch.float32
         shapes = {name: like.shape for name, like in module.state_dict().items()}
-        fill(module, Made(shapes, make), own, "", converts.get(module))
+        assign_tensors(module, Made(shapes, make), own, "", converts.get(module))
     model.llm.rebuild_rotary()
 
 

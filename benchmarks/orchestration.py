@@ -22,7 +22,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from flows.settings import settle
+from flows.settings import configure_prefect
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -138,7 +138,7 @@ def run(client: "SyncPrefectClient", home: Path, parameters: Mapping[str, Any]) 
 
 def measured(home: Path, parameters: Mapping[str, Any], times: int) -> Iterator[Ran]:
     """Runs on a home, the first of which builds what it lacks."""
-    settle(home)
+    configure_prefect(home)
     from prefect.client.orchestration import SyncPrefectClient
 
     with up(home) as address, SyncPrefectClient(address) as client:

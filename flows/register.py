@@ -12,7 +12,7 @@ from flows.inputs import data_folders, data_inputs
 from flows.run_environment import RunEnvironment
 from flows.train import BACKBONES
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model
-from tasks.registering.model_card import CardFacts, TrainedOn
+from tasks.registering.model_card import ModelCardFacts, TrainedOn
 from tasks.registering.registry import registered
 from tasks.request import Request, StepFolders
 from tasks.tables import data_counts
@@ -98,10 +98,10 @@ class _Model:
             **({} if self.init else {f"scores.{FRESH}": f"{FRESH}/evaluate"}),
         }
 
-    def facts(self, inputs: Inputs) -> CardFacts:
+    def facts(self, inputs: Inputs) -> ModelCardFacts:
         """What the model's card says of its past."""
         scored = [name for name in (FRESH, *(s.name for s in self.preset.stages)) if f"scores.{name}" in inputs]
-        return CardFacts(
+        return ModelCardFacts(
             name=self.preset.model_name,
             data=tuple(self._trained_on(name, inputs) for name in self.drawn),
             scores={name: _scores(inputs[f"scores.{name}"]) for name in scored},

@@ -18,7 +18,7 @@ def only_pages_of(port: int) -> dict[str, str]:
     return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}"}
 
 
-def settle(home: Path) -> None:
+def configure_prefect(home: Path) -> None:
     """Prefect keeps all in the home, sends nothing anywhere and leaves the terminal to us; what the user set, stays.
 
     Matplotlib, which the report is drawn with, keeps its list of fonts there, too.

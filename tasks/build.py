@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.request import SHORT, Inputs, Request, Step, StepFolders, asked, difference, digests, nearest
+from tasks.request import SHORT, Inputs, Request, Step, StepFolders, difference, digests, nearest, request_identity
 from tasks.storing.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.drafts import write_whole
@@ -71,7 +71,7 @@ class Store:
 
     def key(self, request: Request, inputs: Inputs) -> str:
         """SHA-256 of what is asked for: step, version, config and the digests of the inputs."""
-        return sha256_of(asked(request, inputs))
+        return sha256_of(request_identity(request, inputs))
 
     def in_use(self, waiting: Callable[[str], None]) -> AbstractContextManager[None]:
         """While this is held nothing is removed: of a run's artifacts, those between two builds too.
@@ -239,7 +239,7 @@ class Store:
             artifact = first if keep_first else artifact
             found = list(dict.fromkeys([artifact.digest, *found, old["digest"], *old["others"]]))
         told = {"digest": found[0], "others": found[1:], "noted": dict(noted)}
-        record = {"name": request.name, **asked(request, inputs), **told}
+        record = {"name": request.name, **request_identity(request, inputs), **told}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         return artifact
@@ -316,7 +316,7 @@ class Store:
         paths = (self.root / "keys" / request.step.name).glob("*.json")
         earlier = [record for path in paths if (record := _read(path)) and record["name"] == request.name]
         earlier.sort(key=lambda record: -record["noted"]["time"])
-        now = asked(request, inputs)
+        now = request_identity(request, inputs)
         former = nearest(now, earlier, lambda record: record)
         if former is None:
             return "never built on this home"

@@ -68,7 +68,7 @@ form.onsubmit = async event => {
 """
 
 
-class Answers(Protocol):
+class AnswerFunction(Protocol):
     """A model that can be asked."""
 
     def __call__(self, picture: bytes, question: str) -> str:
@@ -87,7 +87,7 @@ class RequestRefusedError(Exception):
 class _Handler(BaseHTTPRequestHandler):
     timeout = READ_SECONDS
 
-    def __init__(self, models: Mapping[str, Answers], turn: threading.Lock, *args: Any):
+    def __init__(self, models: Mapping[str, AnswerFunction], turn: threading.Lock, *args: Any):
         self._models, self._turn = models, turn
         super().__init__(*args)
 
@@ -162,7 +162,7 @@ def _checked(body: bytes) -> tuple[bytes, str]:
 
 
 @contextmanager
-def showing(models: Mapping[str, Answers], port: int) -> Iterator[str]:
+def showing(models: Mapping[str, AnswerFunction], port: int) -> Iterator[str]:
     """The page's address; it is there for as long as the context lasts.
 
     Args:

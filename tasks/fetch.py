@@ -60,7 +60,7 @@ class FetchOptions:
                 raise ConfigError(f"--allow-host {host}: give the host alone, as in 192.168.0.7 or pictures.lan")
 
 
-class Packer:
+class ShardWriter:
     """Writes rows into tars of `samples_per_shard` samples, in the order given, and all of them into the ledger."""
 
     def __init__(self, folder: Path, samples_per_shard: int) -> None:
@@ -105,7 +105,7 @@ class Packer:
         file = self.tar_open.enter_context((self.folder / name).open("wb"))
         self.tar = self.tar_open.enter_context(TarWriter(file, user="", group="", mtime=0, encoder=False))
 
-    def __enter__(self) -> "Packer":
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(
@@ -118,12 +118,12 @@ class Packer:
 Found = Iterator[tuple[TableRow, Outcome, tuple[str, bytes] | None]]
 
 
-def pack(found: Found, samples_per_shard: int, folder: Path) -> Tally:
+def write_shards(found: Found, samples_per_shard: int, folder: Path) -> Tally:
     """Write `found`, what became of some rows, as shards into `folder`; how many were kept, and why others were not."""
     tally = Tally()
-    with Packer(folder, samples_per_shard) as packer:
+    with ShardWriter(folder, samples_per_shard) as writer:
         for row, outcome, picture in found:
-            packer.write(row, outcome, picture)
+            writer.write(row, outcome, picture)
             tally.count(outcome.fate)
     return tally
 
@@ -138,7 +138,7 @@ def fetch_files(settings: Fetch, table: Path, source: Path, options: FetchOption
         raise ConfigError("image_size must be null for a data set of files: their pictures are kept as they are")
     clear(folders.out)
     rows = table / ROWS_FILE
-    tally = pack(_from_files(settings, rows, source, options), settings.samples_per_shard, folders.out)
+    tally = write_shards(_from_files(settings, rows, source, options), settings.samples_per_shard, folders.out)
     tally.write(folders.out, num_rows(rows))
 
 

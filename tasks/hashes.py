@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.request import Step, StepFolders
-from tasks.screening.tars import Opened, Sharing, over_tars, samples_in
+from tasks.screening.tars import SampleReader, Sharing, over_tars, samples_in
 from tasks.tables import LEDGER_FILE, clear
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _hashes_in(sets: Mapping[str, Path], ledger: Path | None, tar: Path) -> dict
     samples = samples_in(tar)
     shapes = shapes_of(ledger, [sample.key for sample in samples]) if ledger else {}
     found: dict[tuple[int | None, int], int | None] = {}
-    with Opened(tar, sets) as opened:
+    with SampleReader(tar, sets) as opened:
         for sample in samples:
             place = sample.image_shard, sample.image[0]
             if place not in found:  # one picture may have many questions

@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
-from tasks.fetch import Packer
+from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
-from tasks.reading.archives import SUFFIXES, Limits, Packed, pictures_in
+from tasks.reading.archives import SUFFIXES, ArchivePicture, Limits, pictures_in
 from tasks.request import Step, StepFolders
 from tasks.tables import KEPT, ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
 from tinygptv_core.compute import Progress
@@ -73,7 +73,7 @@ def _tell_if_unlike(pictures: PictureSet, source: Path, found: int) -> None:
         logging.getLogger(__name__).warning(told, pictures.name, found, expected, source)
 
 
-def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
+def _packed(pictures: PictureSet, source: Path) -> Iterator[ArchivePicture]:
     if not source.is_dir():
         yield from pictures_in(source, pictures.inside, MAX_BYTES, Limits())
         return
@@ -81,7 +81,7 @@ def _packed(pictures: PictureSet, source: Path) -> Iterator[Packed]:
         readable = is_readable(path)
         wanted = readable and path.stat().st_size <= MAX_BYTES
         name = path.relative_to(source).as_posix()
-        yield Packed(name=name, data=path.read_bytes() if wanted else None, is_readable=readable)
+        yield ArchivePicture(name=name, data=path.read_bytes() if wanted else None, is_readable=readable)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -116,7 +116,7 @@ def spelled(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _added(packed: Packed, tars: "_Tars", seen: Collection[str]) -> PictureRow:
+def _added(packed: ArchivePicture, tars: "_Tars", seen: Collection[str]) -> PictureRow:
     """The row of one file, whose bytes are in the tars if it is a picture, and the first of its name."""
     from tasks.screening.pictures import PictureError, decoded
 
@@ -211,12 +211,12 @@ def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], folders: Step
     tally, total = Tally(), num_rows(table / ROWS_FILE)
     gallery = _Gallery(sets)
     places = array("q")  # of each kept sample: the number of its picture's tar (-1: none), its offset, its size
-    with Packer(folders.out, settings.samples_per_shard) as packer:
+    with ShardWriter(folders.out, settings.samples_per_shard) as writer:
         for position, row in enumerate(read_table(table / ROWS_FILE, TableRow)):
             if position % (20 * TOLD_EVERY) == 0:
                 progress(position, total, "finding pictures")
             picture, outcome = gallery.find(row, settings.max_bytes)
-            packer.write(row, outcome, None)
+            writer.write(row, outcome, None)
             tally.count(outcome.fate)
             if outcome.fate == KEPT:
                 places.extend(gallery.place(picture) if picture else (-1, 0, 0))

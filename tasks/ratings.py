@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.request import Step, StepFolders
-from tasks.screening.tars import Located, Opened, Sharing, over_tars, samples_in
+from tasks.screening.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tasks.tables import clear
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.user_code import line_defined, line_raised, number_in
@@ -67,8 +67,8 @@ def _ratings_in(rating: Rating, sets: Mapping[str, Path], tar: Path) -> dict[str
 
     samples = samples_in(tar)
     scores: dict[str, float] = {}
-    waiting: list[tuple[Located, bytes, str]] = []
-    with Opened(tar, sets) as opened:
+    waiting: list[tuple[SampleLocation, bytes, str]] = []
+    with SampleReader(tar, sets) as opened:
         for sample in samples:
             picture = opened.picture(sample)
             if picture and opens(picture):
@@ -86,7 +86,7 @@ def said(text: bytes) -> str:
     return "\n".join(words for _, words, *_ in json.loads(text)["turns"])
 
 
-def _scores(rating: Rating, batch: list[tuple[Located, bytes, str]]) -> dict[str, float]:
+def _scores(rating: Rating, batch: list[tuple[SampleLocation, bytes, str]]) -> dict[str, float]:
     keys = [sample.key for sample, _, _ in batch]
     where = f"{rating.name} of {rating.file}, given the {len(keys)} samples {keys[0]} to {keys[-1]},"
     function = loaded(rating.file, rating.name)

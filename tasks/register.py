@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.registering.mlflow_database import make_database
-from tasks.registering.model_card import CardFacts, card_text, description
+from tasks.registering.model_card import ModelCardFacts, card_text, description
 from tasks.registering.registry import (
     BACKBONES_TAG,
     BUNDLE_TAG,
@@ -71,7 +71,7 @@ class ModelSpec:
     backbones_digest: str
     checkpoint: Artifact
     data: DataFolders
-    facts: CardFacts
+    facts: ModelCardFacts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ class Request:
     probe: "Callable[[Inputs], TrainingEstimate | None] | None" = field(repr=False, default=None)
 
 
-def asked(request: Request, inputs: Inputs) -> dict[str, Any]:
+def request_identity(request: Request, inputs: Inputs) -> dict[str, Any]:
     """What a request asks for, as it is hashed: step, version, config and the digests of the inputs."""
     step = request.step
     return {
@@ -138,17 +138,17 @@ def nearest(now: Mapping[str, Any], earlier: Sequence[T], told: Callable[[T], Ma
         told: what such a request asked for.
     """
     wanted = flat(now)
-    return min(earlier, key=lambda request: len(changed(flat(told(request)), wanted)), default=None)
+    return min(earlier, key=lambda request: len(changed_names(flat(told(request)), wanted)), default=None)
 
 
 def flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a request, `asked` or as it was noted, by name; an input's is its digest, whatever dots its name
-    has."""
+    """The values of a request, its `request_identity` or as it was noted, by name; an input's is its digest, whatever
+    dots its name has."""
     inputs = {f"inputs.{name}": digest for name, digest in told["inputs"].items()}
     return leaves({name: told[name] for name in ("step", "version", "config")}) | inputs
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def changed_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The names of the values that differ between two requests."""
     return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
@@ -156,7 +156,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In words, how what one request asked for differs from what another did."""
     before, after = flat(old), flat(new)
-    told = dict.fromkeys(_differs(name, before, after) for name in changed(before, after))
+    told = dict.fromkeys(_differs(name, before, after) for name in changed_names(before, after))
     return first_of(list(told), MOST_CHANGES, "; ")
 
 

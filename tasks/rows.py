@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.reading.annotations import Unjoined, is_list, records
 from tasks.reading.captions import captioned, is_captioned, side_of, wanted_of, with_names
-from tasks.reading.json_arrays import Broken
+from tasks.reading.json_arrays import Malformed
 from tasks.reading.list_columns import OTHER_NAMES
 from tasks.reading.lists import SEPARATED, list_form, read_list, read_pieces
 from tasks.request import Step, StepFolders
@@ -189,7 +189,7 @@ def _failed(position: int, record: object, error: Exception) -> ConfigError:
 
 
 def _fields(record: object) -> Row:
-    if isinstance(record, Broken):
+    if isinstance(record, Malformed):
         raise ValueError(record.detail)
     if isinstance(record, Unjoined):
         raise record.error

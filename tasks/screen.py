@@ -14,7 +14,7 @@ from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE, spread
 from tasks.request import Step, StepFolders
-from tasks.screening.tars import Located, Opened, Sharing, over_tars, samples_in
+from tasks.screening.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
 from tinygptv_core.settings import Scorer, Screen
 
@@ -100,16 +100,16 @@ def _fetched(shards: Path) -> Iterator[tuple[int, LedgerRow]]:
     return ((at, row) for at, row in enumerate(read_table(shards / LEDGER_FILE, LedgerRow)) if row.fate == "ok")
 
 
-def _looked_at(tar: Path) -> list[tuple[Located, bool]]:
+def _looked_at(tar: Path) -> list[tuple[SampleLocation, bool]]:
     """Every sample of a tar, and whether it has a picture that begins as one: fetch decoded it whole."""
     from tasks.screening.pictures import opens
 
-    with Opened(tar, {}) as opened:  # what lies in picture sets was decoded there
+    with SampleReader(tar, {}) as opened:  # what lies in picture sets was decoded there
         return [(one, one.image_shard is not None or opens(opened.picture(one))) for one in samples_in(tar)]
 
 
 def _faults(
-    settings: Screen, shards: Path, against: Against, found: Iterator[list[tuple[Located, bool]]]
+    settings: Screen, shards: Path, against: Against, found: Iterator[list[tuple[SampleLocation, bool]]]
 ) -> tuple[dict[int, Fault], "array[int]"]:
     """What is wrong with each sample that does not stay, by place; and where all lie, a number for each column."""
     own = read_hashes(against.hashes) if against.hashes else None

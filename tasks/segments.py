@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.build import Store
-from tasks.fetch import FetchOptions, Found, pack
+from tasks.fetch import FetchOptions, Found, write_shards
 from tasks.fetching.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
 from tasks.fetching.guard import Rules
 from tasks.fetching.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
@@ -245,7 +245,7 @@ class _Fetch:
 
     def _pack(self, rows: Path, job: Job, folders: StepFolders) -> None:
         clear(folders.out)
-        tally = pack(self._found(rows, job), self.wanted.settings.samples_per_shard, folders.out)
+        tally = write_shards(self._found(rows, job), self.wanted.settings.samples_per_shard, folders.out)
         tally.write_any(folders.out, num_rows(rows))
 
     def _found(self, rows: Path, job: Job) -> Found:

@@ -291,7 +291,7 @@ def named(name: str) -> Preset:
     return PRESETS[name]
 
 
-def changed(preset: Preset, settings: Sequence[str]) -> Preset:
+def with_settings(preset: Preset, settings: Sequence[str]) -> Preset:
     """`preset` with every `dotted.name=value` of `settings` set. `stage3` is short for `stages.stage3`.
 
     Raises:

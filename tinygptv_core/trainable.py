@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from tinygptv_core.weights import NORMS, account
+from tinygptv_core.weights import NORMS, check_tensors
 
 ADAPTER = "default"
 """peft's name for a model's only adapter."""
@@ -76,7 +76,7 @@ def load_trainable(model: nn.Module, tensors: Mapping[str, Tensor], *, new_lora:
     if new_lora and not adapters:
         raise ValueError("new_lora is asked for, but the model has no adapters")
     loaded = {name: item for name, item in parameters.items() if not (new_lora and is_lora(name))}
-    account({name: parameter.shape for name, parameter in loaded.items()}, tensors, "the checkpoint")
+    check_tensors({name: parameter.shape for name, parameter in loaded.items()}, tensors, "the checkpoint")
     with torch.no_grad():
         for name, parameter in loaded.items():
             parameter.copy_(tensors[name])

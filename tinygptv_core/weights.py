@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
-from tinygptv_core.formats.weight_files import Reading, Stored, counted, in_memory, open_weights, write_tensors
+from tinygptv_core.formats.weight_files import LazyTensors, Stored, counted, in_memory, open_weights, write_tensors
 from tinygptv_core.phi import PostRMSNorm, TinyPhi
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.qformer import QFormer
@@ -165,15 +165,17 @@ def load_backbones(folder: Path, dtype: torch.dtype, convert: Convert | None = N
     """
     architecture = read_architecture(folder)
     parts = without_weights(architecture)
-    fill(
+    assign_tensors(
         parts.vision.tower,
         _read_tensors(folder / "vision"),
         dtype,
         str(folder / "vision"),
         _in("vision.tower", convert),
     )
-    fill(parts.qformer, _read_tensors(folder / "qformer"), torch.float32, str(folder / "qformer"), narrowing(dtype))
-    fill(parts.llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"), _in("llm", convert))
+    assign_tensors(
+        parts.qformer, _read_tensors(folder / "qformer"), torch.float32, str(folder / "qformer"), narrowing(dtype)
+    )
+    assign_tensors(parts.llm, _read_tensors(folder / "llm"), dtype, str(folder / "llm"), _in("llm", convert))
     parts.llm.rebuild_rotary()
     return Backbones(
         vision=parts.vision,
@@ -244,7 +246,7 @@ def norm_names(module: nn.Module) -> frozenset[str]:
     )
 
 
-def fill(
+def assign_tensors(
     module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, where: str, convert: Convert | None = None
 ) -> None:
     """Give `module` these tensors as its own, one after the other, in `dtype`, its norms in float32.
@@ -255,7 +257,7 @@ def fill(
     Raises:
         ValueError: `tensors` lacks one, has one too many, or one has another shape; `where` says which file.
     """
-    account({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where)
+    check_tensors({name: tensor.shape for name, tensor in module.state_dict().items()}, tensors, where)
     norms = norm_names(module)
     for prefix in [name for name, _ in module.named_modules()]:
         part = module.get_submodule(prefix)
@@ -277,7 +279,7 @@ def _in_float32(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
     return tuple(item.float() for item in inputs)
 
 
-def account(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], where: str) -> None:
+def check_tensors(wanted: Mapping[str, torch.Size], found: Mapping[str, Tensor], where: str) -> None:
     """Check that `found` has exactly the `wanted` tensors, in their shapes.
 
     Raises:
@@ -307,7 +309,7 @@ def _read_config(kind: type[Config], folder: Path) -> Config:
 
 
 def _read_tensors(folder: Path) -> Mapping[str, Tensor]:
-    return Reading(open_weights(_present(folder / "model.safetensors")))
+    return LazyTensors(open_weights(_present(folder / "model.safetensors")))
 
 
 def _read_json(path: Path) -> Any:

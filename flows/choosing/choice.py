@@ -29,7 +29,7 @@ from tasks.train import TRAIN
 from tasks.training.cluster import check_answers
 from tasks.typed_paths import typed_path
 from tinygptv_core.plain import ConfigError, change, nearest, pairs_of
-from tinygptv_core.presets import Preset, changed, named, starting_at, with_instruct, with_list
+from tinygptv_core.presets import Preset, named, starting_at, with_instruct, with_list, with_settings
 from tinygptv_core.run import RunOptions
 
 DEFAULT_PRESET = "nano"
@@ -121,7 +121,7 @@ def _init(text: str | None) -> Init | None:
 
 def _preset(choice: Choice, init: Init | None) -> Preset:
     """What is to be run: the preset with the user's own data and settings, from the stage on that is begun with."""
-    preset = changed(_with_own(preset_named(choice.preset), choice), choice.settings)
+    preset = with_settings(_with_own(preset_named(choice.preset), choice), choice.settings)
     return starting_at(preset, init.stage) if init else preset
 
 

@@ -23,7 +23,7 @@ from tinygptv_core.artifact import Artifact
 from tinygptv_core.checkpoint_form import form_of
 from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, change, pairs_of
-from tinygptv_core.presets import PAPER_BACKBONES, changed, starting_at
+from tinygptv_core.presets import PAPER_BACKBONES, starting_at, with_settings
 from tinygptv_core.settings import BackboneSettings
 
 
@@ -62,7 +62,7 @@ def checkpoint_request(preset: str, stage: str, settings: Sequence[str], file: P
     Raises:
         ConfigError: no such preset, stage or file, or the file is not the one that is pinned.
     """
-    found = starting_at(changed(preset_named(preset), settings), stage)
+    found = starting_at(with_settings(preset_named(preset), settings), stage)
     of, backbones = found.stages[0], found.backbones
 
     def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:

@@ -18,7 +18,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.settings import only_pages_of, settle
+from flows.settings import configure_prefect, only_pages_of
 from tasks.storing.lease import lease
 from tasks.training.tied import tie_to
 from tinygptv_core.importing import importing
@@ -52,7 +52,7 @@ def start_prefect_server(home: Path) -> Callable[[], None]:
         What waits until the server answers; it raises RuntimeError when it does not.
     """
     is_settled = "prefect" in sys.modules or _is_chosen()
-    settle(home)
+    configure_prefect(home)
     if is_settled:
         return lambda: None
     log = home / "prefect" / "server.log"

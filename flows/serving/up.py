@@ -22,7 +22,7 @@ from flows.choosing.choice import default_data
 from flows.serving.ending import end_runs, end_trees, runs_on
 from flows.serving.ports import HOST, check_free
 from flows.serving.who_is_up import RunningServers, servers_noted, up_on
-from flows.settings import SERVER, only_pages_of, settle
+from flows.settings import SERVER, configure_prefect, only_pages_of
 from tasks.register import QUIET
 from tasks.registering.mlflow_database import make_database
 from tasks.registering.registry import database_in
@@ -86,7 +86,7 @@ def _run_up(options: UpOptions) -> None:
     _end_what_was_left(options.home)
     for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
         check_free(name, port)
-    settle(options.home)
+    configure_prefect(options.home)
     os.environ.update(_environment(options))
     if options.mlflow_database is None:
         make_database(database_in(options.home))  # whole, which the server's own is not where it is killed

@@ -15,7 +15,7 @@ from flows.inputs import data_folders, data_inputs
 from flows.run_environment import RunEnvironment
 from tasks.build import BuildResult
 from tasks.registering.registry import CHECKPOINT_TAG, registered
-from tasks.reporting.card import STEPS, CardSources, write_cards
+from tasks.reporting.card import STEPS, DataCardSources, write_cards
 from tasks.reporting.report import (
     BandReport,
     DataReport,
@@ -151,9 +151,9 @@ def _model(prepared: Prepared, built: Mapping[str, BuildResult]) -> ModelReport 
     }
 
 
-def _card_sources(built: Mapping[str, BuildResult], name: str) -> CardSources:
+def _card_sources(built: Mapping[str, BuildResult], name: str) -> DataCardSources:
     made = {step: built[f"{name}/{step}"].artifact for step in STEPS}
-    return CardSources(
+    return DataCardSources(
         name=name,
         recipe=recipe(name),
         folders={step: artifact.path for step, artifact in made.items()},

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.reading.json_arrays import Broken
+from tasks.reading.json_arrays import Malformed
 from tasks.reading.lists import read_list
 from tasks.reading.pickles import read_plain_pickle
 from tinygptv_core.annotations import partners_in, records_in, with_partners
@@ -19,7 +19,7 @@ MAX_BYTES = 1 << 31
 
 
 def records(recipe: Recipe, source: Path, joined: Mapping[str, Path]) -> Iterator[object]:
-    """Every record of the data set, in its source's order; `Broken` or `Unjoined` for one that is none.
+    """Every record of the data set, in its source's order; `Malformed` or `Unjoined` for one that is none.
 
     Args:
         joined: the files that the recipe joins to its source, by the paths that it calls them.
@@ -42,8 +42,10 @@ class Unjoined:
         self.error = error
 
 
-def _joined(recipe: Recipe, record: object, partners: Mapping[str, Mapping[object, object]]) -> Row | Broken | Unjoined:
-    if isinstance(record, Broken):
+def _joined(
+    recipe: Recipe, record: object, partners: Mapping[str, Mapping[object, object]]
+) -> Row | Malformed | Unjoined:
+    if isinstance(record, Malformed):
         return record
     try:
         return with_partners(record, recipe.layout.joins, partners)

@@ -56,7 +56,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
+class ArchivePicture:
     """One picture of an archive: its path below the folder that is asked for, and its bytes.
 
     Attributes:
@@ -72,7 +72,7 @@ class _DamageError(tarfile.TarError):
     """A tar that goes on where it may not, or does not where it must."""
 
 
-def pictures_in(path: Path, inside: str, max_bytes: int, limits: Limits) -> Iterator[Packed]:
+def pictures_in(path: Path, inside: str, max_bytes: int, limits: Limits) -> Iterator[ArchivePicture]:
     """The pictures below the folder `inside` of the archive: of a zip in the order of their paths, of a tar in its own.
 
     Args:
@@ -97,7 +97,7 @@ def pictures_in(path: Path, inside: str, max_bytes: int, limits: Limits) -> Iter
         raise ConfigError(f"{path} cannot be read as a zip or tar{count.place}: {error}. Get it again") from None
 
 
-def _from_zip(path: Path, inside: str, max_bytes: int, count: "_Count") -> Iterator[Packed]:
+def _from_zip(path: Path, inside: str, max_bytes: int, count: "_Count") -> Iterator[ArchivePicture]:
     with zipfile.ZipFile(path) as archive:
         members = sorted(archive.infolist(), key=lambda member: member.filename)
         for member in members:
@@ -116,15 +116,15 @@ def _from_zip(path: Path, inside: str, max_bytes: int, count: "_Count") -> Itera
                     f"in {member.compress_size}, over {count.limits.ratio} to 1"
                 )
             if member.file_size > max_bytes:
-                yield Packed(name=name, data=None)
+                yield ArchivePicture(name=name, data=None)
                 continue
             with archive.open(member) as file:
                 data = file.read(max_bytes + 1)
             count.add_bytes(len(data))
-            yield Packed(name=name, data=data)
+            yield ArchivePicture(name=name, data=data)
 
 
-def _from_tar(path: Path, inside: str, max_bytes: int, count: "_Count") -> Iterator[Packed]:
+def _from_tar(path: Path, inside: str, max_bytes: int, count: "_Count") -> Iterator[ArchivePicture]:
     with _unpacked(path) as file, tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive:
         for member in archive:
             count.add(member.name)
@@ -135,11 +135,11 @@ def _from_tar(path: Path, inside: str, max_bytes: int, count: "_Count") -> Itera
             if not member.isreg():
                 raise ConfigError(f"{path} is refused: {member.name} is a link or a device, not a picture")
             if member.size > max_bytes:
-                yield Packed(name=name, data=None)
+                yield ArchivePicture(name=name, data=None)
                 continue
             data = archive.extractfile(member)
             assert data is not None, "a plain file has bytes"
-            yield Packed(name=name, data=data.read())
+            yield ArchivePicture(name=name, data=data.read())
         _read_end(archive, count)
 
 

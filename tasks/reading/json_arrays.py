@@ -1,4 +1,4 @@
-"""The records of a JSON array of any length, some at a time: text in, records out, `Broken` for one that is none.
+"""The records of a JSON array of any length, some at a time: text in, records out, `Malformed` for one that is none.
 
 Records are cut out by orjson, many at a time, and by Python's decoder wherever orjson refuses: it says at which byte
 a list ends, and reads what orjson calls no JSON (NaN, half a surrogate pair). They differ in one thing: whole numbers
@@ -28,7 +28,7 @@ _NUMBER_FOLLOW = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken:
+class Malformed:
     """What is no record, or no value of one, and why."""
 
     detail: str
@@ -165,7 +165,7 @@ def _goes_on(array: _Array) -> bool:
 
 
 def _item(array: _Array, decoder: json.JSONDecoder) -> object:
-    """The next item, up to the comma or the end after it, reading on until it is whole; `Broken` if it is no JSON."""
+    """The next item, up to the comma or the end after it, reading on until it is whole; `Malformed` if no JSON."""
     array.peek()
     while True:
         try:
@@ -186,7 +186,7 @@ def _item(array: _Array, decoder: json.JSONDecoder) -> object:
 
 
 def _followed(array: _Array, item: object, after: int) -> object:
-    """`item`, if a comma or the end is what follows at `after`, where the array then stands; else `Broken`."""
+    """`item`, if a comma or the end is what follows at `after`, where the array then stands; else `Malformed`."""
     mark = array.text[after : after + 1]
     if mark in ",]":
         array.at = after
@@ -198,7 +198,7 @@ def _followed(array: _Array, item: object, after: int) -> object:
     return _broken(array, begin, why)
 
 
-def _passed_over(array: _Array, why: str) -> Broken:
+def _passed_over(array: _Array, why: str) -> Malformed:
     """What is said of the next item, after which the array then stands."""
     begin = array.byte(array.at)
     while (end := broken_end(array.text, array.at, array.ended)) is None:
@@ -207,8 +207,8 @@ def _passed_over(array: _Array, why: str) -> Broken:
     return _broken(array, begin, why)
 
 
-def _broken(array: _Array, begin: int, why: str) -> Broken:
-    return Broken(detail=f"record {array.position}, at byte {begin}, {why}")
+def _broken(array: _Array, begin: int, why: str) -> Malformed:
+    return Malformed(detail=f"record {array.position}, at byte {begin}, {why}")
 
 
 def _read_on(array: _Array, why: str) -> None:

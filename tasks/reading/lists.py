@@ -1,7 +1,7 @@
 """Read a list of records, a few at a time: a JSON array, JSON lines, CSV, TSV or parquet.
 
 Text may be compressed (gz, bz2, xz, zst). What makes the whole file unusable (it is cut off, is no list) is the
-user's to mend and raises ConfigError; a single record that cannot be read is given back as `Broken`.
+user's to mend and raises ConfigError; a single record that cannot be read is given back as `Malformed`.
 
 Who needs but a few columns of text has these (`read_pieces`, `list_columns.py`). An array is cut into its records in
 `json_arrays.py`.
@@ -18,9 +18,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from tasks.reading.json_arrays import CHUNK_CHARACTERS, MAX_RECORD_CHARACTERS, Broken, cut_off, read_array, size_bytes
+from tasks.reading.compression import OPENERS
+from tasks.reading.json_arrays import (
+    CHUNK_CHARACTERS,
+    MAX_RECORD_CHARACTERS,
+    Malformed,
+    cut_off,
+    read_array,
+    size_bytes,
+)
 from tasks.reading.list_columns import BREAK, WantedColumns, batch_columns, names_in, parsed, text_columns
-from tasks.reading.packings import OPENERS
 from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
@@ -154,7 +161,7 @@ def _each_line(path: Path, lines: Sequence[str], number: int, done_bytes: int) -
             if not line.endswith("\n"):
                 byte = done_bytes + size_bytes("".join(lines))
                 raise ConfigError(cut_off(path, byte, "inside its last line")) from None
-            yield Broken(detail=f"line {number + place} is not JSON: {error}")
+            yield Malformed(detail=f"line {number + place} is not JSON: {error}")
 
 
 def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[object]:
@@ -171,14 +178,14 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[o
                 if "unexpected end of data" in str(error):
                     where = f"inside the quotes of the record before line {reader.line_num + 1}"
                     raise ConfigError(cut_off(path, path.stat().st_size, where)) from None
-                yield Broken(detail=f"line {reader.line_num}: {error}")
+                yield Malformed(detail=f"line {reader.line_num}: {error}")
                 continue
             if not names:
                 names = fields
             elif len(fields) == len(names):
                 yield dict(zip(names, fields, strict=True))
             elif fields:
-                yield Broken(detail=f"line {reader.line_num} has other columns than the first")
+                yield Malformed(detail=f"line {reader.line_num} has other columns than the first")
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
@@ -210,7 +217,7 @@ def _parquet(path: Path, wanted: WantedColumns | None = None) -> Iterator[Sequen
 
 
 def _rows(batch: "pa.RecordBatch") -> list[dict[str, object]]:
-    """The rows of `batch`, where a value that Python has none for, such as a time after the year 9999, is `Broken`."""
+    """The rows of `batch`; a value that Python has none for, such as a time after the year 9999, is `Malformed`."""
     try:
         return batch.to_pylist()
     except (OverflowError, ValueError):
@@ -224,7 +231,7 @@ def _value(cell: "pa.Scalar") -> object:
     except UnicodeDecodeError:
         raise
     except (OverflowError, ValueError) as error:
-        return Broken(detail=f"a {cell.type} that cannot be read: {error}")
+        return Malformed(detail=f"a {cell.type} that cannot be read: {error}")
 
 
 JSON_LINES = (".jsonl", ".ndjson")

@@ -38,7 +38,7 @@ class TrainedOn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardFacts:
+class ModelCardFacts:
     """What a card says beyond the model itself.
 
     Attributes:
@@ -55,7 +55,7 @@ class CardFacts:
     init: str | None
 
 
-def card_text(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
+def card_text(facts: ModelCardFacts, stage: Stage, model: "ModelCard") -> str:
     """The card of a model whose last stage is `stage`."""
     parts = [
         _head(facts, stage, model),
@@ -76,7 +76,7 @@ def description(card: str) -> str:
     return f"{whole}\n\n{CUT}"
 
 
-def _head(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
+def _head(facts: ModelCardFacts, stage: Stage, model: "ModelCard") -> str:
     adapters = f"LoRA adapters of rank {stage.lora.rank}, " if stage.lora else ""
     without = f" It does without {', '.join(stage.without)}." if stage.without else ""
     return (
@@ -88,7 +88,7 @@ def _head(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
     )
 
 
-def _asking(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
+def _asking(facts: ModelCardFacts, stage: Stage, model: "ModelCard") -> str:
     reference = f"models:/{facts.name}@challenger"
     return (
         "## How to ask it\n\n"
@@ -104,7 +104,7 @@ def _asking(facts: CardFacts, stage: Stage, model: "ModelCard") -> str:
     )
 
 
-def _scores(facts: CardFacts) -> str:
+def _scores(facts: ModelCardFacts) -> str:
     last = list(facts.scores)[-1]
     head = ("evaluation", "metric", "value", "95 %", "control", "95 % of it", "questions")
     rows = [
@@ -128,7 +128,7 @@ def _scores(facts: CardFacts) -> str:
     )
 
 
-def _of(facts: CardFacts) -> Iterator[tuple[str, Scores]]:
+def _of(facts: ModelCardFacts) -> Iterator[tuple[str, Scores]]:
     for name, scores in facts.scores.items():
         yield ("no training" if name == "fresh" else name), scores
 
@@ -138,7 +138,7 @@ def _way(scores: Scores, evaluation: str, metric: str) -> str:
     return percent(score["value"]) if score else ""
 
 
-def _data(facts: CardFacts) -> str:
+def _data(facts: ModelCardFacts) -> str:
     head = ("data set", "drawn by", "licence", "rows", "kept", "dropped", "citation")
     rows = [
         (
@@ -162,7 +162,7 @@ def _reasons(dropped: Mapping[str, int]) -> str:
     return ", ".join([*told, *([f"{rest:,} for other reasons"] if rest else [])]) or "none"
 
 
-def _limits(facts: CardFacts, stage: Stage) -> str:
+def _limits(facts: ModelCardFacts, stage: Stage) -> str:
     scores = facts.scores[list(facts.scores)[-1]]
     told = [
         f"It was scored on {', '.join(scores)} alone; what it does elsewhere is not known.",
@@ -189,7 +189,7 @@ def _unproven(scores: Scores) -> list[str]:
     return [*([shown] if names else []), *([f"There is no control for {', '.join(untold)}."] if untold else [])]
 
 
-def _lineage(facts: CardFacts) -> str:
+def _lineage(facts: ModelCardFacts) -> str:
     rows = [(step, f"`{digest}`") for step, digest in sorted(facts.sources.items())]
     return f"## Lineage\n\n{table(('made by', 'digest'), rows)}"
 

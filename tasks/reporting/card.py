@@ -78,7 +78,7 @@ class DropExample(TypedDict):
     detail: str
 
 
-class Card(TypedDict):
+class DataCard(TypedDict):
     """NAME.json. What a data set does not have (hosts, pictures) is empty or None.
 
     `of_hosts` is how many rows all `num_hosts` hosts have together: all that have a host in their URL, but not those
@@ -101,7 +101,7 @@ class Card(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardSources:
+class DataCardSources:
     """What a card is made from: the data set's name and recipe, and of each of its steps the folder and its digest."""
 
     name: str
@@ -111,7 +111,7 @@ class CardSources:
     read: DataFolders
 
 
-def write_cards(sources: Iterable[CardSources], folder: Path, kept: Path) -> dict[str, Path]:
+def write_cards(sources: Iterable[DataCardSources], folder: Path, kept: Path) -> dict[str, Path]:
     """The cards of several data sets in `folder`, as NAME.html and NAME.json; data set -> the page.
 
     Args:
@@ -127,7 +127,7 @@ def write_cards(sources: Iterable[CardSources], folder: Path, kept: Path) -> dic
     return pages
 
 
-def _made(source: CardSources, kept: Path) -> tuple[Path, Path]:
+def _made(source: DataCardSources, kept: Path) -> tuple[Path, Path]:
     """The card as JSON and as a page, made now unless it was made before of the same artifacts and recipe."""
     asked = {"version": CARD_VERSION, "data": source.name, "recipe": _facts(source.recipe), "digests": source.digests}
     name = f"{source.name}-{sha256_of(asked)[:12]}"
@@ -136,7 +136,7 @@ def _made(source: CardSources, kept: Path) -> tuple[Path, Path]:
         from tasks.reporting.card_page import render_card
 
         kept.mkdir(parents=True, exist_ok=True)
-        card = card_of(source)
+        card = data_card_of(source)
         write_whole(data, json.dumps(card, indent=1, allow_nan=False) + "\n")
         write_whole(page, render_card(card, source.read))
     return data, page
@@ -147,7 +147,7 @@ def _facts(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in names}
 
 
-def card_of(source: CardSources) -> Card:
+def data_card_of(source: DataCardSources) -> DataCard:
     """What the card says."""
     import pyarrow.parquet as pq
 

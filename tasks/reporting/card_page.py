@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.quantities import spread
-from tasks.reporting.card import Card, Distribution
+from tasks.reporting.card import DataCard, Distribution
 from tasks.reporting.page import environment, picture_url
 from tasks.segments import NOT_WANTED
 from tinygptv_core.recipe import Turn
@@ -25,7 +25,7 @@ class Example:
     split: str | None
 
 
-def render_card(card: Card, folders: DataFolders) -> str:
+def render_card(card: DataCard, folders: DataFolders) -> str:
     """The page as HTML. Whatever comes from data (captions, URLs, hosts) is escaped by the template."""
     spreads: Mapping[str, Distribution | None] = {
         "words that the model is to say": card["words"],

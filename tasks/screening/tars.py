@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
+class SampleLocation:
     """One sample of a tar: its key, and offset and size in the tar of its picture (0, 0 for none) and its text.
 
     `image_shard` is the number of the tar that its picture is in, where that lies in a picture set (-1 for none).
@@ -34,7 +34,7 @@ class Located:
     image_shard: int | None = None
 
 
-def samples_in(tar: Path) -> list[Located]:
+def samples_in(tar: Path) -> list[SampleLocation]:
     """Every sample of one of a data set's tars, in order."""
     samples = list(_members(tar))
     if not (tar.parent / PLACES_FILE).is_file():
@@ -48,7 +48,7 @@ def samples_in(tar: Path) -> list[Located]:
     ]
 
 
-def _members(tar: Path) -> Iterator[Located]:
+def _members(tar: Path) -> Iterator[SampleLocation]:
     with tarfile.open(tar) as archive:
         for key, members in groupby(archive, key=lambda member: member.name.partition(".")[0]):
             image, text = (0, 0), (0, 0)
@@ -57,7 +57,7 @@ def _members(tar: Path) -> Iterator[Located]:
                     text = member.offset_data, member.size
                 else:
                     image = member.offset_data, member.size
-            yield Located(key=key, image=image, text=text)
+            yield SampleLocation(key=key, image=image, text=text)
 
 
 def _num_before(ledger: Path, key: str) -> int:
@@ -67,7 +67,7 @@ def _num_before(ledger: Path, key: str) -> int:
     return pq.read_table(ledger, columns=["key"], filters=[("fate", "==", KEPT), ("key", "<", key)]).num_rows
 
 
-class Opened:
+class SampleReader:
     """A data set's tar, opened to read samples from it, and from the tars of the picture sets that it is about.
 
     Args:
@@ -81,11 +81,11 @@ class Opened:
         self.paths = [sets[name] / file for name, file in (item.split("/") for item in named)]
         self.files: dict[int, BinaryIO] = {}
 
-    def text(self, sample: Located) -> bytes:
+    def text(self, sample: SampleLocation) -> bytes:
         """The JSON of a sample."""
         return _read_at(self.tar, *sample.text)
 
-    def picture(self, sample: Located) -> bytes:
+    def picture(self, sample: SampleLocation) -> bytes:
         """The encoded picture of a sample; nothing for text alone."""
         if sample.image_shard is None or not sample.image[1]:
             return _read_at(self.tar, *sample.image)
@@ -94,7 +94,7 @@ class Opened:
             self.files[sample.image_shard] = self.stack.enter_context(path.open("rb"))
         return _read_at(self.files[sample.image_shard], *sample.image)
 
-    def __enter__(self) -> "Opened":
+    def __enter__(self) -> "SampleReader":
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -5,7 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.quantities import first_of
-from tasks.request import MOST_CHANGES, SHORT, Inputs, Request, asked, changed, flat, nearest, shortened
+from tasks.request import (
+    MOST_CHANGES,
+    SHORT,
+    Inputs,
+    Request,
+    changed_names,
+    flat,
+    nearest,
+    request_identity,
+    shortened,
+)
 from tasks.storing.records import Record, Records
 
 TO_BE_BUILT = "to be built"
@@ -72,7 +82,7 @@ class Differences:
     def _changes(self, request: Request, before: Record) -> Iterator[Change]:
         then, now = _of(before), self._asked(request)
         old, new = flat(then), flat(now)
-        for name in changed(old, new):
+        for name in changed_names(old, new):
             group, _, rest = name.partition(".")
             if group == "inputs":
                 yield self._input(request, rest, before, now["inputs"].get(rest))
@@ -108,7 +118,7 @@ class Differences:
             name: self.now.artifacts[source] if isinstance(source, str) else source
             for name, source in request.inputs.items()
         }
-        told = asked(request, inputs)
+        told = request_identity(request, inputs)
         missing = [name for name, source in request.inputs.items() if isinstance(source, str) and not inputs[name]]
         return {**told, "inputs": {**told["inputs"], **dict.fromkeys(missing, TO_BE_BUILT)}}
 

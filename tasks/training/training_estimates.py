@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.build import Store
-from tasks.request import TrainingEstimate, changed
+from tasks.request import TrainingEstimate, changed_names
 from tasks.storing.records import Records
 from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact
@@ -82,7 +82,7 @@ def conditions(stage: Mapping[str, Any], options: Mapping[str, Any], aided: bool
 
 def _unlike(had: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """In words, under what other conditions a run was measured."""
-    told = [f"{name} {_value(had.get(name))}, now {_value(asked.get(name))}" for name in changed(had, asked)]
+    told = [f"{name} {_value(had.get(name))}, now {_value(asked.get(name))}" for name in changed_names(had, asked)]
     return f"measured with {'; '.join(told)}" if told else ""
 
 
@@ -132,7 +132,11 @@ def nearest_run(stage: Stage, backbones: Artifact, options: RunOptions, store: S
     ]
 
     def distance(run: LastRun) -> tuple[int, int, float]:
-        return len(changed(run.conditions, asked)), len(changed(leaves(run.stage), leaves(wanted))), -run.time
+        return (
+            len(changed_names(run.conditions, asked)),
+            len(changed_names(leaves(run.stage), leaves(wanted))),
+            -run.time,
+        )
 
     return min(found, key=distance, default=None)
 

@@ -248,7 +248,9 @@ def test_a_score_that_fails_for_a_later_question_names_that(trained, monkeypatch
 
 
 def test_a_score_beside_another_is_looked_at_too(trained, monkeypatch):
-    changed = replace(evals.load("scenes_vqa"), beside=(evals.Beside(metric="m", score=lambda answer, references: 7),))
+    changed = replace(
+        evals.load("scenes_vqa"), beside=(evals.SecondaryMetric(metric="m", score=lambda answer, references: 7),)
+    )
     monkeypatch.setattr(evals, "load", lambda name: changed)
     with pytest.raises(ConfigError, match="is 7; it must be a number in 0..1"):
         evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([sample(0)])}, quiet)

@@ -18,7 +18,7 @@ from tinygptv_core.plain import (
     plain,
     sha256_of,
 )
-from tinygptv_core.presets import NANO, changed, named, with_list
+from tinygptv_core.presets import NANO, named, with_list, with_settings
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stages import Schedule
 
@@ -119,9 +119,9 @@ def test_a_wrong_change_says_what_there_is(name, text, said):
 
 def test_values_that_must_fit_each_other_are_changed_together():
     settings = ["stage1.schedule.steps=10", "stage1.schedule.warmup_steps=5"]
-    assert changed(NANO, settings).stages[0].schedule.steps == 10
+    assert with_settings(NANO, settings).stages[0].schedule.steps == 10
     with pytest.raises(ConfigError, match=r"stages\.stage1\.schedule: warmup_steps is 20; it must lie in 0\.\.10"):
-        changed(NANO, settings[:1])
+        with_settings(NANO, settings[:1])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_values_that_must_fit_each_other_are_changed_together():
 )
 def test_a_wrong_setting_of_a_preset_says_what_to_type(setting, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
-        changed(NANO, [setting])
+        with_settings(NANO, [setting])
 
 
 def test_a_rate_that_rises_is_refused():

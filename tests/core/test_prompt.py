@@ -5,7 +5,7 @@ import torch
 
 from tests.core.tiny_run import STAGE, tiny_tokenizer
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.presets import PAPER, changed
+from tinygptv_core.presets import PAPER, with_settings
 from tinygptv_core.prompt import (
     PLACEHOLDER_ID,
     Encoded,
@@ -205,7 +205,7 @@ def test_a_stage_is_asked_in_its_own_template_but_published_in_that_of_evaluatio
 
 
 def test_what_was_trained_in_the_published_dialect_is_not_asked_in_phis_own_words():
-    stage = next(one for one in changed(PAPER, ["stage4.dialect=published"]).stages if one.name == "stage4")
+    stage = next(one for one in with_settings(PAPER, ["stage4.dialect=published"]).stages if one.name == "stage4")
     assert stage.eval_template == PHI_QUESTION and stage.asks == PUBLISHED_QUESTION
 
 

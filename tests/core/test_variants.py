@@ -11,7 +11,7 @@ from tinygptv_core.answer import ModelCard, ask_each, load_fresh, load_trained
 from tinygptv_core.checkpoint import read_checkpoint
 from tinygptv_core.formats.export import export_folder, export_published
 from tinygptv_core.plain import ConfigError, sha256_of
-from tinygptv_core.presets import NANO, PAPER, PARTS, changed, without
+from tinygptv_core.presets import NANO, PAPER, PARTS, with_settings, without
 from tinygptv_core.train import starting_model, train
 from tinygptv_core.trainable import is_lora, trainable_parameters
 
@@ -142,9 +142,9 @@ def test_an_ablation_changes_that_part_of_every_stage_and_the_names(preset, part
 
 def test_all_stages_are_set_alike_or_refused():
     told = [f'{stage.name}.without=["qk_norm"]' for stage in NANO.stages]
-    assert changed(NANO, told).stages == without(NANO, "qk_norm").stages
+    assert with_settings(NANO, told).stages == without(NANO, "qk_norm").stages
     with pytest.raises(ConfigError, match=r"stage1: qk_norm; stage2: none; .* they train one model"):
-        changed(NANO, told[:1])
+        with_settings(NANO, told[:1])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_all_stages_are_set_alike_or_refused():
 )
 def test_adapters_that_the_next_stage_cannot_go_on_from_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
-        changed(NANO, settings)
+        with_settings(NANO, settings)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_adapters_that_the_next_stage_cannot_go_on_from_are_refused(settings, sa
     ],
 )
 def test_adapters_may_begin_with_any_stage_and_be_scaled_anew(settings):
-    assert changed(NANO, settings) != NANO
+    assert with_settings(NANO, settings) != NANO
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_adapters_may_begin_with_any_stage_and_be_scaled_anew(settings):
 )
 def test_norms_that_there_are_not_are_refused(norms, said):
     with pytest.raises(ConfigError, match=said):
-        changed(NANO, [f"{stage.name}.without={norms}" for stage in NANO.stages])
+        with_settings(NANO, [f"{stage.name}.without={norms}" for stage in NANO.stages])
 
 
 def test_a_model_with_all_norms_does_not_speak_of_them(whole):

@@ -12,7 +12,7 @@ from tests.core import tiny
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stages import Lora
-from tinygptv_core.weights import NORMS, Backbones, fill, load_backbones, new_backbones, save_backbones
+from tinygptv_core.weights import NORMS, Backbones, assign_tensors, load_backbones, new_backbones, save_backbones
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
 
@@ -121,7 +121,7 @@ def test_a_tensor_too_few_or_too_many_or_misshapen_is_named(folder):
 
 def test_only_some_of_many_names_are_told():
     with pytest.raises(ValueError, match=r"7 unexpected: 0, 1, 2, 3 and 3 more"):
-        fill(nn.Module(), {str(number): torch.zeros(1) for number in range(7)}, torch.float32, "x")
+        assign_tensors(nn.Module(), {str(number): torch.zeros(1) for number in range(7)}, torch.float32, "x")
 
 
 @pytest.mark.parametrize("name", ["backbones.json", "vision/config.json", "llm/model.safetensors"])

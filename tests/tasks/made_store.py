@@ -17,7 +17,7 @@ from typing import Any
 
 from tasks.build import Store
 from tasks.evaluate import EVALUATE
-from tasks.fetch import FETCH, pack
+from tasks.fetch import FETCH, write_shards
 from tasks.fetching.outcomes import Outcome
 from tasks.filter import FILTER
 from tasks.register import REGISTER
@@ -123,7 +123,7 @@ class MadeHome:
                 (row, _outcome(n), ("jpg", PICTURES[n]) if n is not None else None)
                 for row, n in zip(rows[:-1], pictures, strict=True)
             )
-            pack(found, 100, folders.out).write(folders.out, len(pictures))
+            write_shards(found, 100, folders.out).write(folders.out, len(pictures))
 
         def look(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
             screen(SCREENED, inputs["shards"].path, Against(), folders, ALONE)

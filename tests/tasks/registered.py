@@ -9,7 +9,7 @@ import torch
 
 from tasks.build import Store
 from tasks.register import REGISTER, ModelSpec, Registration, write_model
-from tasks.registering.model_card import CardFacts, TrainedOn
+from tasks.registering.model_card import ModelCardFacts, TrainedOn
 from tasks.request import SHORT, Request, Step, StepFolders
 from tests.core.tiny_run import STAGE, picture, write_backbones, write_dataset
 from tinygptv_core.answer import load_fresh
@@ -26,7 +26,7 @@ SCORES = {
         "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "control": {"value": 0.2, "low": 0.1, "high": 0.3}}
     }
 }
-FACTS = CardFacts(
+FACTS = ModelCardFacts(
     name="tinygptv",
     data=(
         TrainedOn(

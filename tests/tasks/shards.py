@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.fetch import Packer
+from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
 from tasks.request import StepFolders
 from tasks.screening.tars import Sharing
@@ -46,7 +46,7 @@ def write_shards(folder: Path, pictures: list[bytes | None], *, per_tar: int = 2
     The split of the even ones is "asked", that of the odd ones "other".
     """
     folder.mkdir(parents=True)
-    with Packer(folder, per_tar) as packer:
+    with ShardWriter(folder, per_tar) as writer:
         for number, data in enumerate(pictures):
             turns = json.dumps([["assistant", f"caption {number}"]] if captions else [])
             split = ("asked", "other")[number % 2]
@@ -54,7 +54,7 @@ def write_shards(folder: Path, pictures: list[bytes | None], *, per_tar: int = 2
             width, height = _size(data)
             digest = sha256(data).hexdigest() if data else None
             outcome = Outcome(fate="ok", detail="", sha256=digest, width=width, height=height)
-            packer.write(row, outcome, ("jpg", data) if data else None)
+            writer.write(row, outcome, ("jpg", data) if data else None)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from tasks import ratings
-from tasks.fetch import Packer
+from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
 from tasks.hashes import hash_pictures
 from tasks.screen import Against, EvaluationPictures, Screened, screen
@@ -34,11 +34,11 @@ def png():
 def shards_of(folder, samples):
     """Shards of two samples each; a sample is its SHA-256, width and height, and its bytes."""
     folder.mkdir()
-    with Packer(folder, 2) as packer:
+    with ShardWriter(folder, 2) as writer:
         for number, (sha256, width, height, data) in enumerate(samples):
             row = TableRow(key=f"{number:09d}", url=None, file=None, turns="[]", split=None, group=None)
             outcome = Outcome(fate="ok", detail="", sha256=sha256, width=width, height=height)
-            packer.write(row, outcome, ("png", data) if data else None)
+            writer.write(row, outcome, ("png", data) if data else None)
     return folder
 
 

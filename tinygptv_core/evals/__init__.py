@@ -17,7 +17,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class SecondaryMetric:
     """A second way to score the same answers: mostly the paper's own protocol, beside the strict one.
 
     Attributes:
@@ -54,7 +54,7 @@ class Eval:
     max_new_tokens: int
     metric: str
     score: Scoring = field(metadata=NOT_IDENTITY)
-    beside: tuple[Beside, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
+    beside: tuple[SecondaryMetric, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
     probability_of: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 

@@ -5,7 +5,7 @@ Right when it is, after VQA's normalization, the answer. As published: when the 
 """
 
 from tinygptv_core.answering import scoring
-from tinygptv_core.evals import Beside, Eval
+from tinygptv_core.evals import Eval, SecondaryMetric
 
 EVAL = Eval(
     version=1,
@@ -15,5 +15,5 @@ EVAL = Eval(
     max_new_tokens=20,
     metric="accuracy",
     score=scoring.exact,
-    beside=(Beside(metric="as_published", score=scoring.holds),),
+    beside=(SecondaryMetric(metric="as_published", score=scoring.holds),),
 )

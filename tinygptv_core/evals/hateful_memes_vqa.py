@@ -5,7 +5,7 @@ hateful from the others. As published: right when there is a "yes" in the answer
 """
 
 from tinygptv_core.answering import scoring
-from tinygptv_core.evals import Beside, Eval
+from tinygptv_core.evals import Eval, SecondaryMetric
 
 EVAL = Eval(
     version=1,
@@ -15,6 +15,6 @@ EVAL = Eval(
     max_new_tokens=20,
     metric="accuracy",
     score=scoring.exact,
-    beside=(Beside(metric="as_published", score=scoring.says_yes),),
+    beside=(SecondaryMetric(metric="as_published", score=scoring.says_yes),),
     probability_of=("yes", "no"),
 )

@@ -5,7 +5,7 @@ picture (here the first), and with both edges belonging to a box.
 """
 
 from tinygptv_core.answering import scoring
-from tinygptv_core.evals import Beside, Eval
+from tinygptv_core.evals import Eval, SecondaryMetric
 
 EVAL = Eval(
     version=1,
@@ -15,5 +15,5 @@ EVAL = Eval(
     max_new_tokens=30,
     metric="iou50",
     score=scoring.box_hit,
-    beside=(Beside(metric="as_published", score=scoring.box_published, once_per_picture=True),),
+    beside=(SecondaryMetric(metric="as_published", score=scoring.box_published, once_per_picture=True),),
 )

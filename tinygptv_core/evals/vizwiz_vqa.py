@@ -5,7 +5,7 @@ the model's or the other way round, so that an empty answer is right.
 """
 
 from tinygptv_core.answering import scoring
-from tinygptv_core.evals import Beside, Eval
+from tinygptv_core.evals import Eval, SecondaryMetric
 
 EVAL = Eval(
     version=1,
@@ -15,5 +15,5 @@ EVAL = Eval(
     max_new_tokens=20,
     metric="accuracy",
     score=scoring.vqa_accuracy,
-    beside=(Beside(metric="as_published", score=scoring.vizwiz_published),),
+    beside=(SecondaryMetric(metric="as_published", score=scoring.vizwiz_published),),
 )

@@ -4,7 +4,7 @@ Right when the answer is the one word. As published: when it holds the word; "no
 """
 
 from tinygptv_core.answering import scoring
-from tinygptv_core.evals import Beside, Eval
+from tinygptv_core.evals import Eval, SecondaryMetric
 
 EVAL = Eval(
     version=1,
@@ -14,5 +14,5 @@ EVAL = Eval(
     max_new_tokens=20,
     metric="accuracy",
     score=scoring.exact,
-    beside=(Beside(metric="as_published", score=scoring.holds),),
+    beside=(SecondaryMetric(metric="as_published", score=scoring.holds),),
 )

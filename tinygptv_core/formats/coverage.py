@@ -90,7 +90,7 @@ class Coverage:
             )
 
 
-def gather(
+def match_tensors(
     part: str, wanted: Mapping[str, torch.Size], files: Mapping[str, Stored], layout: WeightLayout
 ) -> tuple[dict[str, Stored], Coverage]:
     """Our tensors, as far as `files` have them, and the account. Reads no tensor.

@@ -35,7 +35,7 @@ RECALLS = ("GET", "BINGET", "LONG_BINGET")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class PickleScan:
     """What there is to say of a pickle.
 
     Attributes:
@@ -49,12 +49,12 @@ class Seen:
     endless: bool = False
 
 
-def look(path: Path) -> Seen:
+def scan_pickle(path: Path) -> PickleScan:
     """What the pickle in a file of torch's would import, whether the file is an archive or not."""
     try:
         data = _pickle_in(path)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError, EOFError, StopIteration, ValueError):
-        return Seen()
+        return PickleScan()
     file, wants, opcodes = io.BytesIO(data), dict[str, None](), 0
     for _ in range(PICKLES_IN_A_FILE):
         names = _Names()
@@ -63,13 +63,13 @@ def look(path: Path) -> Seen:
                 names.take(opcode, argument)
                 opcodes += 1
         except (ValueError, LookupError, OverflowError):
-            return Seen(wants=(*wants, *names.wants), endless=file.tell() == MOST_BYTES)
+            return PickleScan(wants=(*wants, *names.wants), endless=file.tell() == MOST_BYTES)
         wants |= dict.fromkeys(names.wants)
         if opcodes == MOST_OPCODES:
-            return Seen(wants=tuple(wants), endless=True)
+            return PickleScan(wants=tuple(wants), endless=True)
         if file.tell() == len(data):
             break
-    return Seen(wants=tuple(wants), whole=True)
+    return PickleScan(wants=tuple(wants), whole=True)
 
 
 def _pickle_in(path: Path) -> bytes:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tinygptv_core.formats.pickled_names import ZIP, look
+from tinygptv_core.formats.pickled_names import ZIP, scan_pickle
 from tinygptv_core.formats.weight_folders import PICKLES, SAFETENSORS, tensor_files
 from tinygptv_core.plain import ConfigError
 
@@ -90,7 +90,7 @@ def in_memory(tensor: Tensor, place: str = "") -> Stored:
     return Stored(shape=tensor.shape, dtype=tensor.dtype, read=lambda: tensor, place=place)
 
 
-class Reading(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """Stored tensors as tensors; each is read anew whenever it is looked up, and none is kept."""
 
     def __init__(self, stored: Mapping[str, Stored]) -> None:
@@ -246,7 +246,7 @@ def _can_be_mapped(path: Path) -> bool:
 
 
 def _refuse(path: Path, said: str) -> NoReturn:
-    seen = look(path)
+    seen = scan_pickle(path)
     wants = seen.wants or tuple(re.findall(r"GLOBAL (\S+)", said))
     # What a later protocol may do is not read by torch, so not known to be harmless where it was not seen to be.
     unlike = "Unsupported operand" in said

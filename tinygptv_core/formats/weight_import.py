@@ -21,7 +21,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTr
 from tinygptv_core.checkpoint import save_stored
 from tinygptv_core.checkpoint_form import CheckpointForm, read_form
 from tinygptv_core.formats import published
-from tinygptv_core.formats.coverage import Coverage, WeightLayout, gather
+from tinygptv_core.formats.coverage import Coverage, WeightLayout, match_tensors
 from tinygptv_core.formats.weight_files import Stored, open_checkpoint, open_weights
 from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.model import TinyGPTV
@@ -104,7 +104,7 @@ def _gathered(
     coverages: list[Coverage] = []
     for name, part in opened.items():
         wanted = {key: tensor.shape for key, tensor in modules[name].state_dict().items()}
-        tensors[name], coverage = gather(name, wanted, part.files, part.layout)
+        tensors[name], coverage = match_tensors(name, wanted, part.files, part.layout)
         coverage.check(str(part.source))
         coverages.append(coverage)
     return tensors, tuple(coverages)
@@ -219,7 +219,9 @@ def import_checkpoint(folder: Path, file: Path, form: CheckpointForm, architectu
     """
     files, config = open_checkpoint(file)
     _check_stage(file, config, form)
-    tensors, coverage = gather("checkpoint", trained_shapes(architecture, form), files, published.checkpoint(files))
+    tensors, coverage = match_tensors(
+        "checkpoint", trained_shapes(architecture, form), files, published.checkpoint(files)
+    )
     coverage.check(str(file))
     save_stored(folder, form, tensors)
     return coverage
@@ -314,7 +316,7 @@ def restore_checkpoint(folder: Path, export: Path) -> Coverage:
             "  one of them was edited; export the model again"
         )
     wanted = trained_shapes(found.architecture, form)
-    tensors, coverage = gather("checkpoint", wanted, found.files, published.exported_checkpoint())
+    tensors, coverage = match_tensors("checkpoint", wanted, found.files, published.exported_checkpoint())
     coverage.check(str(export))
     save_stored(folder, form, tensors)
     return coverage

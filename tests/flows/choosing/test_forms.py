@@ -10,7 +10,7 @@ from flows.choosing.forms import ALL, Changes, Data, Filled, Machine, PresetName
 from flows.deployed import stages
 from flows.home import default_home
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.presets import NANO, PRESETS, changed, with_list
+from tinygptv_core.presets import NANO, PRESETS, with_list, with_settings
 
 
 def choice(preset="nano", data=None, changes=None, machine=None, **asked):
@@ -25,7 +25,7 @@ def test_an_empty_form_is_the_command_without_options():
 
 def test_what_is_filled_in_for_a_stage_becomes_its_settings():
     asked = choice(changes=Changes(stage3=StageChanges(peak_rate=2e-5, steps=40, batch=8)))
-    preset = changed(NANO, asked.settings)
+    preset = with_settings(NANO, asked.settings)
     stage = preset.stages[2]
     assert (stage.schedule.peak, stage.schedule.steps) == (2e-5, 40)
     assert [share.batch for share in stage.mix.values()] == [8]
@@ -34,12 +34,12 @@ def test_what_is_filled_in_for_a_stage_becomes_its_settings():
 
 def test_a_rank_of_adapters_is_that_of_every_stage_that_has_them():
     four = StageChanges(lora_rank=4)
-    preset = changed(NANO, choice(changes=Changes(stage2=four, stage3=four, stage4=four)).settings)
+    preset = with_settings(NANO, choice(changes=Changes(stage2=four, stage3=four, stage4=four)).settings)
     assert [stage.lora and stage.lora.rank for stage in preset.stages] == [None, 4, 4, 4]
 
 
 def test_a_batch_is_that_of_every_data_set_of_the_stage():
-    preset = changed(NANO, choice(changes=Changes(stage4=StageChanges(batch=5))).settings)
+    preset = with_settings(NANO, choice(changes=Changes(stage4=StageChanges(batch=5))).settings)
     assert {share.batch for share in preset.stages[3].mix.values()} == {5}
 
 
@@ -48,12 +48,12 @@ def test_with_a_list_of_ones_own_the_batch_is_that_of_the_list():
         data=Data(lists=["/lists/a.json", "https://127.0.0.2/b.csv"]), changes=Changes(stage1=StageChanges(batch=5))
     )
     assert asked.list_file == "/lists/a.json,https://127.0.0.2/b.csv"
-    assert changed(with_list(NANO), asked.settings).stages[0].mix["list"].batch == 5
+    assert with_settings(with_list(NANO), asked.settings).stages[0].mix["list"].batch == 5
 
 
 def test_evaluations_are_those_of_every_stage_and_other_settings_come_last():
     asked = choice(changes=Changes(evaluations=["scenes_vqa"], settings=["scenes.seed=9", "stage1.seed=3"]))
-    preset = changed(NANO, asked.settings)
+    preset = with_settings(NANO, asked.settings)
     assert {stage.evals for stage in preset.stages} == {("scenes_vqa",)}
     assert (preset.scenes.seed, preset.stages[0].seed) == (9, 3)
 

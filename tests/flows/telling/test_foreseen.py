@@ -12,7 +12,7 @@ from flows.vision_cache import kept_in_evaluation, kept_in_training, with_cache_
 from tasks.request import Estimate, TrainingEstimate
 from tasks.training.vision_cache import CacheAdvice, picture_bytes
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.presets import NANO, PAPER, SMALL, changed, with_list
+from tinygptv_core.presets import NANO, PAPER, SMALL, with_list, with_settings
 from tinygptv_core.sizes import PAPER_SIZES
 
 HOUR = TrainingEstimate(seconds=3600.0, memory_bytes=2e9, disk_bytes=500_000_000, by="last run", note="")
@@ -119,7 +119,7 @@ def test_nano_and_small_keep_where_it_is_worth_it_and_what_is_said_by_name_stand
     wanted = {"scenes_web", "scenes_alt", *(f"scenes_{name}" for name in twice)}
     assert (kept_in_training(NANO), kept_in_evaluation(NANO)) == (wanted, {"scenes_test"})
     assert (kept_in_training(SMALL), kept_in_evaluation(SMALL)) == ({"cc_sbu"}, {"ok_vqa_test"})
-    typed = changed(NANO, ["data.scenes_web.cached_vision=off", "data.scenes_detail.cached_vision=on"])
+    typed = with_settings(NANO, ["data.scenes_web.cached_vision=off", "data.scenes_detail.cached_vision=on"])
     assert kept_in_training(typed) == wanted - {"scenes_web"} | {"scenes_detail"}
 
 
@@ -128,7 +128,7 @@ def test_what_is_kept_follows_from_the_preset_and_not_from_what_is_in_the_store(
     (tmp_path / "counts.json").write_text('{"rows": 4, "kept": 4, "dropped": {}}')
     web = Artifact(kind="index", digest="a" * 64, path=Path(tmp_path))
     short = [f"{stage}.schedule.{name}=1" for stage in ("stage1", "stage2") for name in ("warmup_steps", "steps")]
-    preset = changed(NANO, short)
+    preset = with_settings(NANO, short)
     assert kept_in_training(preset).isdisjoint({"scenes_web", "scenes_alt"})
     told, _ = advised(preset, "stage1/train", **{"scenes_web/screen": web})["stage1/train"]
     assert (told.count, told.reads, told.is_kept, told.is_worth_it) == (4, 16.0, False, True)

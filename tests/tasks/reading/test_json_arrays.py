@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.reading import json_arrays
-from tasks.reading.json_arrays import Broken, read_array
+from tasks.reading.json_arrays import Malformed, read_array
 from tasks.reading.list_columns import Columns, WantedColumns
 from tests.tasks.json_values import FUZZ, VALUES, wanted, written
 from tinygptv_core.plain import ConfigError
@@ -96,7 +96,7 @@ def check_odd(text, odd):
     try:
         assert str(found[1]) == str(json.loads(odd))
     except (ValueError, RecursionError):
-        assert isinstance(found[1], Broken)
+        assert isinstance(found[1], Malformed)
     assert found[3:] == RECORDS[1:3][: len(found) - 3]
 
 
@@ -104,7 +104,7 @@ def test_a_record_without_a_comma_behind_it_is_one_drop_and_the_next_is_read():
     first, *others = map(json.dumps, RECORDS)
     found = records_of(f"[{first}, {first}\n{', '.join(others)}]")
     assert found[:1] + found[2:] == RECORDS
-    assert isinstance(found[1], Broken) and "is followed by '{', not by a comma" in found[1].detail
+    assert isinstance(found[1], Malformed) and "is followed by '{', not by a comma" in found[1].detail
 
 
 NO_QUOTE = '"url": "a", "caption": "b'
@@ -176,6 +176,6 @@ def test_any_array_is_read_as_python_reads_it_or_has_a_broken_record_or_is_refus
         assert expected is None
         return
     if expected is None:
-        assert any(isinstance(record, Broken) for record in found)
+        assert any(isinstance(record, Malformed) for record in found)
     else:
         assert str(found) == str(expected)

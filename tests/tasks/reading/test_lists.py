@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tasks.reading import json_arrays, list_columns, lists
 from tasks.reading.captions import wanted_of
-from tasks.reading.json_arrays import Broken
+from tasks.reading.json_arrays import Malformed
 from tasks.reading.list_columns import BREAK, Columns, WantedColumns, text_columns
 from tasks.reading.list_files import copy_lists, lists_named, state_of
 from tasks.reading.lists import read_list, read_pieces
@@ -144,7 +144,7 @@ def test_lines_and_parquet_are_read_in_columns(tmp_path):
 
 def test_a_line_that_holds_two_records_is_broken_though_another_is_blank(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"url": "a"} {"url": "b"}\n\n{"url": "c"}\n')
-    assert [type(record) for record in in_pieces(tmp_path / "a.jsonl")] == [Broken, dict]
+    assert [type(record) for record in in_pieces(tmp_path / "a.jsonl")] == [Malformed, dict]
 
 
 def test_parquet_with_a_column_twice_is_read_by_its_records(tmp_path):
@@ -257,7 +257,7 @@ def test_records_written_alike_are_read_as_each_alone_or_refused(
             in_pieces(path)
     else:
         assert in_pieces(path) == expected
-        has_broken = any(isinstance(record, Broken) for record in expected)
+        has_broken = any(isinstance(record, Malformed) for record in expected)
         assert form == "jsonl" or has_broken == (wanted(data) is None)
         assert form == "jsonl" or has_broken or expected == wanted(data)
 
@@ -296,7 +296,7 @@ def test_any_rows_of_a_csv_come_back_or_are_broken(tmp_path, table, form):
     found = list(read_list(path))
     assert len(found) == len(rows)
     for record, row in zip(found, rows, strict=True):
-        assert isinstance(record, Broken) if len(row) == 3 else record == {"url": row[0], "caption": row[1]}
+        assert isinstance(record, Malformed) if len(row) == 3 else record == {"url": row[0], "caption": row[1]}
 
 
 SPECIAL = ["w " * 60, "\ud800", "", "}, {", "}\n{"]
@@ -307,7 +307,8 @@ CAPTIONED = st.fixed_dictionaries({"url": ODD | st.just("http://a/b"), "caption"
 
 @FUZZ
 @given(
-    records=st.lists(CAPTIONED | ODD | st.just(Broken(detail="line 3")), min_size=1, max_size=12), sized=st.booleans()
+    records=st.lists(CAPTIONED | ODD | st.just(Malformed(detail="line 3")), min_size=1, max_size=12),
+    sized=st.booleans(),
 )
 def test_many_records_become_what_each_becomes_alone(records, sized):
     recipe = replace(WEB, size=SIZE) if sized else WEB

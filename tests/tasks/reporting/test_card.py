@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.fetch import Packer
+from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
-from tasks.reporting.card import CardSources, _distribution, card_of, write_cards
+from tasks.reporting.card import DataCardSources, _distribution, data_card_of, write_cards
 from tasks.screen import Against, screen
 from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, TableWriter, Tally
 from tests.tasks.shards import ALONE, encoded, picture, step_folders
@@ -67,24 +67,24 @@ def shards(folder, rows):
     """Row 4 was not found, and row 5 is 16 pixels wide; the others are of 96 x 72 pixels."""
     folder.mkdir(parents=True)
     tally = Tally()
-    with Packer(folder, 2) as packer:
+    with ShardWriter(folder, 2) as writer:
         for number, one in enumerate(rows):
             if one.url == URLS[4]:
                 lost = Outcome(fate="http_404", detail=EVIL)
-                packer.write(one, lost, None)
+                writer.write(one, lost, None)
                 tally.dropped["http_404"] += 1
                 continue
             size = (16, 12) if one.url == URLS[5] else (96, 72)
             data = encoded(picture(number, size))
             kept = Outcome(fate="ok", detail="", sha256=str(number), width=size[0], height=size[1])
-            packer.write(one, kept, ("jpg", data))
+            writer.write(one, kept, ("jpg", data))
             tally.kept += 1
     tally.write(folder, len(rows))
     return folder
 
 
 @pytest.fixture
-def sources(tmp_path) -> CardSources:
+def sources(tmp_path) -> DataCardSources:
     rows = [row(number) for number in range(len(URLS))]
     broken = Drop(key="000000007", url=None, reason="broken_record", detail="there is no 'url'")
     wrong = Drop(key=rows[1].key, url=URLS[1], reason="not_allowed_scheme", detail="ftp")
@@ -97,7 +97,7 @@ def sources(tmp_path) -> CardSources:
     }
     rules = Screen(min_side=32, max_aspect=3.0, unique_bytes=True)
     screen(rules, folders["fetch"], Against(), index, ALONE)
-    return CardSources(
+    return DataCardSources(
         name="web",
         recipe=RECIPE,
         folders=folders,
@@ -114,7 +114,7 @@ def written(sources, folder: Path) -> tuple[dict, str]:
 
 
 def test_every_row_is_counted_once_with_its_reason(sources):
-    card = card_of(sources)
+    card = data_card_of(sources)
     reasons = {"broken_record": 1, "http_404": 1, "not_allowed_scheme": 1, "too_small": 1}
     assert card["counts"] == {"rows": 8, "kept": 4, "dropped": reasons}
     assert [(found["rows"], found["kept"]) for found in card["steps"].values()] == [(8, 7), (7, 6), (6, 5), (5, 4)]
@@ -127,7 +127,7 @@ def test_every_row_is_counted_once_with_its_reason(sources):
 
 
 def test_hosts_are_told_without_port_name_and_password(sources):
-    card = card_of(sources)
+    card = data_card_of(sources)
     assert card["num_hosts"] == 4
     assert [(host["host"], host["kept"], host["dropped"]) for host in card["hosts"]] == [
         ("a.org", 2, {"too_small": 1}),
@@ -155,7 +155,7 @@ def test_the_page_says_how_many_rows_are_in_no_hosts_line_and_why(sources, tmp_p
 
 def test_words_and_sizes_are_those_of_what_stays(sources):
     """What is said in rows 0, 2, 3 and 6 has 1, 2, 3 and 9 words; the questions are not counted."""
-    card = card_of(sources)
+    card = data_card_of(sources)
     words = card["words"]
     assert words is not None and card["width"] is not None and card["height"] is not None
     assert (words["of"], words["least"], words["median"], words["mean"], words["most"]) == (4, 1, 2.5, 3.75, 9)
@@ -183,7 +183,7 @@ def test_nothing_has_no_spread():
 
 def test_the_page_says_what_the_json_says_and_shows_what_stays(sources, tmp_path):
     card, page = written(sources, tmp_path)
-    assert card == card_of(sources)
+    assert card == data_card_of(sources)
     assert "CC-BY-4.0" in page and "here are 8" in page and "r" * 64 in page and "not_allowed_scheme" in page
     assert page.count("<img src=") == 4 and page.count("what is it?") == 4
     assert page.count('<dd class="said">one two | or so</dd>') == 1
