@@ -288,7 +288,7 @@ def test_any_rows_of_a_csv_come_back_or_are_broken(tmp_path, table, form):
     rows = [[cell.translate({9: " ", 10: " ", 13: " "}) if form == "t" else cell for cell in row] for row in encodable]
     file = io.StringIO()
     if form == "c":
-        csv.writer(file, lineterminator="\n").writerows([["url", "caption"], *rows])
+        csv.writer(file).writerows([["url", "caption"], *rows])  # its own line end, or 3.11 does not quote a lone \r
     else:
         file.writelines("\t".join(row) + "\n" for row in [["url", "caption"], *rows])
     path = tmp_path / ("a.csv" if form == "c" else "a.tsv")
