@@ -78,11 +78,11 @@ def description(card: str) -> str:
 
 def _head(facts: ModelCardFacts, stage: Stage, model: "ModelCard") -> str:
     adapters = f"LoRA adapters of rank {stage.lora.rank}, " if stage.lora else ""
-    without = f" It does without {', '.join(stage.without)}." if stage.without else ""
+    without = f" It has no {', '.join(stage.without)}." if stage.without else ""
     return (
         f"# {facts.name}, after {stage.name}\n\n"
-        "A vision-language model in the form of TinyGPT-V (arXiv:2312.16862): a frozen vision tower, Q-Former and "
-        f"language model (`{model.backbones}`, {_short(model.backbones_digest)}), and what was trained: projections, "
+        "A vision-language model with the architecture of TinyGPT-V (arXiv:2312.16862). Frozen: vision tower, Q-Former "
+        f"and language model (`{model.backbones}`, {_short(model.backbones_digest)}). Trained: projections, "
         f"{adapters}"
         f"norms (checkpoint {_short(model.checkpoint_digest)}).{without}"
     )
@@ -98,9 +98,9 @@ def _asking(facts: ModelCardFacts, stage: Stage, model: "ModelCard") -> str:
         'curl 127.0.0.1:5005/invocations -H "Content-Type: application/json" \\\n'
         '  -d \'{"inputs": [{"image": "<base64 of a picture>", "question": "what is in the picture?"}]}\'\n'
         "```\n\n"
-        f"A question is asked as {_code(model.prompt)}, unless it begins with a task word in brackets. A picture is "
-        f"resized to {stage.image_size} x {stage.image_size} pixels. An answer ends after {model.max_new_tokens} "
-        f"tokens at the latest. Precision: {model.precision}."
+        f"A question is put into the prompt {_code(model.prompt)}, unless it begins with a task word in brackets. The "
+        f"image is resized to {stage.image_size} x {stage.image_size} pixels. An answer has at most "
+        f"{model.max_new_tokens} tokens. Precision: {model.precision}."
     )
 
 
@@ -123,7 +123,8 @@ def _scores(facts: ModelCardFacts) -> str:
     columns = ("after", *(f"{evaluation}: {metric}" for evaluation, metric, _ in _each(facts.scores[last])))
     return (
         f"## Scores\n\n{table(head, rows)}\n\n"
-        "The control asks the same questions about other questions' pictures: what is above it, the picture gave.\n\n"
+        "The control asks the same questions about other questions' images. A score above its control shows that the "
+        "model uses the image.\n\n"
         f"{table(columns, ways)}"
     )
 
@@ -152,7 +153,7 @@ def _data(facts: ModelCardFacts) -> str:
         )
         for item in facts.data
     ]
-    return f"## Trained on\n\n{table(head, rows) if rows else 'Nothing that is known here.'}"
+    return f"## Trained on\n\n{table(head, rows) if rows else 'No data set that this run knows of.'}"
 
 
 def _reasons(dropped: Mapping[str, int]) -> str:
@@ -165,15 +166,18 @@ def _reasons(dropped: Mapping[str, int]) -> str:
 def _limits(facts: ModelCardFacts, stage: Stage) -> str:
     scores = facts.scores[list(facts.scores)[-1]]
     told = [
-        f"It was scored on {', '.join(scores)} alone; what it does elsewhere is not known.",
+        f"It was evaluated only on {', '.join(scores)}; how well it does on other tasks is not known.",
         *_unproven(scores),
-        f"It sees one picture, as a square of {stage.image_size} pixels: what is small or long in it is lost.",
-        "Nothing was done to keep it from saying what is wrong, harmful or biased; what the backbones learned before, "
-        "and the captions of the data, it may repeat.",
-        "The licences of the data and of the backbones bind whoever uses it.",
+        f"It sees one image, resized to a square of {stage.image_size} pixels: small details are lost, and long images "
+        "are distorted.",
+        "It has no safeguards against wrong, harmful or biased answers, and may repeat what the backbones were trained "
+        "on and what the captions say.",
+        "Whoever uses it is bound by the licences of the data and of the backbones.",
     ]
     if facts.init:
-        told.insert(1, f"It goes on from a given checkpoint of {facts.init}: on what that was trained is not known.")
+        told.insert(
+            1, f"Training continued from a given checkpoint of {facts.init}; what that was trained on is not known."
+        )
     return "## Limits\n\n" + "\n".join(f"* {line}" for line in told)
 
 
@@ -185,7 +189,7 @@ def _unproven(scores: Scores) -> list[str]:
         if score["control"] and score["low"] <= score["control"]["high"]
     ]
     untold = [f"{evaluation}: {metric}" for evaluation, metric, score in _each(scores) if not score["control"]]
-    shown = f"That it uses the picture is not shown by {', '.join(names)}: the interval reaches the control's."
+    shown = f"{', '.join(names)}: does not show that it uses the image, because the interval overlaps the control's."
     return [*([shown] if names else []), *([f"There is no control for {', '.join(untold)}."] if untold else [])]
 
 

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from tasks.ask import ask
 from tasks.register import ModelSpec, metrics_of, register_version, write_model
-from tasks.registering.model_card import DESCRIPTION_CHARACTERS, description
+from tasks.registering.model_card import DESCRIPTION_CHARACTERS, card_text, description
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, find, names, registered, versions
 from tasks.request import StepFolders
 from tests.core.tiny_run import STAGE, picture, write_dataset
@@ -27,6 +27,7 @@ from tinygptv_core import evals
 from tinygptv_core.answer import read_card
 from tinygptv_core.plain import ConfigError
 
+NO_PROOF = "does not show that it uses the image"
 QUIET = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
 
 FRESH = """
@@ -122,7 +123,15 @@ def test_its_card_is_among_its_files_and_its_description(home, first):
     assert "| scenes_vqa | accuracy | 50.0% | 40.0% to 60.0% | 20.0% | 10.0% to 30.0% | 9 |" in told
     assert "| shapes | tiny | CC0 / MIT | 12,345 | 12,000 | 300 http_404, 45 too_small | nobody |" in told
     assert f"| tiny/train | `{'c' * 64}` |" in told
-    assert "is not shown by" not in told  # 40 % is above the 30 % that the control's interval reaches
+    assert NO_PROOF not in told  # 40 % is above the 30 % that the control's interval reaches
+
+
+def test_a_card_says_which_scores_do_not_show_that_the_image_is_used(home, first):
+    score = SCORES["scenes_vqa"]["accuracy"]
+    scores = {"scenes_vqa": {"accuracy": score | {"low": 0.3}}, "scenes_refer": {"accuracy": score | {"control": None}}}
+    model = read_card(home.model(home.checkpoint(1)).path)
+    told = card_text(replace(FACTS, scores={"tiny": scores}), STAGE, model)
+    assert f"* scenes_vqa: accuracy: {NO_PROOF}" in told and "* There is no control for scenes_refer: accuracy." in told
 
 
 def test_a_card_that_is_too_long_for_a_description_ends_with_a_whole_line():
