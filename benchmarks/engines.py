@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.shards import photo, write_shard
-from benchmarks.work import WIDTHS, talks
+from benchmarks.work import WIDTHS, conversations
 from tasks.zero import train
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 from tinygptv_core.settings import SHIPPED
@@ -71,7 +71,7 @@ class Trained:
 def spec_in(folder: Path, steps: int) -> RunSpec:
     """The run that all ways do."""
     side = NANO_STAGE2.image_size
-    said = talks(PICTURES, side).turns
+    said = conversations(PICTURES, side).turns
     pictures = write_shard(folder / "data", ((photo(number, side, side), turns) for number, turns in enumerate(said)))
     schedule = replace(NANO_STAGE2.schedule, warmup_steps=steps // 4, steps=steps)
     mix = {"pictures": Share(weight=1, batch=BATCH)}

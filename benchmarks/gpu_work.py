@@ -155,7 +155,7 @@ class Work:
         return replace(batch, images_B3HW=None, queries_BQE=queries_BQE)
 
     def flops(self, *, kept: bool) -> int:
-        """What all batches need together (`flops.py`)."""
+        """What all batches need together (`tinygptv_core/training/flops.py`)."""
         sizes = self.scale.sizes
         work = sum((work_of(batch, sizes.qformer.queries) for batch in self.batches(kept=kept)), NO_WORK)
         return needed_flops(sizes, work, image_size=self.stage.image_size, lora_rank=self.lora_rank).total

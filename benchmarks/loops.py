@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
 from benchmarks.shards import Spoken, Written, conventional_batches, photo, write_shard
-from benchmarks.work import CAPTIONS, TALKS, Width, spoken_captions, spoken_talks
+from benchmarks.work import CAPTIONS, CONVERSATIONS, Width, spoken_captions, spoken_conversations
 from tinygptv_core.compute import Compute
 from tinygptv_core.draws import Order
 from tinygptv_core.engine import BETAS, EPSILON
@@ -54,7 +54,7 @@ class Work:
 
 
 STAGE2 = Work(stage=CAPTIONS, spoken=spoken_captions, photo=None, packed=False)
-STAGE4 = Work(stage=TALKS, spoken=spoken_talks, photo=(640, 480), packed=True)
+STAGE4 = Work(stage=CONVERSATIONS, spoken=spoken_conversations, photo=(640, 480), packed=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
-from benchmarks.work import Samples, Width, captions, noise, questions, talks
+from benchmarks.work import Samples, Width, captions, conversations, noise, questions
 from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.batch import Batch
 from tinygptv_core.engine import BETAS, EPSILON
@@ -188,11 +188,11 @@ CASES: Mapping[str, Case] = {
         is_exact=False,
     ),
     "stage 4 step": Case(
-        conventional=partial(conventional_training, talks),
+        conventional=partial(conventional_training, conversations),
         ours={
-            "padded": partial(our_training, talks, packed=False, cached=False),
-            "packed": partial(our_training, talks, packed=True, cached=False),
-            "packed, cached vision": partial(our_training, talks, packed=True, cached=True),
+            "padded": partial(our_training, conversations, packed=False, cached=False),
+            "packed": partial(our_training, conversations, packed=True, cached=False),
+            "packed, cached vision": partial(our_training, conversations, packed=True, cached=True),
         },
         at_once=32,
         is_exact=False,

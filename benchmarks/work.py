@@ -25,7 +25,7 @@ CAPTION_TOKENS = 16
 """Captions are cut at so many target tokens; each is that long."""
 
 MOST_EXCHANGES = 8
-"""Of a talk. Talks of 1, 2, ... exchanges are equally many."""
+"""Of a conversation. Those of 1, 2, ... exchanges are equally many."""
 
 MIDDLE_SIZES = ModelSizes(
     vision=TowerSizes(width=384, mlp_width=1536, layers=12, heads=6, image_size=224, patch_size=14),
@@ -103,8 +103,8 @@ class Samples:
 CAPTIONS = replace(NANO_STAGE2, dialect="published", max_tokens=CAPTION_TOKENS)
 """Stage 2, whose captions are all equally long once they are cut."""
 
-TALKS = replace(NANO_STAGE4, dialect="published", max_tokens=1024)
-"""Stage 4: talks of 1 to `MOST_EXCHANGES` questions and answers."""
+CONVERSATIONS = replace(NANO_STAGE4, dialect="published", max_tokens=1024)
+"""Stage 4: conversations of 1 to `MOST_EXCHANGES` questions and answers."""
 
 
 def captions(count: int, side: int) -> Samples:
@@ -112,9 +112,9 @@ def captions(count: int, side: int) -> Samples:
     return Samples(stage=CAPTIONS, images_B3HW=noise(count, side), turns=spoken_captions(count))
 
 
-def talks(count: int, side: int) -> Samples:
-    """Pictures with talks."""
-    return Samples(stage=TALKS, images_B3HW=noise(count, side), turns=spoken_talks(count))
+def conversations(count: int, side: int) -> Samples:
+    """Pictures with conversations."""
+    return Samples(stage=CONVERSATIONS, images_B3HW=noise(count, side), turns=spoken_conversations(count))
 
 
 def spoken_captions(count: int) -> tuple[tuple[Turn, ...], ...]:
@@ -122,12 +122,12 @@ def spoken_captions(count: int) -> tuple[tuple[Turn, ...], ...]:
     return tuple((Turn("assistant", texts.detailed_caption(scene)),) for scene in _scenes(count))
 
 
-def spoken_talks(count: int) -> tuple[tuple[Turn, ...], ...]:
-    """A talk about each of so many pictures."""
-    return tuple(_talk(scene, 1 + row % MOST_EXCHANGES) for row, scene in enumerate(_scenes(count)))
+def spoken_conversations(count: int) -> tuple[tuple[Turn, ...], ...]:
+    """A conversation about each of so many pictures."""
+    return tuple(_conversation(scene, 1 + row % MOST_EXCHANGES) for row, scene in enumerate(_scenes(count)))
 
 
-def _talk(scene: Scene, exchanges: int) -> tuple[Turn, ...]:
+def _conversation(scene: Scene, exchanges: int) -> tuple[Turn, ...]:
     random = Random(exchanges)
     asked = [texts.question(random, scene, texts.GROUP_WEIGHTS) for _ in range(exchanges)]
     return tuple(turn for one in asked for turn in (Turn("user", one.text), Turn("assistant", one.answer)))

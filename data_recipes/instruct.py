@@ -1,4 +1,4 @@
-"""A user's own pictures and talks in LLaVA's form, in place of the instruction stages' data.
+"""A user's own pictures and conversations in LLaVA's form, in place of the instruction stages' data.
 
 `tinygptv run --instruct FILE --images DIR` puts FILE in the place of `source` and DIR in that of the pictures.
 """
@@ -11,14 +11,14 @@ IMAGES = PictureSet(name="instruct", folder="", archive=None)
 
 
 def picture_name(row: Row) -> str:
-    """`{"image": "train/1.jpg"}` -> the path below DIR. A talk without a picture is left out: batches have one each."""
+    """`{"image": "train/1.jpg"}` -> the path below DIR. One without a picture is left out."""
     if row.get("image") is None:
-        raise UnfitError("no_picture", "a talk without a picture")
+        raise UnfitError("no_picture", "a conversation without a picture")
     return text_of(row, "image").strip().removeprefix("./")
 
 
 RECIPE = Recipe(
-    version=1,
+    version=2,
     source="instruct",
     how="file",
     licence="the user's",

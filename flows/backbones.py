@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.home import default_home
+from flows.reporting.terminal import say
 from flows.serving.server import start_prefect_server
-from flows.telling.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import BuildResult, Store
 from tasks.request import Request, StepFolders
@@ -38,7 +38,7 @@ def backbones(home: Path) -> BuildResult:
     """The flow; Prefect is imported here, after its settings."""
     from prefect import flow
 
-    from flows.telling.noted import noted
+    from flows.provenance import noted
     from flows.walk import step
 
     def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:

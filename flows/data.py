@@ -7,22 +7,22 @@ from pathlib import Path
 
 from flows.choosing.recipes import recipe
 from flows.inputs import pictures_name, set_inputs, sets_in
+from flows.provenance import noted
 from flows.run_environment import RunEnvironment
-from flows.telling.noted import noted
 from tasks.build import MANIFEST
 from tasks.fetch import FETCH, fetch_files
-from tasks.fetching.estimates import estimate_fetch
+from tasks.fetch_estimates import estimate_fetch
 from tasks.fetching.serve import serving
 from tasks.filter import FILTER, filter_rows
 from tasks.filtering.removals import NO_REMOVALS, read_removals
 from tasks.hosts import canonical_host
 from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.reading.list_files import COPY, copy_lists, is_far, state_of
-from tasks.reading.sources import brought_file, brought_pictures, warn_of_size
 from tasks.request import Estimate, Inputs, Request, StepFolders
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, SCENES_HOST, draw
 from tasks.segments import FetchTarget, SegmentStore, fetch_urls, rounded
+from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.build import FORCED, Store
-from tasks.reading.sources import NO_FOLDER
 from tasks.request import Estimate, Inputs, Request, TrainingEstimate
+from tasks.sources import NO_FOLDER
 from tasks.training.vision_cache import CacheAdvice
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown

@@ -12,10 +12,10 @@ from tasks.build import Store
 from tasks.evaluate import EVALUATE
 from tasks.fetch import FetchOptions
 from tasks.filtering.removals import NO_REMOVALS, Removals, read_removals
+from tasks.promote import Rule
 from tasks.register import REGISTER, import_mlflow
-from tasks.registering.promote import Rule
-from tasks.screening.tars import Sharing
 from tasks.storing.lease import lease
+from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import TRAIN, Workers, ray_workers
 from tasks.training.cluster import import_ray, ray_cluster

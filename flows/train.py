@@ -14,7 +14,7 @@ from tasks.tables import read_counts
 from tasks.track import DataUsed, tracking_stage
 from tasks.train import TRAIN
 from tasks.training.probe import probe
-from tasks.training.training_estimates import estimate_training
+from tasks.training_estimates import estimate_training
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain

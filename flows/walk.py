@@ -21,12 +21,12 @@ from prefect.states import Completed
 
 from flows.choosing.choice import Choice, Prepared, prepare
 from flows.plan import resolve
+from flows.promotion import log_report, promoted, reported
+from flows.provenance import noted
+from flows.reporting.shown import Progress, show_plan, show_result
+from flows.reporting.terminal import say
 from flows.run_environment import RunEnvironment, wait_for_imports
 from flows.serving.left_open import close_killed_runs
-from flows.telling.noted import noted
-from flows.telling.promoted import log_report, promoted, reported
-from flows.telling.shown import Progress, show_plan, show_result
-from flows.telling.terminal import say
 from tasks.build import BuildResult, Store
 from tasks.request import Inputs, Request, StepFolders
 from tasks.train import TRAIN

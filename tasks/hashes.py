@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.request import Step, StepFolders
-from tasks.screening.tars import SampleReader, Sharing, over_tars, samples_in
 from tasks.tables import LEDGER_FILE, clear
+from tasks.tars import SampleReader, Sharing, over_tars, samples_in
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.request import Step, StepFolders
-from tasks.screening.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tasks.tables import clear
+from tasks.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.user_code import line_defined, line_raised, number_in
 

@@ -14,8 +14,8 @@ from tasks.hashes import Hashed, joined, listed_hashes, read_hashes, together
 from tasks.picture_sets import TARS_FILE
 from tasks.ratings import RATINGS_FILE, spread
 from tasks.request import Step, StepFolders
-from tasks.screening.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, Drop, LedgerRow, TableWriter, Tally, clear, read_table
+from tasks.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tinygptv_core.settings import Scorer, Screen
 
 SCREEN = Step(name="screen", kind="index", version=2)

@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 import torch.distributed as distributed
 
+from tinygptv_core.alone import alone
 from tinygptv_core.checkpoint import (
     Position,
     State,
@@ -46,7 +47,6 @@ from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Stage, check_adapters
 from tinygptv_core.trainable import load_trainable
-from tinygptv_core.training.alone import alone
 from tinygptv_core.training.compiling import compile_layers, require_compiler
 from tinygptv_core.training.metrics import left, words
 from tinygptv_core.training.metrics_logger import MetricsLogger

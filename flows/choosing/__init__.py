@@ -1,1 +1,1 @@
-"""What a person asks for, made into steps: presets, recipes, forms, and every mistake found there."""
+"""What a person asks for, made into steps: choice, presets, recipes, Prefect's forms, and early checks of them."""

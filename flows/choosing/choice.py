@@ -15,14 +15,14 @@ from flows.data import INSTRUCT, LIST
 from flows.home import check_folder, check_writable, default_home, tracking_uri
 from flows.pipeline import steps
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
+from flows.reporting.terminal import Terminal
 from flows.run_environment import RunEnvironment
-from flows.telling.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions
 from tasks.filtering.removals import read_removals
+from tasks.promote import Rule
 from tasks.reading.list_files import is_far, lists_named, state_of
-from tasks.registering.promote import Rule
 from tasks.registering.registry import names
 from tasks.screen import SCREEN
 from tasks.train import TRAIN

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_
 
 from flows.choosing.choice import DEFAULT_RULE, Choice, check_reads, default_data
 from flows.home import default_home
-from tasks.registering.promote import Rule
+from tasks.promote import Rule
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS, Preset, named, with_instruct, with_list

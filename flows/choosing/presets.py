@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from flows.choosing.recipes import recipe
 from flows.data import pictures_wanted
-from tasks.fetching.estimates import PICTURE_BYTES
+from tasks.fetch_estimates import PICTURE_BYTES
 from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import Download
 

@@ -1,1 +1,1 @@
-"""The commands of `tinygptv`: what can be typed, and what each does and says."""
+"""The commands of `tinygptv`: what can be typed (`grammar`, `*_commands`), and what each does and reports."""

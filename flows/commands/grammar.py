@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from flows.commands import model_commands, run_commands, store_commands, up_command, weights_commands
-from flows.telling.noted import commit, version_of
+from flows.provenance import commit, version_of
 from tasks.storing.differences import short_commit
 
 COMMANDS = (run_commands, up_command, store_commands, model_commands, weights_commands)

@@ -6,7 +6,7 @@ from typing import get_args
 
 from flows.choosing.choice import DEFAULT_PRESET, DEFAULT_RULE, Choice, default_data
 from flows.home import default_home
-from tasks.registering.promote import Rule
+from tasks.promote import Rule
 from tasks.typed_paths import typed_path
 
 DONE, FAILED, MISTAKE = 0, 1, 2

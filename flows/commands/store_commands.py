@@ -117,31 +117,30 @@ def _why(options: argparse.Namespace) -> int:
 
 
 def _lineage(options: argparse.Namespace) -> int:
-    from flows.commands import lineage as chains
-    from flows.commands import traces
+    from flows.commands import lineage_report, trace_report
     from tasks.storing.ledgers import gone
 
     home = options.home
     store, uri = Store(home / "store"), tracking_uri(home)
     if options.model is None or options.urls or options.removal_list:
-        tracked = traces.trace_pictures(
+        tracked = trace_report.trace_pictures(
             _asking(choice_of(options), options.urls, options.model), options.urls, uri, store
         )
         # Thousands of rows: indented they would take most of the time.
-        print(json.dumps(traces.for_machines(tracked)) if options.json else traces.in_words(tracked))
+        print(json.dumps(trace_report.for_machines(tracked)) if options.json else trace_report.in_words(tracked))
         return DONE
-    title, links = chains.lineage_of(options.model, store, uri)
+    title, links = lineage_report.lineage_of(options.model, store, uri)
     if options.all_urls:
-        return _print_urls(chains.url_lines(links, options.json), gone(links))
+        return _print_urls(lineage_report.url_lines(links, options.json), gone(links))
     if options.json:
-        print(_json({"model": title, "links": [chains.for_machines(link) for link in links]}))
+        print(_json({"model": title, "links": [lineage_report.for_machines(link) for link in links]}))
     else:
-        print(chains.in_words(title, links))
+        print(lineage_report.in_words(title, links))
     return DONE
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from tasks.registering.promote import in_words, promote
+    from tasks.promote import in_words, promote
 
     home = options.home
     event = promote(tracking_uri(home), options.model, options.because, Records(Store(home / "store")))
@@ -151,40 +150,44 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from tasks.registering.promote import in_words, rollback
+    from tasks.promote import in_words, rollback
 
     print(in_words(options.model, rollback(tracking_uri(options.home), options.model, options.because)))
     return DONE
 
 
 def _list(options: argparse.Namespace) -> int:
-    from flows.commands import store
+    from flows.commands import store_report
 
     found = _kept(options)
-    print(_json([for_machines(item) for item in found.artifacts]) if options.json else "\n".join(store.listed(found)))
+    print(
+        _json([for_machines(item) for item in found.artifacts])
+        if options.json
+        else "\n".join(store_report.listed(found))
+    )
     return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from flows.commands import store
+    from flows.commands import store_report
 
     found = _kept(options)
-    damaged = list(store.verified(found))
+    damaged = list(store_report.verified(found))
     print("\n".join(damaged) or f"{len(found.artifacts)} artifacts are as they were sealed")
-    if told := store.gone(found):
+    if told := store_report.gone(found):
         print(told)
     return FAILED if damaged else DONE
 
 
 def _clean(options: argparse.Namespace) -> int:
-    from flows.commands import store
+    from flows.commands import store_report
 
     if options.yes:
-        store.check_store(options.home)
+        store_report.check_store(options.home)
         check_writable(options.home)
-    with store.unused(options.home) if options.yes else nullcontext():  # first: what is known of it must stay so
+    with store_report.unused(options.home) if options.yes else nullcontext():  # first: what is known of it must stay so
         found = _kept(options, keep_data=options.keep_data, days=options.days, unregistered=options.unregistered)
-        for line in store.swept(found, really=options.yes):
+        for line in store_report.swept(found, really=options.yes):
             print(line)
     return DONE
 
@@ -192,14 +195,14 @@ def _clean(options: argparse.Namespace) -> int:
 def _kept(
     options: argparse.Namespace, *, keep_data: bool = True, days: float = LEFT_DAYS, unregistered: bool = False
 ) -> ArtifactInventory:
-    from flows.commands.store import inventory
+    from flows.commands.store_report import inventory
 
     uri = tracking_uri(options.home)
     return inventory(options.home, uri, keep_data=keep_data, days=days, unregistered=unregistered)
 
 
 def _push(options: argparse.Namespace) -> int:
-    from flows.commands.store import check_store
+    from flows.commands.store_report import check_store
     from tasks.storing.remote import push
 
     check_store(options.home)
@@ -221,16 +224,16 @@ def _move(move: "Callable[..., Moved]", options: argparse.Namespace) -> int:
 
 
 def _asking(choice: Choice, urls: Sequence[str], model: str | None) -> Choice:
-    """The choice, if it asks for pictures.
+    """The choice, if it asks for images.
 
     Raises:
         ConfigError: it names none, or a model as well.
     """
     if model:
-        raise ConfigError(f"lineage of {model}, or of pictures? With --url and --removal-list no model is named")
+        raise ConfigError(f"lineage of {model}, or of images? With --url and --removal-list no model is named")
     if choice.removal_list or urls:
         return choice
-    raise ConfigError(f"lineage of what? Name a model ({MODEL}), or pictures with --url U or --removal-list FILE")
+    raise ConfigError(f"lineage of what? Name a model ({MODEL}), or images with --url U or --removal-list FILE")
 
 
 def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.choosing.choice import DEFAULT_PRESET
-from flows.commands import weights
+from flows.commands import weight_transfer
 from flows.commands.options import DONE, add_home, add_settings
 from flows.home import check_writable, tracking_uri
 from flows.train import backbones_step
@@ -85,19 +85,19 @@ def add_parsers(commands: Any) -> None:
 def _import_backbones(options: argparse.Namespace) -> int:
     paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
     store = _store(options)
-    backbones = weights.backbones_to_import(options.preset, paths, options.settings)
+    backbones = weight_transfer.backbones_to_import(options.preset, paths, options.settings)
     return _import(store, [backbones_step(backbones, store)])
 
 
 def _import_checkpoint(options: argparse.Namespace) -> int:
     store = _store(options)
     asked = (options.preset, options.stage, options.settings, options.file)
-    return _import(store, [weights.checkpoint_request(*asked, store)], options.preset)
+    return _import(store, [weight_transfer.checkpoint_request(*asked, store)], options.preset)
 
 
 def _import_model(options: argparse.Namespace) -> int:
     store = _store(options)
-    return _import(store, weights.model_requests(options.folder, store))
+    return _import(store, weight_transfer.model_requests(options.folder, store))
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -109,7 +109,7 @@ def _store(options: argparse.Namespace) -> Store:
 
 def _import(store: Store, requests: Sequence[Request], preset: str = DEFAULT_PRESET) -> int:
     for request in requests:
-        print(weights.words(weights.build(request, store), store, preset))
+        print(weight_transfer.words(weight_transfer.build(request, store), store, preset))
     return DONE
 
 

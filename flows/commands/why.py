@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.choosing.choice import Prepared
 from flows.plan import Planned, named, resolve
-from flows.telling.noted import noted
+from flows.provenance import noted
 from tasks.request import SHORT, Request
 from tasks.storing.differences import Change, CurrentRun, Differences, in_short, short_commit
 from tasks.storing.records import Record, Records, clock

@@ -1,1 +1,1 @@
-"""The servers beside a run: Prefect's and MLflow's, who is up, and what killed ones left."""
+"""Prefect's and MLflow's servers beside a run: starting, ending, ports, who is up, what killed runs left open."""

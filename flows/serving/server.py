@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from flows.settings import configure_prefect, only_pages_of
 from tasks.storing.lease import lease
-from tasks.training.tied import tie_to
+from tasks.tied import tie_to
 from tinygptv_core.importing import importing
 
 if TYPE_CHECKING:

@@ -137,7 +137,7 @@ class _Servers:
         self.log(name).parent.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as messages:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.training.tied", str(os.getpid()), *command],
+                [sys.executable, "-m", "tasks.tied", str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=subprocess.STDOUT,

@@ -1,1 +1,1 @@
-"""img2dataset in a process group of its own: guarded, followed, and read afterwards."""
+"""img2dataset in a process group of its own, guarded and followed; sites' reservations; a loopback server."""

@@ -1,1 +1,1 @@
-"""What the rules on rows ask of them, and lists of what is to be left out."""
+"""What rules ask of rows (hosts, words, repeats), and the lists of what is to be left out."""

@@ -1,1 +1,1 @@
-"""What people have in files: lists, annotations and archives, found, and read a few records at a time."""
+"""Files that people have: lists, annotations, archives, pickles; decompressed, and read a few records at a time."""

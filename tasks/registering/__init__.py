@@ -1,1 +1,1 @@
-"""The MLflow registry: what it holds, a version's card and code, and the champion."""
+"""The MLflow registry and its database: what it holds, a version's card, and the code that MLflow serves."""

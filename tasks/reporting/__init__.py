@@ -1,1 +1,1 @@
-"""Pages and words for people: a run's report, a data set's card, and the templates of both."""
+"""Pages for people and their templates: the report of a run, the card of a data set."""

@@ -50,12 +50,12 @@ def percent(fraction: float) -> str:
 
 
 def signed(fraction: float) -> str:
-    """0.421 -> "+42.1"; in points of percent."""
+    """0.421 -> "+42.1"; in percentage points."""
     return f"{100 * fraction:+.1f}"
 
 
 def points(fraction: float) -> str:
-    """0.421 -> "42.1"; in points of percent."""
+    """0.421 -> "42.1"; in percentage points."""
     return f"{100 * fraction:.1f}"
 
 

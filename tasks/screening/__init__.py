@@ -1,1 +1,1 @@
-"""What screening asks of pictures: whether they can be decoded, and which look alike."""
+"""Strict decoding of pictures, and the search for those that look alike."""

@@ -1,1 +1,1 @@
-"""Around the store: its locks, its notes read and compared, where a thing came from, what may go, copies elsewhere."""
+"""Around the store: leases, records and their differences, lineage, traces, inventory, copies elsewhere."""

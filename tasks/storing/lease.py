@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tinygptv_core.alone import try_lock
 from tinygptv_core.drafts import draft_of
-from tinygptv_core.training.alone import try_lock
 
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0

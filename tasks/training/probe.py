@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from tasks.request import StepFolders, TrainingEstimate
-from tasks.training.tied import run_tied
-from tasks.training.training_estimates import by_arithmetic, disk_bytes, samples_of
+from tasks.tied import run_tied
+from tasks.training_estimates import by_arithmetic, disk_bytes, samples_of
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec, write_spec
 from tinygptv_core.stages import Stage

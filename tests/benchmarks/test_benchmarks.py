@@ -10,7 +10,7 @@ import torch
 from benchmarks.measure import apart, environment, peak_bytes, saved_bytes, seconds_of
 from benchmarks.model import CONVENTIONAL, GOALS, TOLERANCE, DifferenceError, differences, ways_of
 from benchmarks.ways import CASES
-from benchmarks.work import MOST_EXCHANGES, WIDTHS, talks
+from benchmarks.work import MOST_EXCHANGES, WIDTHS, conversations
 
 NANO = WIDTHS["nano"]
 
@@ -54,7 +54,7 @@ def test_goals_name_what_there_is():
 
 
 def test_talks_are_of_every_length():
-    samples = talks(2 * MOST_EXCHANGES, side=8)
+    samples = conversations(2 * MOST_EXCHANGES, side=8)
     assert sorted(len(said) for said in samples.turns) == [
         2 * n for n, _ in product(range(1, MOST_EXCHANGES + 1), "ab")
     ]

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from benchmarks.measure import saved_bytes
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
+from tinygptv_core.alone import alone
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Steps
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
 from tinygptv_core.train import STOPPED, be_deterministic, main, starting_model, train
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.training.alone import alone
 from tinygptv_core.training.metrics import Tail
 from tinygptv_core.training.saving import StoppedError
 
@@ -279,7 +279,7 @@ def test_a_reading_process_that_was_killed_is_one_message(whole, tmp_path, caplo
 
 
 def test_a_run_that_another_process_trains_is_refused(whole, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("tinygptv_core.training.alone.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("tinygptv_core.alone.PATIENCE_SECONDS", 0.3)
     spec = elsewhere(whole, tmp_path)
     with alone(spec.work):
         write_spec(spec, tmp_path / "RUN.json")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import COMMAND, PATIENCE_SECONDS, new_home
 
+from tasks.promote import events
 from tasks.register import CHALLENGER, CHAMPION
-from tasks.registering.promote import events
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, database_in, versions
 from tests.ray_nodes import Nodes
 from tinygptv_core.training.metrics import numbers

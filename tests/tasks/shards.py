@@ -11,8 +11,8 @@ from PIL import Image
 from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
 from tasks.request import StepFolders
-from tasks.screening.tars import Sharing
 from tasks.tables import TableRow
+from tasks.tars import Sharing
 
 ALONE = Sharing(processes=1, least_bytes=0, ray=None)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
 from tasks.hashes import HASHES_FILE, hash_of, hash_pictures, shapes_of
-from tasks.screening.tars import Sharing
+from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 
 COPIES = {

@@ -20,9 +20,9 @@ from tasks.filter import filter_rows
 from tasks.filtering.removals import NO_REMOVALS
 from tasks.hashes import hash_of, hash_pictures
 from tasks.picture_sets import PICTURES_FILE, gather, picture_files, write_pictures
-from tasks.reading.sources import brought_file, brought_pictures, warn_of_size
 from tasks.rows import rows
 from tasks.screen import Against, screen
+from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tasks.tables import LEDGER_FILE, LedgerRow, PictureRow, TableRow, TableWriter, read_counts, read_table
 from tests.tasks.shards import ALONE, encoded
 from tests.tasks.shards import picture as photograph

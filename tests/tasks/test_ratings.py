@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.ratings import RATINGS_FILE, Rating, rate_pictures
-from tasks.screening.tars import Sharing
+from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Scorer

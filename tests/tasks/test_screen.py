@@ -15,8 +15,8 @@ from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
 from tasks.hashes import hash_pictures
 from tasks.screen import Against, EvaluationPictures, Screened, screen
-from tasks.screening.tars import Sharing
 from tasks.tables import Drop, TableRow, read_counts, read_table
+from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import Scorer, Screen

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.build import Store
+from tasks.fetch_estimates import estimate_fetch
 from tasks.fetching.downloads import RECENT_ROWS, SuccessMonitor
-from tasks.fetching.estimates import estimate_fetch
 from tasks.segments import FetchTarget, cut, num_segments, rounded
 from tasks.tables import LedgerRow, read_counts, read_table
 from tests.tasks.fetches import SETTINGS, fetch, options, step_folders, table_of

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tasks.screening.tars import Sharing, over_tars
+from tasks.tars import Sharing, over_tars
 from tasks.train import TrainingError, Workers, ray_workers
 from tasks.training.cluster import ray_cluster
 from tests.core.test_train import losses_of, quiet, summary_of, torchrun

@@ -1,1 +1,1 @@
-"""How answers are chosen, ranked and scored."""
+"""How answers are decoded, ranked and scored."""

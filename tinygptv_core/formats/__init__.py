@@ -1,1 +1,1 @@
-"""Weights in files: ours, and those that people bring or take away; every tensor is accounted for."""
+"""Files of weights: ours, published ones and Hugging Face's, with every tensor accounted for."""

@@ -1,1 +1,1 @@
-"""Around the steps of training: saving, watching, telling, and what several processes agree on."""
+"""Around the steps of training: saving, monitoring, metrics, FLOPs, compilation, agreement among processes."""

@@ -10,7 +10,7 @@ from flows.choosing.choice import Prepared, prepare
 from flows.cli import main
 from flows.commands.why import StepExplanation, explain, for_machines, in_words
 from flows.plan import plan, resolve, select
-from flows.telling.noted import noted
+from flows.provenance import noted
 from tasks.request import Request, Step, difference
 from tasks.storing.differences import in_short
 from tests.flows.choices import CHOICE

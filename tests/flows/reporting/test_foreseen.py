@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.plan import Planned
-from flows.telling.foreseen import for_machines, what_it_takes
+from flows.reporting.foreseen import for_machines, what_it_takes
 from flows.vision_cache import kept_in_evaluation, kept_in_training, with_cache_advice
 from tasks.request import Estimate, TrainingEstimate
 from tasks.training.vision_cache import CacheAdvice, picture_bytes

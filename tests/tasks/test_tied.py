@@ -10,7 +10,7 @@ import uuid
 import psutil
 import pytest
 
-from tasks.training.tied import run_tied
+from tasks.tied import run_tied
 
 SLEEPS = "import time; time.sleep(600)"
 STARTS_ANOTHER = """
@@ -20,7 +20,7 @@ time.sleep(600)
 """
 RUNS_ONE = """
 import os, sys
-from tasks.training.tied import run_tied
+from tasks.tied import run_tied
 with open(os.devnull, "wb") as messages:
     run_tied([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]], os.environ, messages, 600)
 """

@@ -8,10 +8,10 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.choosing.choice import Prepared
-from flows.telling.summary import report_on
-from flows.telling.terminal import say
+from flows.reporting.summary import report_on
+from flows.reporting.terminal import say
 from tasks.build import BuildResult
-from tasks.registering.promote import Verdict, promote_by_rule, verdict_words
+from tasks.promote import Verdict, promote_by_rule, verdict_words
 from tasks.registering.registry import registered
 from tasks.reporting.report import Report
 from tasks.storing.records import Records

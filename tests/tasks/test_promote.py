@@ -6,8 +6,7 @@ import pytest
 
 from tasks.build import USERS_FOLDER, Store
 from tasks.evaluate import EVALUATE
-from tasks.register import CHAMPION, mlflow_at
-from tasks.registering.promote import (
+from tasks.promote import (
     compare,
     events,
     in_words,
@@ -17,6 +16,7 @@ from tasks.registering.promote import (
     rollback,
     verdict_words,
 )
+from tasks.register import CHAMPION, mlflow_at
 from tasks.registering.registry import CHECKPOINT_TAG, Version, find
 from tasks.request import Request
 from tasks.storing.records import Records

@@ -16,9 +16,9 @@ from prefect.exceptions import PrefectException
 
 from flows.choosing.choice import Prepared
 from flows.plan import Planned
-from flows.telling.foreseen import what_it_takes
+from flows.reporting.foreseen import what_it_takes
+from tasks.promote import Verdict, verdict_words
 from tasks.quantities import interval, percent
-from tasks.registering.promote import Verdict, verdict_words
 from tasks.reporting.markdown import table
 from tasks.reporting.report import Report, ScoreReport
 from tasks.request import SHORT
@@ -126,7 +126,7 @@ def _answers(page: "Page") -> str:
     some = [one for found in page.samples.values() for one in (*found[:ANSWERS_EACH], *found[-ANSWERS_EACH:])]
     told = ("question", "answer", "references")
     rows = [(f"![]({one.picture})", *(_said(one.line[name]) for name in told)) for one in some]
-    return table(("picture", "question", "answer", "wanted"), rows) if rows else ""
+    return table(("image", "question", "answer", "wanted"), rows) if rows else ""
 
 
 def _said(words: object) -> str:

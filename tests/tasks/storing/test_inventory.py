@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flows.cli import main
-from flows.commands.store import unused
+from flows.commands.store_report import unused
 from tasks.build import Store
 from tasks.registering.registry import versions
 from tasks.storing.inventory import ArtifactInventory, rebuilt_by, sweep

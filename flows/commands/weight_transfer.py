@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.choosing.choice import DEFAULT_PRESET, preset_named
-from flows.telling.noted import noted
+from flows.provenance import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
 from tasks.build import BuildResult, Store

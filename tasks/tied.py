@@ -1,6 +1,6 @@
 """A command that ends when the process that started it does, killed or not.
 
-python -m tasks.training.tied PARENT COMMAND [ARGUMENT ...]
+python -m tasks.tied PARENT COMMAND [ARGUMENT ...]
 """
 
 import ctypes
@@ -36,7 +36,7 @@ def run_tied(command: Sequence[str], environment: Mapping[str, str], messages: I
         Its status; None if it took longer.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.training.tied", str(os.getpid()), *command],
+        [sys.executable, "-m", "tasks.tied", str(os.getpid()), *command],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,1 +1,0 @@
-"""What a run says: on the terminal, in Prefect's interface, in the store's notes, at its end."""
