@@ -2,6 +2,7 @@
 
 import math
 import traceback
+from pathlib import Path
 
 
 def line_raised(error: BaseException, *ours: str) -> str:
@@ -14,6 +15,14 @@ def line_raised(error: BaseException, *ours: str) -> str:
     theirs = [call for call in calls if call.filename not in ours] or calls
     line = [call for call in theirs if call.filename == theirs[0].filename][-1]
     return f"{line.filename}, line {line.lineno}"
+
+
+def cannot_be_run(path: Path, error: Exception) -> str:
+    """That the user's file raised `error` when it was run, and in which line (of a SyntaxError Python says it)."""
+    frames, own = traceback.extract_tb(error.__traceback__), path.absolute()
+    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == own]
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{path} cannot be run{where}: {type(error).__name__}: {error}"
 
 
 def line_defined(function: object) -> str:

@@ -1,12 +1,12 @@
 """Presets in a user's own Python file, FILE.py:NAME."""
 
 import importlib.util
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Preset
+from tinygptv_core.user_code import cannot_be_run
 
 
 def preset_in(path: Path, name: str) -> Preset:
@@ -36,13 +36,5 @@ def _presets_in(path: Path, asked: str) -> Mapping[str, Preset]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        where = _line(error, path)
-        raise ConfigError(f"{asked}: {path} cannot be run{where}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{asked}: {cannot_be_run(path, error)}") from error
     return {key: item for key, item in vars(module).items() if isinstance(item, Preset)}
-
-
-def _line(error: Exception, path: Path) -> str:
-    """Which line of the file, in words; of a SyntaxError Python's own message says it."""
-    frames, own = traceback.extract_tb(error.__traceback__), path.absolute()
-    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == own]
-    return f", line {lines[-1]}" if lines else ""

@@ -3,10 +3,12 @@
 import importlib
 import pkgutil
 from functools import cache
+from pathlib import Path
 
 import data_recipes
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.recipe import Recipe
+from tinygptv_core.user_code import cannot_be_run
 
 
 def recipes() -> list[str]:
@@ -19,8 +21,16 @@ def recipe(name: str) -> Recipe:
     """The recipe in `data_recipes/<name>.py`.
 
     Raises:
-        ConfigError: there is no such file; says which there are.
+        ConfigError: there is no such file (says which there are), it cannot be run, or makes no RECIPE.
     """
     if name not in recipes():
         raise ConfigError(unknown("data_recipes/", name, recipes()))
-    return importlib.import_module(f"data_recipes.{name}").RECIPE
+    file = Path(data_recipes.__path__[0]) / f"{name}.py"
+    try:
+        made = importlib.import_module(f"data_recipes.{name}")
+    except Exception as error:
+        raise ConfigError(cannot_be_run(file, error)) from error
+    found = getattr(made, "RECIPE", None)
+    if not isinstance(found, Recipe):
+        raise ConfigError(f"{file} makes no RECIPE: a Recipe of that name describes the data set")
+    return found

@@ -20,7 +20,7 @@ from tasks.weights import (
     restore_checkpoint,
 )
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.checkpoint_form import form_of
+from tinygptv_core.checkpoint_form import form_of, read_form
 from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, change, pairs_of
 from tinygptv_core.presets import PAPER_BACKBONES, starting_at, with_settings
@@ -114,8 +114,8 @@ def words(built: BuildResult, store: Store, preset: str) -> str:
     coverage = (store.notes(built.key) / COVERAGE).read_text()
     artifact = built.artifact
     short = artifact.digest[:SHORT]
-    kind, name = artifact.kind, built.name.partition("/")[0]
-    stage = name if name != "checkpoint" else "STAGE"
+    kind = artifact.kind
+    stage = read_form(artifact.path).name if kind == CHECKPOINT.kind else None
     run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
     after = {
         "backbones": "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME",

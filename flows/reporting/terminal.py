@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tasks.build import BuildResult
 from tasks.quantities import interval, percent
-from tasks.reporting.report import Report, StageReport
+from tasks.reporting.report import Report, Scores, StageReport
 from tasks.request import SHORT
 from tinygptv_core.compute import Progress
 from tinygptv_core.training.metrics import clock
@@ -80,14 +80,25 @@ class Terminal:
             say(f"{name}: {_trained(stage)}")
             for notice in stage["notices"]:
                 say(f"{name}: {notice}")
-        for name, metrics in report["scores"].items():
-            for metric, score in metrics.items():
-                control = score["control"]
-                beside = f", control {percent(control['value'])}" if control else ""
-                say(f"{name} {metric}: {percent(score['value'])} ({interval(score)}{beside})")
+        for of, scores in _shown(report).items():
+            for name, metrics in scores.items():
+                for metric, score in metrics.items():
+                    control = score["control"]
+                    beside = f", control {percent(control['value'])}" if control else ""
+                    say(f"{of}{name} {metric}: {percent(score['value'])} ({interval(score)}{beside})")
         if report["model"]:
             say(f"registered: models:/{report['model']['name']}/{report['model']['version']}")
         say(f"to look at: {path.with_suffix('.html')}")
+
+
+def _shown(report: Report) -> dict[str, Scores]:
+    """The last stage's scores; where it was not evaluated, those of all that was, by what stands before a line."""
+    if report["scores"]:
+        return {"": report["scores"]}
+    found = {"before training: ": report["fresh"]["scores"]} if report["fresh"] else {}
+    if report["init"]:
+        found[f"{report['init']['stage']}: "] = report["init"]["scores"]
+    return found | {f"{name}: ": stage["scores"] for name, stage in report["stages"].items()}
 
 
 def _trained(stage: StageReport) -> str:

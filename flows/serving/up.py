@@ -126,6 +126,7 @@ class _Servers:
 
     def __exit__(self, *of_error: object) -> None:
         """End them."""
+        _say("stopping: what runs goes on when it is started again")
         end_trees([process.pid for process in self._running.values()])
 
     def log(self, name: str) -> Path:

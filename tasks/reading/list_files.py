@@ -71,7 +71,7 @@ def _far(part: str) -> list[str]:
     try:
         found = sorted(files.glob(path)) if has_magic(part) else [path]
     except Exception as error:  # each of fsspec's ways has its own errors
-        raise ConfigError(f"{part} cannot be read: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{part} cannot be read: {_why(error)}") from error
     if not found:
         raise ConfigError(f"{part} names no list: there is no file that fits it")
     return [files.unstrip_protocol(name) for name in found]
@@ -94,8 +94,14 @@ def state_of(address: str) -> dict[str, str]:
         if not told.keys() & VERSIONS:
             told["sha256"] = _sha256(files, path)
     except Exception as error:  # each of fsspec's ways has its own errors
-        raise ConfigError(f"{address} cannot be read: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{address} cannot be read: {_why(error)}") from error
     return {"address": address, **told}
+
+
+def _why(error: Exception) -> str:
+    """What fsspec's error comes from: to it a refused connection is a file that is not there."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
 
 
 def _sha256(files: Any, path: str) -> str:

@@ -92,6 +92,7 @@ def _asking(facts: ModelCardFacts, stage: Stage, model: "ModelCard") -> str:
     reference = f"models:/{facts.name}@challenger"
     return (
         "## How to ask it\n\n"
+        "MLflow's own commands need the registry's address in `MLFLOW_TRACKING_URI`.\n\n"
         "```\n"
         f'tinygptv ask {reference} picture.jpg "what is in the picture?"\n'
         f"mlflow models serve -m {reference} --env-manager local --port 5005\n"

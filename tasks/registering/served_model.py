@@ -1,7 +1,8 @@
 """What MLflow serves: picture + question -> answer. It is stored with every version as this source, never pickled.
 
 An input is a table, or a list of records, with the columns `image` and `question`. An image is the bytes of an
-encoded picture, the same in base64 (alone or as a `data:` URL), or the path of a file.
+encoded picture, the same in base64 (alone or as a `data:` URL), or a `pathlib.Path`. A text is never taken for a path:
+whoever may send requests to a server could have any file of it read.
 """
 
 import base64
@@ -85,17 +86,24 @@ def _picture(image: object, number: int) -> bytes:
 def _bytes(image: object, number: int) -> bytes:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
-    if isinstance(image, (str, os.PathLike)):
-        if os.path.isfile(image):
-            return Path(image).read_bytes()
-        text = os.fspath(image).rpartition("base64,")[2]
+    if isinstance(image, os.PathLike):
+        return _read(Path(image), number)
+    if isinstance(image, str):
+        text = image.rpartition("base64,")[2]
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error:
-            raise ValueError(f"row {number}: image is {text[:60]!r}, neither base64 nor the path of a file") from None
+            raise ValueError(f"row {number}: image is {text[:60]!r}, which is no base64") from None
     raise ValueError(
-        f"row {number}: image is {type(image).__name__}; it must be a picture's bytes, base64 text, or a path"
+        f"row {number}: image is {type(image).__name__}; it must be a picture's bytes, base64 text, or a pathlib.Path"
     )
+
+
+def _read(path: Path, number: int) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"row {number}: image {path} cannot be read: {error.strerror}") from error
 
 
 set_model(ServedModel())

@@ -461,5 +461,6 @@ CASES: dict[str, Case] = {
         },
         kept=[("mine/1.png", LLAVA_ALL)],
         dropped={"no_picture": 1, "broken_record": 2},
+        version=2,
     ),
 }

@@ -31,13 +31,13 @@ NO_PROOF = "does not show that it uses the image"
 QUIET = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
 
 FRESH = """
-import base64, json, sys
+import base64, json, pathlib, sys
 import mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/tinygptv@challenger")
 shown = sys.argv[2]
 data = open(shown, "rb").read()
-images = [shown, data, base64.b64encode(data).decode()]
+images = [pathlib.Path(shown), data, base64.b64encode(data).decode()]
 answers = [model.predict([{"image": image, "question": "what?"}])["answer"].tolist() for image in images]
 print(json.dumps(answers))
 """
@@ -246,7 +246,7 @@ def test_a_table_is_answered_row_by_row(served):
         ([{"image": b"x"}], "row 0 has no column question; its columns are image"),
         ([{"image": 7, "question": "what?"}], "row 0: image is int; it must be"),
         ([{"image": b"x", "question": "what?"}], "row 0: image is no picture: 1 bytes"),
-        ([{"image": "not there.png", "question": "what?"}], "row 0: image is 'not there.png', neither base64 nor"),
+        ([{"image": "not there.png", "question": "what?"}], "row 0: image is 'not there.png', which is no base64"),
         ([{"image": picture(1)[:45], "question": "what?"}], "row 0: image is no picture"),
         ([{"image": picture(1), "question": " "}], "row 0: question is ' '; it must be a text that is not empty"),
     ],

@@ -26,6 +26,16 @@ def test_what_is_not_known_of_a_stage_is_left_out_and_warnings_are_counted(capsy
     assert "stage1: held-out loss 3.500 to 1.250; 1:15, 62 samples/s; warnings: 1, see the report" in lines
 
 
+def test_where_the_last_stage_was_not_evaluated_the_scores_of_others_are_lines(capsys, tmp_path):
+    report = report_of(0.25, 0.8)
+    told = [line for line in summary_of(report, capsys, tmp_path) if "accuracy" in line]
+    report["stages"]["stage1"]["scores"], report["scores"] = report["scores"], {}
+    assert [line for line in summary_of(report, capsys, tmp_path) if line.startswith("stage1: scenes")] == [
+        f"stage1: {line}" for line in told
+    ]
+    assert told
+
+
 @pytest.mark.parametrize("is_terminal", [True, False], ids=["a bar", "lines"])
 def test_what_is_left_of_a_run_that_goes_on_is_reckoned_from_where_it_goes_on(capsys, monkeypatch, is_terminal):
     """300 of 1,500 steps are done already; 10 more take 10 seconds: 1,190 are left, which take 19:50."""

@@ -28,6 +28,7 @@ from tasks.reading.lists import read_list, read_pieces
 from tasks.request import StepFolders
 from tasks.rows import check_list, rows_of, rows_of_lists, table_of
 from tasks.tables import SIZE, Drop, TableRow, columns_of, read_counts, read_table
+from tests.ports import kept_port
 from tests.tasks.json_values import FUZZ, VALUES, wanted, written
 from tinygptv_core.columns import caption_turns
 from tinygptv_core.plain import ConfigError
@@ -451,6 +452,8 @@ def test_a_list_on_the_web_that_changes_is_another_though_its_size_is_the_same(m
 
 
 def test_an_address_that_cannot_be_read_is_refused():
+    with pytest.raises(ConfigError, match=r"a\.jsonl cannot be read: .*[Cc]onnect"):
+        state_of(f"http://127.0.0.1:{kept_port()}/a.jsonl")
     with pytest.raises(ConfigError, match="memory:///far/none.jsonl cannot be read: FileNotFoundError"):
         state_of("memory:///far/none.jsonl")
     with pytest.raises(ConfigError, match="has no known format"):

@@ -280,7 +280,7 @@ def test_the_run_without_them_is_the_one_that_was_asked_with(home, tmp_path, cap
     ("options", "said"),
     [
         ([], "lineage of what? Name a model"),
-        (["tinygptv/1", "--url", "http://a.example/1.jpg"], "lineage of tinygptv/1, or of pictures?"),
+        (["tinygptv/1", "--url", "http://a.example/1.jpg"], "lineage of tinygptv/1, or of images?"),
         (["--url", "picture.jpg"], "--url picture.jpg: a URL begins with http://"),
         (["--removal-list", "none.txt"], "none.txt; a removal list is"),
         (["tinygptv/9"], "the model tinygptv has no version 9"),
