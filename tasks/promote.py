@@ -368,7 +368,7 @@ def comparison_lines(compared: Comparison | None) -> list[str]:
         for item in compared.differences
     ]
     if lines:
-        lines.insert(0, "with the champion before, on the same questions: a plain paired comparison, 95 % by bootstrap")
+        lines.insert(0, "the champion so far -> this version, on the same questions: paired, 95 % by bootstrap")
     return [*lines, *filter(None, [compared.untold])]
 
 
