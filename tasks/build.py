@@ -194,9 +194,10 @@ class Store:
         return artifact
 
     def _tidy(self, step: Step, key: str) -> None:
-        """Remove the work of a build that was killed after it was noted."""
+        """Remove the work of a build that was killed after it was noted; a forced one that was not goes on with its."""
         work, path = self._work(step, key), self._lease(key)
-        if work.exists() and held(path) is None:
+        is_forced = (work / "forced").exists() and (work / "out").exists()  # sealed, `out` is renamed into its place
+        if work.exists() and not is_forced and held(path) is None:
             with lease(path, lambda text: None):
                 shutil.rmtree(work, ignore_errors=True)
 

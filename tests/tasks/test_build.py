@@ -251,6 +251,25 @@ def test_what_a_build_left_that_was_killed_after_it_was_noted_is_removed(store):
     assert build(store, request).action == "reuse" and not work.exists()
 
 
+def test_a_forced_build_that_was_killed_goes_on_though_the_earlier_one_was_reused_in_between(store):
+    request, found = counting(3, []), []
+    first = build(store, request)
+
+    def killed(inputs, folders):
+        (folders.scratch / "state").write_text("half")
+        raise KeyboardInterrupt
+
+    def goes_on(inputs, folders):
+        found.append((folders.scratch / "state").read_text())
+        request.work(inputs, folders)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(store, replace(request, work=killed), force=True)
+    assert build(store, request).artifact == first.artifact
+    build(store, replace(request, work=goes_on), force=True)
+    assert found == ["half"]
+
+
 def test_the_next_writer_of_a_file_removes_what_killed_ones_left_of_it(store):
     """One is no more; one is at work, on this machine; of one on another machine nobody here can tell."""
     request = counting(3, [])
