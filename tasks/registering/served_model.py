@@ -1,13 +1,14 @@
 """What MLflow serves: picture + question -> answer. It is stored with every version as this source, never pickled.
 
 An input is a table, or a list of records, with the columns `image` and `question`. An image is the bytes of an
-encoded picture, the same in base64 (alone or as a `data:` URL), or a `pathlib.Path`. A text is never taken for a path:
-whoever may send requests to a server could have any file of it read.
+encoded picture, the same in base64 (alone or as a `data:` URL), or the path of a file. MLflow's server takes no paths:
+whoever may send it requests could have any file read.
 """
 
 import base64
 import binascii
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 COLUMNS = ("image", "question")
+SERVER = "mlflow.pyfunc.scoring_server.app"
+"""The module that MLflow's server alone imports."""
+_PATH = "the path of a file (which MLflow's server does not read)"
 
 
 class ServedModel(PythonModel):
@@ -86,16 +90,16 @@ def _picture(image: object, number: int) -> bytes:
 def _bytes(image: object, number: int) -> bytes:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
-    if isinstance(image, os.PathLike):
-        return _read(Path(image), number)
-    if isinstance(image, str):
-        text = image.rpartition("base64,")[2]
+    if isinstance(image, (str, os.PathLike)):
+        if SERVER not in sys.modules and os.path.isfile(image):
+            return _read(Path(image), number)
+        text = os.fspath(image).rpartition("base64,")[2]
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error:
-            raise ValueError(f"row {number}: image is {text[:60]!r}, which is no base64") from None
+            raise ValueError(f"row {number}: image is {text[:60]!r}, neither base64 nor {_PATH}") from None
     raise ValueError(
-        f"row {number}: image is {type(image).__name__}; it must be a picture's bytes, base64 text, or a pathlib.Path"
+        f"row {number}: image is {type(image).__name__}; it must be a picture's bytes, base64 text, or a path"
     )
 
 

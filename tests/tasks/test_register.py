@@ -31,13 +31,13 @@ NO_PROOF = "does not show that it uses the image"
 QUIET = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
 
 FRESH = """
-import base64, json, pathlib, sys
+import base64, json, sys
 import mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/tinygptv@challenger")
 shown = sys.argv[2]
 data = open(shown, "rb").read()
-images = [pathlib.Path(shown), data, base64.b64encode(data).decode()]
+images = [shown, data, base64.b64encode(data).decode()]
 answers = [model.predict([{"image": image, "question": "what?"}])["answer"].tolist() for image in images]
 print(json.dumps(answers))
 """
@@ -246,7 +246,7 @@ def test_a_table_is_answered_row_by_row(served):
         ([{"image": b"x"}], "row 0 has no column question; its columns are image"),
         ([{"image": 7, "question": "what?"}], "row 0: image is int; it must be"),
         ([{"image": b"x", "question": "what?"}], "row 0: image is no picture: 1 bytes"),
-        ([{"image": "not there.png", "question": "what?"}], "row 0: image is 'not there.png', which is no base64"),
+        ([{"image": "not there.png", "question": "what?"}], "row 0: image is 'not there.png', neither base64 nor"),
         ([{"image": picture(1)[:45], "question": "what?"}], "row 0: image is no picture"),
         ([{"image": picture(1), "question": " "}], "row 0: question is ' '; it must be a text that is not empty"),
     ],
@@ -335,6 +335,10 @@ def test_a_version_is_served_over_http_and_refuses_what_is_no_picture(home, firs
         with pytest.raises(urllib.error.HTTPError) as refused:
             posted(address, [{"image": "bm8gcGljdHVyZQ==", "question": "what?"}])
         told = refused.value.read().decode()
+        (tmp_path / "shown.png").write_bytes(picture(1))
+        with pytest.raises(urllib.error.HTTPError) as unread:
+            posted(address, [{"image": str(tmp_path / "shown.png"), "question": "what?"}])
+        assert unread.value.code == 400 and "server does not read" in unread.value.read().decode()
     assert said == served([{"image": picture(1), "question": "what?"}]).to_dict("records")
     assert refused.value.code == 400
     assert "row 0: image is no picture" in told and "Traceback" not in told
