@@ -68,7 +68,7 @@ class _Model:
         The last stage's first that has a place for a question; where none has, its first.
         """
         names = self.last.evals
-        return next((name for name in names if "{}" in evals.load(name).prompt), names[0])
+        return next((name for name in names if evals.load(name).has_questions), names[0])
 
     @property
     def shown(self) -> Eval:

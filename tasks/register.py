@@ -114,7 +114,7 @@ def write_model(spec: ModelSpec, folders: StepFolders) -> None:
         backbones=spec.backbones_name,
         backbones_digest=spec.backbones_digest,
         checkpoint_digest=spec.checkpoint.digest,
-        prompt=evaluation.prompt if "{}" in evaluation.prompt else "{}",
+        prompt=evaluation.prompt if evaluation.has_questions else "{}",
         max_new_tokens=evaluation.max_new_tokens,
         precision=spec.stage.precision,
     )
@@ -132,7 +132,7 @@ def _example(spec: ModelSpec, evaluation: evals.Eval) -> dict[str, str]:
     for position in range(len(samples)):
         sample = samples[position]
         own = [turn.text for turn in sample.turns if turn.role == "user"]
-        asked = own if "{}" in evaluation.prompt else [evaluation.prompt]
+        asked = own if evaluation.has_questions else [evaluation.prompt]
         if evaluation.split in (None, sample.split) and sample.picture and asked:
             return {"image": base64.b64encode(sample.picture).decode(), "question": asked[0]}
     raise ValueError(f"{spec.data.shards} holds nothing to ask about a picture of split {evaluation.split}")

@@ -113,13 +113,10 @@ def words(built: BuildResult, store: Store, preset: str) -> str:
     """
     coverage = (store.notes(built.key) / COVERAGE).read_text()
     artifact = built.artifact
-    short = artifact.digest[:SHORT]
-    kind = artifact.kind
-    stage = read_form(artifact.path).name if kind == CHECKPOINT.kind else None
-    run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
-    after = {
-        "backbones": "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME",
-        "checkpoint": f"go on from it: {shlex.join([*run, '--init', f'{stage}={short}'])}",
-    }
+    after = "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME"
+    if artifact.kind == CHECKPOINT.kind:
+        run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
+        init = f"{read_form(artifact.path).name}={artifact.digest[:SHORT]}"
+        after = f"go on from it: {shlex.join([*run, '--init', init])}"
     did = "imported" if built.action == "build" else "there already"
-    return f"{coverage}\n{kind} {artifact.digest}\n  {did}, in {artifact.path}\n  {after[kind]}"
+    return f"{coverage}\n{artifact.kind} {artifact.digest}\n  {did}, in {artifact.path}\n  {after}"

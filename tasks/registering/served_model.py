@@ -21,7 +21,6 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 COLUMNS = ("image", "question")
 SERVER = "mlflow.pyfunc.scoring_server.app"
 """The module that MLflow's server alone imports."""
-_PATH = "the path of a file (which MLflow's server does not read)"
 
 
 class ServedModel(PythonModel):
@@ -97,7 +96,8 @@ def _bytes(image: object, number: int) -> bytes:
         try:
             return base64.b64decode(text, validate=True)
         except binascii.Error:
-            raise ValueError(f"row {number}: image is {text[:60]!r}, neither base64 nor {_PATH}") from None
+            neither = "neither base64 nor the path of a file (which MLflow's server does not read)"
+            raise ValueError(f"row {number}: image is {text[:60]!r}, {neither}") from None
     raise ValueError(
         f"row {number}: image is {type(image).__name__}; it must be a picture's bytes, base64 text, or a path"
     )

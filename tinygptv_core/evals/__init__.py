@@ -57,6 +57,11 @@ class Eval:
     beside: tuple[SecondaryMetric, ...] = field(default=(), metadata=IDENTITY_UNLESS_DEFAULT)
     probability_of: tuple[str, str] | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
+    @property
+    def has_questions(self) -> bool:
+        """Whether the samples' own questions are asked, and not the same of every picture."""
+        return "{}" in self.prompt
+
 
 @cache
 def names() -> tuple[str, ...]:

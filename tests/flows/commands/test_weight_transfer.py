@@ -230,6 +230,7 @@ def test_a_model_goes_out_as_a_folder_and_comes_back_bit_for_bit(command, publis
     command.home = tmp_path / "another home"
     told = command("weights", "import", "model", tmp_path / "hf")
     assert (digest(told, "backbones"), digest(told, "checkpoint")) == (backbones, checkpoint)
+    assert f"--init stage2={checkpoint[:12]}" in told  # the folder knows its stage
     (tmp_path / "shown.png").write_bytes(picture(1))
     said = command("ask", checkpoint[:12], tmp_path / "shown.png", "what?")
     lies = command.home / "store" / "checkpoint" / checkpoint[:12]
