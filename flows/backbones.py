@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.home import default_home
-from flows.reporting.terminal import say
 from flows.serving.server import start_prefect_server
+from flows.terminal import say
 from tasks.backbones import NANO, PRETRAIN, pretrain
 from tasks.build import BuildResult, Store
 from tasks.request import Request, StepFolders

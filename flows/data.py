@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from flows.choosing.recipes import recipe
 from flows.inputs import pictures_name, set_inputs, sets_in
 from flows.provenance import noted
+from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
 from tasks.build import MANIFEST
 from tasks.fetch import FETCH, fetch_files
@@ -20,7 +20,7 @@ from tasks.picture_sets import GATHER, PICTURES, gather, write_pictures
 from tasks.reading.list_files import COPY, copy_lists, is_far, state_of
 from tasks.request import Estimate, Inputs, Request, StepFolders
 from tasks.rows import ROWS, rows_of_lists
-from tasks.scenes import DRAW, SCENES_HOST, draw
+from tasks.scenes import DRAW, draw
 from tasks.segments import FetchTarget, SegmentStore, fetch_urls, rounded
 from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tinygptv_core import evals
@@ -28,7 +28,7 @@ from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import PictureSet, Recipe
-from tinygptv_core.settings import DataSettings, Scenes
+from tinygptv_core.settings import SCENES_HOST, DataSettings, Scenes
 from tinygptv_core.stages import samples_wanted
 
 SOURCE = "scenes/draw"

@@ -30,7 +30,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import SecretStr
 
 from flows.serving.left_open import close_runs_of
-from flows.serving.up import DEPLOYMENTS, POOL
+from flows.settings import DEPLOYMENTS, POOL
 from flows.walk import TRAINING
 
 SILENT = timedelta(seconds=75)

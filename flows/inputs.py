@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from flows.choosing.recipes import recipe
+from flows.recipes import recipe
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.recipe import PictureSet
 from tinygptv_core.run import DataFolders

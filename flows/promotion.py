@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.choosing.choice import Prepared
 from flows.reporting.summary import report_on
-from flows.reporting.terminal import say
+from flows.terminal import say
 from tasks.build import BuildResult
 from tasks.promote import Verdict, promote_by_rule, verdict_words
 from tasks.registering.registry import registered

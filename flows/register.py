@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flows.choosing.recipes import recipe
 from flows.evaluate import FRESH
 from flows.inputs import data_folders, data_inputs
+from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
 from flows.train import BACKBONES
 from tasks.register import REGISTER, ModelSpec, Registration, register_version, write_model

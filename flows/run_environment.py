@@ -12,9 +12,9 @@ from tasks.build import Store
 from tasks.evaluate import EVALUATE
 from tasks.fetch import FetchOptions
 from tasks.filtering.removals import NO_REMOVALS, Removals, read_removals
+from tasks.lease import lease
 from tasks.promote import Rule
 from tasks.register import REGISTER, import_mlflow
-from tasks.storing.lease import lease
 from tasks.tars import Sharing
 from tasks.track import Tracking, tracked_run
 from tasks.train import TRAIN, Workers, ray_workers

@@ -4,6 +4,9 @@ import logging
 import os
 from pathlib import Path
 
+DEPLOYMENTS = Path(__file__).parent / "prefect.yaml"
+POOL = "tinygptv"
+"""The work pool that they run in."""
 SERVER = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flows.choosing.recipes import recipe
 from flows.inputs import KINDS, data_folders, data_inputs
+from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
 from tasks.backbones_import import CONVERT, IMPORT, check_digest, convert_backbones, import_backbones, source_files
 from tasks.build import Store
@@ -13,8 +13,8 @@ from tasks.request import Inputs, Request, StepFolders, TrainingEstimate
 from tasks.tables import read_counts
 from tasks.track import DataUsed, tracking_stage
 from tasks.train import TRAIN
-from tasks.training.probe import probe
 from tasks.training_estimates import estimate_training
+from tasks.training_probe import probe
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import ConfigError, plain

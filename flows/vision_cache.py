@@ -7,11 +7,11 @@ changed, and the recipes alone: not from the disk, nor from what is in the store
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flows.choosing.recipes import recipe
 from flows.data import pictures_wanted
 from flows.evaluate import FRESH
 from flows.inputs import pictures_name
 from flows.plan import Planned
+from flows.recipes import recipe
 from flows.train import sizes_of
 from tasks.tables import read_counts
 from tasks.training.vision_cache import CacheAdvice, picture_bytes

@@ -24,9 +24,9 @@ from flows.plan import resolve
 from flows.promotion import log_report, promoted, reported
 from flows.provenance import noted
 from flows.reporting.shown import Progress, show_plan, show_result
-from flows.reporting.terminal import say
 from flows.run_environment import RunEnvironment, wait_for_imports
 from flows.serving.left_open import close_killed_runs
+from flows.terminal import say
 from tasks.build import BuildResult, Store
 from tasks.request import Inputs, Request, StepFolders
 from tasks.train import TRAIN
@@ -46,7 +46,7 @@ def run_pipeline(choice: Choice, process: Mapping[str, Any]) -> Path:
     """`walk` for the command.
 
     Args:
-        process: this one (`tasks.storing.lease.Holder`), so that others can tell whether the run goes on.
+        process: this one (`tasks.lease.Holder`), so that others can tell whether the run goes on.
     """
     return walk(choice)
 

@@ -318,8 +318,8 @@ def _restored_beside(restored: Record, records: Records) -> str | None:
 def _stage_of(checkpoint: Path, backbones: Path) -> dict[str, Any]:
     """A stage that asks as the checkpoint is to be asked, in the precision that its language model is kept in."""
     from tinygptv_core.checkpoint import read_form
-    from tinygptv_core.formats.weight_files import open_weights
     from tinygptv_core.presets import NANO
+    from tinygptv_core.tensor_files.weight_files import open_weights
 
     kept = {stored.dtype for stored in open_weights(backbones / "llm" / "model.safetensors").values()}
     precision = str(min(kept, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")

@@ -10,9 +10,9 @@ from tasks.build import FILE_STAMPS, write_json
 from tasks.request import Step, StepFolders
 from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
-from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, plain, unknown
 from tinygptv_core.settings import SHIPPED, BackboneSettings, BackboneSources, Source
+from tinygptv_core.tensor_files.weight_folders import check_pins, files_of
 
 if TYPE_CHECKING:
     from tinygptv_core.formats.coverage import Coverage

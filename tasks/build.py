@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.lease import held, in_use, lease
 from tasks.request import SHORT, Inputs, Request, Step, StepFolders, difference, digests, nearest, request_identity
-from tasks.storing.lease import held, in_use, lease
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError, canonical_json, sha256_of

@@ -17,6 +17,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+from tasks.lease import myself
 from tasks.registering.mlflow_database import make_database
 from tasks.registering.model_card import ModelCardFacts, card_text, description
 from tasks.registering.registry import (
@@ -30,7 +31,6 @@ from tasks.registering.registry import (
     registered,
 )
 from tasks.request import Step, StepFolders
-from tasks.storing.lease import myself
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import canonical_json

@@ -16,11 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from tasks.scenes import SCENES_HOST
 from tinygptv_core.scenes import texts
 from tinygptv_core.scenes.draw import draw, jpeg
 from tinygptv_core.scenes.scene import SIDE_PIXELS, Scene, Split, draw_scene
-from tinygptv_core.settings import Scenes
+from tinygptv_core.settings import SCENES_HOST, Scenes
 
 Record = dict[str, Any]
 

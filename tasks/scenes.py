@@ -4,8 +4,6 @@ from tasks.request import Step, StepFolders
 from tinygptv_core.settings import Scenes
 
 DRAW = Step(name="draw", kind="source", version=2)
-SCENES_HOST = "scenes.invalid"
-"""A name that no server on the web can have (RFC 2606); a run maps it to its own loopback server."""
 
 
 def draw(scenes: Scenes, folders: StepFolders) -> None:

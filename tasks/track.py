@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from tasks.lease import Holder, is_alive
 from tasks.quantities import cut
 from tasks.register import experiment_id, import_mlflow, process_tag
 from tasks.registering.mlflow_database import make_database
 from tasks.registering.registry import PROCESS_TAG, SQLITE
-from tasks.storing.lease import Holder, is_alive
 from tinygptv_core.plain import leaves, sha256_of
 from tinygptv_core.training.metrics import Tail, numbers
 

@@ -16,10 +16,10 @@ from tasks.shortages import has_no_room
 from tasks.storing.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.storing.records import Records
 from tinygptv_core.artifact import Artifact, digest_of, members_of
-from tinygptv_core.formats.weight_folders import PICKLES
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, BackboneSettings
 from tinygptv_core.stages import Stage
+from tinygptv_core.tensor_files.weight_folders import PICKLES
 
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)
 RESTORE_BACKBONES = Step(name="restore_backbones", kind="backbones", version=1)

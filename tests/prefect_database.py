@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import SERVER
-from tasks.storing.lease import lease
+from tasks.lease import lease
 
 NAME = "prefect.db"
 

@@ -59,6 +59,10 @@ class BackboneSettings:
     sources: BackboneSources | None = field(default=None, metadata=IDENTITY_UNLESS_DEFAULT)
 
 
+SCENES_HOST = "scenes.invalid"
+"""A name that no server on the web can have (RFC 2606); a run maps it to its own loopback server."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
     """How many scenes are drawn, and with which seed (`tinygptv_core/scenes`)."""

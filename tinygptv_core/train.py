@@ -21,19 +21,11 @@ import torch
 import torch.distributed as distributed
 
 from tinygptv_core.alone import alone
-from tinygptv_core.checkpoint import (
-    Position,
-    State,
-    drop_states_after,
-    load_state,
-    read_checkpoint,
-    write_checkpoint,
-)
+from tinygptv_core.checkpoint import read_checkpoint, write_checkpoint
 from tinygptv_core.checkpoint_form import check_norms
 from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.draws import ORDER_VERSION
-from tinygptv_core.engine import DDPEngine, Engine
 from tinygptv_core.formats.architectures import sizes_of
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
@@ -48,11 +40,13 @@ from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Stage, check_adapters
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.training.compiling import compile_layers, require_compiler
+from tinygptv_core.training.engine import DDPEngine, Engine
 from tinygptv_core.training.metrics import left, words
 from tinygptv_core.training.metrics_logger import MetricsLogger
 from tinygptv_core.training.not_finite import NotFiniteError
 from tinygptv_core.training.processes import gathered
 from tinygptv_core.training.saving import AskedToStop, Saver, StoppedError, asked_by_signals, never
+from tinygptv_core.training.states import Position, State, drop_states_after, load_state
 from tinygptv_core.weights import load_backbones
 
 LOGGER = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTrainedTokenizerFast
 
-from tinygptv_core.formats.weight_files import LazyTensors, Stored, counted, in_memory, open_weights, write_tensors
 from tinygptv_core.phi import PostRMSNorm, TinyPhi
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.qformer import QFormer
+from tinygptv_core.tensor_files.weight_files import LazyTensors, Stored, counted, in_memory, open_weights, write_tensors
 from tinygptv_core.vision import VisionTower
 
 AnyConfig = Blip2VisionConfig | Blip2QFormerConfig | PhiConfig

@@ -1,1 +1,1 @@
-"""What a person asks for, made into steps: choice, presets, recipes, Prefect's forms, and early checks of them."""
+"""What a person asks for, made into steps: choice, presets, Prefect's forms, and early checks of them."""

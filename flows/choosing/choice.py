@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from flows.choosing.fitting import check_given, check_pictures, lacking_device
 from flows.choosing.preset_files import preset_in
-from flows.choosing.recipes import recipe, recipes
 from flows.data import INSTRUCT, LIST
 from flows.home import check_folder, check_writable, default_home, tracking_uri
 from flows.pipeline import steps
 from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
-from flows.reporting.terminal import Terminal
+from flows.recipes import recipe, recipes
 from flows.run_environment import RunEnvironment
+from flows.terminal import Terminal
 from flows.vision_cache import with_cache_advice
 from tasks.backbones_import import shipped
 from tasks.fetch import FetchOptions

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from flows.choosing.recipes import recipe
 from flows.data import pictures_wanted
+from flows.recipes import recipe
 from tasks.fetch_estimates import PICTURE_BYTES
 from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import Download

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flows.choosing.recipes import recipe
+from flows.recipes import recipe
 from tasks.build import Store
 from tasks.evaluate import EVALUATE
 from tasks.quantities import cut

@@ -9,8 +9,8 @@ from typing import Any
 from flows.commands.options import DONE, add_home, whole_number
 from flows.commands.scoring import StandaloneEnvironment, checkpoint_named, lines_of, score
 from flows.home import check_writable, tracking_uri
-from flows.reporting.terminal import Terminal, say
 from flows.serving.ports import MOST_PORT, check_free
+from flows.terminal import Terminal, say
 from tasks.build import Store
 from tasks.register import CHALLENGER, CHAMPION
 from tasks.registering.registry import find, versions

@@ -16,12 +16,12 @@ from flows.choosing.presets import described
 from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
 from flows.plan import lacking_files, probed
 from flows.reporting.foreseen import for_machines, what_it_takes
-from flows.reporting.terminal import say
 from flows.run_environment import import_ahead
 from flows.serving.server import start_prefect_server
 from flows.serving.who_is_up import use_up
+from flows.terminal import say
+from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, what_is_full
-from tasks.storing.lease import myself
 from tasks.train import FailsAgainError
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import PRESETS

@@ -9,7 +9,7 @@ from typing import Any
 from flows.evaluate import evaluate_step
 from flows.inputs import data_inputs
 from flows.provenance import noted
-from flows.reporting.terminal import say
+from flows.terminal import say
 from tasks.ask import origin_of
 from tasks.build import MANIFEST, BuildResult, Store
 from tasks.quantities import interval, percent

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.build import Store
+from tasks.lease import unless_in_use
 from tasks.quantities import size
 from tasks.registering.registry import names, versions
 from tasks.request import SHORT
 from tasks.storing.inventory import ArtifactInventory, StoredArtifact, Sweep, clean, rebuilt_by, sweep
-from tasks.storing.lease import unless_in_use
 from tasks.storing.records import clock
 from tinygptv_core.plain import ConfigError
 

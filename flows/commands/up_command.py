@@ -8,7 +8,7 @@ from typing import Any
 from flows.commands.options import DONE, FAILED, add_home, whole_number
 from flows.home import check_writable
 from flows.serving.ports import MOST_PORT
-from flows.serving.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up
+from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up
 
 
 def add_parsers(commands: Any) -> None:

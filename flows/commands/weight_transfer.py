@@ -21,10 +21,10 @@ from tasks.weights import (
 )
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.checkpoint_form import form_of, read_form
-from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.plain import ConfigError, change, pairs_of
 from tinygptv_core.presets import PAPER_BACKBONES, starting_at, with_settings
 from tinygptv_core.settings import BackboneSettings
+from tinygptv_core.tensor_files.weight_folders import check_pins, files_of
 
 
 @dataclass(frozen=True, kw_only=True)

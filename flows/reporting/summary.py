@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.choosing.choice import Prepared
-from flows.choosing.recipes import recipe
 from flows.evaluate import FRESH
 from flows.inputs import data_folders, data_inputs
+from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
 from tasks.build import BuildResult
 from tasks.registering.registry import CHECKPOINT_TAG, registered
-from tasks.reporting.card import STEPS, DataCardSources, write_cards
+from tasks.reporting.card import STEPS, DataCardSources
+from tasks.reporting.cards import write_cards
 from tasks.reporting.report import (
     BandReport,
     DataReport,

@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
-from tasks.storing.lease import Holder, is_alive
+from tasks.lease import Holder, is_alive
 
 GOING_ON = [StateType.PENDING, StateType.RUNNING]
 WHY = "Its process was killed."
@@ -30,7 +30,7 @@ WHY = "Its process was killed."
 def close_killed_runs(flow: str) -> bool:
     """Have runs of that flow end as crashed whose process is no longer there; whether there were any.
 
-    A run says which process it is in its parameter `process` (`tasks.storing.lease.Holder`, as a mapping).
+    A run says which process it is in its parameter `process` (`tasks.lease.Holder`, as a mapping).
     """
     state = FlowRunFilterState(type=FlowRunFilterStateType(any_=GOING_ON))
     with get_client(sync_client=True) as client:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.settings import configure_prefect, only_pages_of
-from tasks.storing.lease import lease
+from tasks.lease import lease
 from tasks.tied import tie_to
 from tinygptv_core.importing import importing
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.storing.lease import Holder, is_alive
+from tasks.lease import Holder, is_alive
 
 
 @dataclass(frozen=True, kw_only=True)

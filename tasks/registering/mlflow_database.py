@@ -6,8 +6,8 @@ at once, it leaves a database that it refuses ever after.
 
 from pathlib import Path
 
+from tasks.lease import lease
 from tasks.registering.registry import SQLITE, database
-from tasks.storing.lease import lease
 
 
 def make_database(tracking_uri: str) -> None:

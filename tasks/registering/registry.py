@@ -28,7 +28,7 @@ BACKBONES_TAG = "tinygptv.backbones_place"
 """The tag that says in which folder its backbones lay."""
 
 PROCESS_TAG = "tinygptv.process"
-"""The tag of a run that says which process keeps it open (`tasks.storing.lease.Holder`, as JSON)."""
+"""The tag of a run that says which process keeps it open (`tasks.lease.Holder`, as JSON)."""
 
 BUNDLE_TAG = "tinygptv.bundle"
 """The tag of a version that has a copy of its backbones among its files."""

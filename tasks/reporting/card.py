@@ -1,12 +1,11 @@
-"""A data set's card: what it is, what became of its rows, and what is in it; as JSON, and as a page for people.
+"""A data set's card: what it is, what became of its rows, and what is in it.
 
 Made from the data set's four artifacts alone, column by column and where need be from a sample of their rows, so that
-it costs a blink, and once for the same artifacts: the next run finds it.
+it costs a blink.
 """
 
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from tasks.hosts import hosts_of
 from tasks.quantities import spread
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, ROWS_FILE, data_counts, read_counts
-from tinygptv_core.drafts import write_whole
-from tinygptv_core.plain import sha256_of
 from tinygptv_core.recipe import Recipe
 from tinygptv_core.run import DataFolders
 
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyarrow.compute import Expression
 
-CARD_VERSION = 3
-"""Raised when a card of the same artifacts comes to say something else."""
 STEPS = ("rows", "filter", "fetch", "screen")
 
 SAMPLED_ROWS = 5_000
@@ -111,38 +106,8 @@ class DataCardSources:
     read: DataFolders
 
 
-def write_cards(sources: Iterable[DataCardSources], folder: Path, kept: Path) -> dict[str, Path]:
-    """The cards of several data sets in `folder`, as NAME.html and NAME.json; data set -> the page.
-
-    Args:
-        kept: the folder of all cards that were ever made here.
-    """
-    pages: dict[str, Path] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in sources:
-        made = _made(source, kept)
-        for path in made:
-            shutil.copyfile(path, folder / f"{source.name}{path.suffix}")
-        pages[source.name] = folder / f"{source.name}.html"
-    return pages
-
-
-def _made(source: DataCardSources, kept: Path) -> tuple[Path, Path]:
-    """The card as JSON and as a page, made now unless it was made before of the same artifacts and recipe."""
-    asked = {"version": CARD_VERSION, "data": source.name, "recipe": _facts(source.recipe), "digests": source.digests}
-    name = f"{source.name}-{sha256_of(asked)[:12]}"
-    data, page = kept / f"{name}.json", kept / f"{name}.html"
-    if not page.exists():  # it is written last
-        from tasks.reporting.card_page import render_card
-
-        kept.mkdir(parents=True, exist_ok=True)
-        card = data_card_of(source)
-        write_whole(data, json.dumps(card, indent=1, allow_nan=False) + "\n")
-        write_whole(page, render_card(card, source.read))
-    return data, page
-
-
-def _facts(recipe: Recipe) -> dict[str, Any]:
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """What the card says of the recipe, by name."""
     names = ("version", "source", "how", "licence", "citation", "expected_rows")
     return {name: getattr(recipe, name) for name in names}
 
@@ -157,7 +122,7 @@ def data_card_of(source: DataCardSources) -> DataCard:
     hosts = _hosts(folders)
     return {
         "data": source.name,
-        "recipe": _facts(source.recipe),
+        "recipe": recipe_facts(source.recipe),
         "counts": _counts(data_counts(*(folders[step] for step in STEPS))),
         "steps": {step: _counts(read_counts(folders[step])) for step in STEPS},
         "drops": _drops(folders),

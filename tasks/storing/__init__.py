@@ -1,1 +1,1 @@
-"""Around the store: leases, records and their differences, lineage, traces, inventory, copies elsewhere."""
+"""Around the store: records and their differences, lineage, traces, inventory, copies elsewhere."""

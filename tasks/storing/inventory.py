@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.build import MANIFEST, Store
+from tasks.lease import Holder, held
 from tasks.registering.registry import MODEL_TAG, Version
 from tasks.request import SHORT
-from tasks.storing.lease import Holder, held
 from tasks.storing.lineage import REGISTERED, Link, chain, roots_of, segments_of
 from tasks.storing.records import Record, Records
 from tinygptv_core.artifact import Artifact, sha256_of_file

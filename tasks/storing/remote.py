@@ -14,8 +14,8 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from tasks.build import MANIFEST, DamagedError, Store, write_json
+from tasks.lease import lease
 from tasks.request import SHORT
-from tasks.storing.lease import lease
 from tasks.storing.lineage import chain, segments_of
 from tasks.storing.records import NO_KINDS, Record, Records
 from tinygptv_core.artifact import Artifact, Member, sha256_of_file

@@ -1,1 +1,1 @@
-"""Around a stage's training: Ray's cluster, the probe, the vision-token cache, and what DeepSpeed divides."""
+"""Around a stage's training: Ray's cluster, the vision-token cache, and what DeepSpeed divides."""

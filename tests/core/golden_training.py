@@ -13,11 +13,11 @@ from torch import Tensor
 from tests.core.golden_forward import collated, said, stage_of
 from tests.core.reference import Check, Goldens, as_published, assert_near, trainable_tensors
 from tinygptv_core.batch import Batch
-from tinygptv_core.engine import DDPEngine
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions
 from tinygptv_core.schedule import rate
 from tinygptv_core.stages import Schedule
+from tinygptv_core.training.engine import DDPEngine
 
 RELATIVE = 1e-9
 """Of rates, which are float64."""

@@ -8,11 +8,11 @@ import torch
 from tests.core import tiny
 from tests.core.test_packing import loss_and_gradients, ragged
 from tests.core.tiny_run import OPTIONS, STAGE
-from tinygptv_core.engine import DDPEngine
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stages import Lora
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import trainable_parameters
+from tinygptv_core.training.engine import DDPEngine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

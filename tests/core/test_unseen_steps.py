@@ -12,11 +12,11 @@ from tests.core import tiny
 from tests.core.test_packing import ragged
 from tests.core.tiny_run import OPTIONS, STAGE
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.engine import DDPEngine
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.precision import dtype_of
 from tinygptv_core.stages import Lora
 from tinygptv_core.training.clock import PARTS
+from tinygptv_core.training.engine import DDPEngine
 from tinygptv_core.training.not_finite import NotFiniteError
 
 LORA = Lora(rank=2, alpha=4, dropout=0.1)

@@ -19,7 +19,7 @@ from compose_spec import PyCompose
 
 from flows import deploy
 from flows.commands import grammar
-from flows.serving.up import POOL
+from flows.settings import POOL
 from tests.test_frame import pins
 
 ROOT = Path(__file__).parents[2]

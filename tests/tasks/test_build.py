@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tasks.build import DamagedError, Store
+from tasks.lease import lease
 from tasks.request import Request, Step
-from tasks.storing.lease import lease
 
 COUNT = Step(name="count", kind="number", version=1)
 HOST = socket.gethostname()
@@ -229,9 +229,7 @@ def test_two_builds_of_one_key_make_it_once_and_the_second_says_for_whom_it_wait
 
 def test_a_dead_holders_lease_is_taken_over(tmp_path):
     path = tmp_path / "lease"
-    holding = (
-        f"from pathlib import Path; from tasks.storing.lease import _take, myself; _take(Path({str(path)!r}), myself())"
-    )
+    holding = f"from pathlib import Path; from tasks.lease import _take, myself; _take(Path({str(path)!r}), myself())"
     subprocess.run([sys.executable, "-c", holding], check=True)
     assert path.exists()
     told = []

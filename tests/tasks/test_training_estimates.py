@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.build import Store
-from tasks.training.probe import probe, samples_per_second, shortened
 from tasks.training_estimates import NO_TIME, by_arithmetic, estimate_training, samples_of
+from tasks.training_probe import probe, samples_per_second, shortened
 from tests.core.tiny_run import OPTIONS, tiny_spec
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in

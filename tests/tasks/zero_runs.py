@@ -17,10 +17,10 @@ from benchmarks.engines import joined
 from tasks.zero import ZeroEngine, train
 from tests.core import tiny
 from tests.core.test_train import quiet
-from tinygptv_core.engine import DDPEngine
 from tinygptv_core.loader import Steps
 from tinygptv_core.run import read_spec
 from tinygptv_core.train import starting_model
+from tinygptv_core.training.engine import DDPEngine
 from tinygptv_core.training.not_finite import NotFiniteError
 
 WORLD_SIZE = 2

@@ -1,1 +1,1 @@
-"""Files of weights: ours, published ones and Hugging Face's, with every tensor accounted for."""
+"""Weights in others' layouts, published ones and Hugging Face's: import and export, every tensor accounted for."""

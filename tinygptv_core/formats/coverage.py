@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tinygptv_core.formats.weight_files import CODES, Stored, counted, in_memory, some_of
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.tensor_files.weight_files import CODES, Stored, counted, in_memory, some_of
 
 FLOATS = tuple(dtype for dtype in CODES if dtype.is_floating_point)
 """What weights are numbers of."""

@@ -9,11 +9,11 @@ import torch
 from tinygptv_core.checkpoint import Checkpoint, read_checkpoint
 from tinygptv_core.checkpoint_form import norms_in_words
 from tinygptv_core.formats.published import POSITION_IDS, checkpoint_config, name_in_checkpoint, name_in_export
-from tinygptv_core.formats.weight_files import Stored, in_memory, open_weights, write_tensors
-from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS
 from tinygptv_core.image import MEAN, STANDARD_DEVIATION
 from tinygptv_core.phi import POST_NORM_EPS
 from tinygptv_core.plain import ConfigError, plain
+from tinygptv_core.tensor_files.weight_files import Stored, in_memory, open_weights, write_tensors
+from tinygptv_core.tensor_files.weight_folders import UNTRAINED_NORMS
 from tinygptv_core.trainable import is_lora
 from tinygptv_core.vision import LAST_NORM_EPS
 from tinygptv_core.weights import Architecture, read_architecture, read_tokenizer, told_by, write_json

@@ -22,10 +22,10 @@ from tinygptv_core.checkpoint import save_stored
 from tinygptv_core.checkpoint_form import CheckpointForm, read_form
 from tinygptv_core.formats import published
 from tinygptv_core.formats.coverage import Coverage, WeightLayout, match_tensors
-from tinygptv_core.formats.weight_files import Stored, open_checkpoint, open_weights
-from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError, plain
+from tinygptv_core.tensor_files.weight_files import Stored, open_checkpoint, open_weights
+from tinygptv_core.tensor_files.weight_folders import UNTRAINED_NORMS, read_json
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weights import AnyConfig, Architecture, norm_names, without_weights, write_backbones
 

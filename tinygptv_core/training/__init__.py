@@ -1,1 +1,1 @@
-"""Around the steps of training: saving, monitoring, metrics, FLOPs, compilation, agreement among processes."""
+"""The steps of training, and around them: states, monitoring, metrics, FLOPs, compilation, agreement of processes."""

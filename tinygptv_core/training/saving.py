@@ -13,8 +13,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from tinygptv_core.checkpoint import Position, State, save_state
 from tinygptv_core.run import RunSpec
+from tinygptv_core.training.states import Position, State, save_state
 
 AskedToStop = Callable[[], bool]
 """Whether this process has been asked to save and stop."""

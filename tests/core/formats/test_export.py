@@ -21,8 +21,6 @@ from tinygptv_core.checkpoint import Checkpoint, save_checkpoint
 from tinygptv_core.formats.architectures import architecture
 from tinygptv_core.formats.coverage import Coverage
 from tinygptv_core.formats.export import export_folder, export_published
-from tinygptv_core.formats.weight_files import read_pickle
-from tinygptv_core.formats.weight_folders import UNTRAINED_NORMS
 from tinygptv_core.formats.weight_import import (
     import_backbones,
     import_checkpoint,
@@ -33,6 +31,8 @@ from tinygptv_core.image import squashed
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED
+from tinygptv_core.tensor_files.weight_files import read_pickle
+from tinygptv_core.tensor_files.weight_folders import UNTRAINED_NORMS
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.vision import normalised
 from tinygptv_core.weights import load_backbones

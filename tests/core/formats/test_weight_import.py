@@ -24,13 +24,13 @@ from tinygptv_core.checkpoint_form import CheckpointForm
 from tinygptv_core.formats.architectures import PAPER, architecture
 from tinygptv_core.formats.coverage import table
 from tinygptv_core.formats.export import export_published
-from tinygptv_core.formats.pickled_names import MOST_BYTES
 from tinygptv_core.formats.published import name_in_checkpoint
-from tinygptv_core.formats.weight_files import in_memory, open_weights, read_pickle, write_tensors
-from tinygptv_core.formats.weight_folders import check_pins, files_of
 from tinygptv_core.formats.weight_import import WeightPaths, import_backbones, import_checkpoint, trained_shapes
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.tensor_files.pickled_names import MOST_BYTES
+from tinygptv_core.tensor_files.weight_files import in_memory, open_weights, read_pickle, write_tensors
+from tinygptv_core.tensor_files.weight_folders import check_pins, files_of
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weights import Architecture, load_backbones
 

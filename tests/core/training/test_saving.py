@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.core.tiny_run import OPTIONS, STAGE, no_room
-from tinygptv_core.checkpoint import Position, State, load_state
 from tinygptv_core.training import saving
 from tinygptv_core.training.saving import Saver, StoppedError, Writer, asked_by_signals, never
+from tinygptv_core.training.states import Position, State, load_state
 
 RUN = "r" * 64
 

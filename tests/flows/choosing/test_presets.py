@@ -10,10 +10,10 @@ import pytest
 from flows.choosing import fitting
 from flows.choosing.choice import prepare
 from flows.choosing.presets import downloads
-from flows.choosing.recipes import recipe
 from flows.cli import main
 from flows.commands.grammar import parser
 from flows.commands.options import choice_of
+from flows.recipes import recipe
 from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError, from_plain, plain

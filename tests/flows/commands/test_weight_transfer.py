@@ -22,11 +22,11 @@ from tests.core.tiny_run import picture
 from tests.flows.choices import CHOICE
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
 from tinygptv_core.checkpoint import form_of, read_form
-from tinygptv_core.formats.weight_files import open_weights
 from tinygptv_core.plain import ConfigError, from_plain, plain, sha256_of
 from tinygptv_core.presets import NANO
 from tinygptv_core.settings import BackboneSettings, BackboneSources, Source
 from tinygptv_core.stages import Stage
+from tinygptv_core.tensor_files.weight_files import open_weights
 
 PRESET = """
 from dataclasses import replace

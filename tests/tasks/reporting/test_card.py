@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
-from tasks.reporting.card import DataCardSources, _distribution, data_card_of, write_cards
+from tasks.reporting.card import DataCardSources, _distribution, data_card_of
+from tasks.reporting.cards import write_cards
 from tasks.screen import Against, screen
 from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, TableWriter, Tally
 from tests.tasks.shards import ALONE, encoded, picture, step_folders

@@ -11,9 +11,9 @@ import pytest
 from flows.cli import main
 from flows.commands.store_report import unused
 from tasks.build import Store
+from tasks.lease import lease
 from tasks.registering.registry import versions
 from tasks.storing.inventory import ArtifactInventory, rebuilt_by, sweep
-from tasks.storing.lease import lease
 from tests.tasks.made_store import SECOND, copied, made_home
 
 

@@ -5,7 +5,7 @@ import os
 import time
 from dataclasses import asdict
 
-from tasks.storing.lease import Holder, held, lease
+from tasks.lease import Holder, held, lease
 
 ELSEWHERE = json.dumps(asdict(Holder(host="elsewhere", boot="b", pid=1, started=1)))
 LONG_AGO = 1.0
@@ -35,7 +35,7 @@ def test_who_leaves_does_not_remove_what_another_took_over(tmp_path):
 
 
 def test_the_heart_goes_on_for_ones_own_lease_and_not_for_anothers(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.storing.lease.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.lease.HEARTBEAT_SECONDS", 0.01)
     path = tmp_path / "key"
     with lease(path, nobody):
         mine = path.read_text()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.reporting.terminal import Terminal
+from flows.terminal import Terminal
 from tests.tasks.reporting.test_report import report_of
 
 
@@ -40,7 +40,7 @@ def test_where_the_last_stage_was_not_evaluated_the_scores_of_others_are_lines(c
 def test_what_is_left_of_a_run_that_goes_on_is_reckoned_from_where_it_goes_on(capsys, monkeypatch, is_terminal):
     """300 of 1,500 steps are done already; 10 more take 10 seconds: 1,190 are left, which take 19:50."""
     now = [1000.0]
-    for clock in ("flows.reporting.terminal.time.monotonic", "tqdm.std.time"):
+    for clock in ("flows.terminal.time.monotonic", "tqdm.std.time"):
         monkeypatch.setattr(clock, lambda: now[0])
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     terminal = Terminal()

@@ -22,17 +22,15 @@ from flows.choosing.choice import default_data
 from flows.serving.ending import end_runs, end_trees, runs_on
 from flows.serving.ports import HOST, check_free
 from flows.serving.who_is_up import RunningServers, servers_noted, up_on
-from flows.settings import SERVER, configure_prefect, only_pages_of
+from flows.settings import DEPLOYMENTS, POOL, SERVER, configure_prefect, only_pages_of
+from tasks.lease import is_alive, lease, myself
 from tasks.register import QUIET
 from tasks.registering.mlflow_database import make_database
 from tasks.registering.registry import database_in
-from tasks.storing.lease import is_alive, lease, myself
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-POOL = "tinygptv"
-DEPLOYMENTS = Path(__file__).parents[1] / "prefect.yaml"
 START_SECONDS = 120.0
 POLL_SECONDS = 0.2
 RESTART_SECONDS = 2.0

@@ -3,7 +3,7 @@
 import pytest
 
 import data_recipes
-from flows.choosing.recipes import recipe
+from flows.recipes import recipe
 from tinygptv_core.plain import ConfigError
 
 

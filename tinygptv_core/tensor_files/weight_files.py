@@ -20,9 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from tinygptv_core.formats.pickled_names import ZIP, scan_pickle
-from tinygptv_core.formats.weight_folders import PICKLES, SAFETENSORS, tensor_files
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.tensor_files.pickled_names import ZIP, scan_pickle
+from tinygptv_core.tensor_files.weight_folders import PICKLES, SAFETENSORS, tensor_files
 
 WRAPPERS = ("model", "state_dict", "module")
 """Under which names a pickle may hold its tensors, if not at the top."""

@@ -11,8 +11,8 @@ import pytest
 
 from flows.home import tracking_uri
 from flows.serving.ending import runs_on
-from flows.serving.up import UpOptions, run_up
 from flows.serving.who_is_up import up_on, use_up
+from flows.up import UpOptions, run_up
 from tests.flows.servers import Servers
 from tests.ports import kept_port
 from tests.prefect_database import give_database
