@@ -39,7 +39,8 @@ from tinygptv_core.run import RunOptions
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import parameter_groups
 from tinygptv_core.training.compiling import compile_layers, require_compiler
-from tinygptv_core.training.engine import BETAS, EPSILON, DDPEngine
+from tinygptv_core.training.ddp import DDPEngine
+from tinygptv_core.training.engine import BETAS, EPSILON
 from tinygptv_core.training.flops import peak_flops
 
 RATE = 1e-6

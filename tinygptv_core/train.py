@@ -40,7 +40,8 @@ from tinygptv_core.sizes import ModelSizes
 from tinygptv_core.stages import Stage, check_adapters
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.training.compiling import compile_layers, require_compiler
-from tinygptv_core.training.engine import DDPEngine, Engine
+from tinygptv_core.training.ddp import DDPEngine
+from tinygptv_core.training.engine import Engine
 from tinygptv_core.training.metrics import left, words
 from tinygptv_core.training.metrics_logger import MetricsLogger
 from tinygptv_core.training.not_finite import NotFiniteError

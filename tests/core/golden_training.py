@@ -17,7 +17,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions
 from tinygptv_core.schedule import rate
 from tinygptv_core.stages import Schedule
-from tinygptv_core.training.engine import DDPEngine
+from tinygptv_core.training.ddp import DDPEngine
 
 RELATIVE = 1e-9
 """Of rates, which are float64."""

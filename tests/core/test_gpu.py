@@ -12,7 +12,7 @@ from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stages import Lora
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.training.engine import DDPEngine
+from tinygptv_core.training.ddp import DDPEngine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

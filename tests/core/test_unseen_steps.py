@@ -16,7 +16,7 @@ from tinygptv_core.model import TinyGPTV
 from tinygptv_core.precision import dtype_of
 from tinygptv_core.stages import Lora
 from tinygptv_core.training.clock import PARTS
-from tinygptv_core.training.engine import DDPEngine
+from tinygptv_core.training.ddp import DDPEngine
 from tinygptv_core.training.not_finite import NotFiniteError
 
 LORA = Lora(rank=2, alpha=4, dropout=0.1)

@@ -20,7 +20,7 @@ from tests.core.test_train import quiet
 from tinygptv_core.loader import Steps
 from tinygptv_core.run import read_spec
 from tinygptv_core.train import starting_model
-from tinygptv_core.training.engine import DDPEngine
+from tinygptv_core.training.ddp import DDPEngine
 from tinygptv_core.training.not_finite import NotFiniteError
 
 WORLD_SIZE = 2

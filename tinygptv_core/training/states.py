@@ -54,7 +54,7 @@ class State:
     Those are the parameters, AdamW's moments and its count of steps for each, gradients that wait for their turn where
     the stage accumulates as published, and in float16 the scaler's scale and how long that has held. What else bears on
     a step is a function of its number: the samples, their prompts and texts (`loader.py`), the rate (`schedule.py`),
-    and every random number, for which torch's generators are seeded anew in each step (`engine.py`). Nothing draws from
+    and every random number, for which torch's generators are seeded anew in each step (`ddp.py`). Nothing draws from
     Python's or numpy's own generators.
     """
 

@@ -10,7 +10,8 @@ from tinygptv_core.loader import Steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stages import Lora
 from tinygptv_core.train import parameters_of, starting_model
-from tinygptv_core.training.engine import DDPEngine, micro_batches
+from tinygptv_core.training.ddp import DDPEngine
+from tinygptv_core.training.engine import micro_batches
 from tinygptv_core.training.not_finite import NotFiniteError
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
