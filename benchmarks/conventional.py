@@ -17,7 +17,7 @@ from tinygptv_core.batch import IGNORED
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import IMAGE_MARK, Tokenizer, question
 from tinygptv_core.recipe import Turn
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, D width of the LLM, C positions before an
 # answer, A positions of the answer and all that follows it, S = 1 + C + A, T tokens of a text or of an answer,

@@ -27,7 +27,8 @@ from benchmarks.work import WIDTHS, conversations
 from tasks.zero import train
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.stages import NANO_STAGE2, Share
+from tinygptv_core.stage import Share
+from tinygptv_core.stages import NANO_STAGE2
 
 BATCH = 16
 PICTURES = 256

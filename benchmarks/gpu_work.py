@@ -18,7 +18,8 @@ from tinygptv_core.prompt import Tokenizer, collate, encode_training
 from tinygptv_core.recipe import Turn
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import PAPER_SIZES, LlmSizes, ModelSizes, QFormerSizes, TowerSizes
-from tinygptv_core.stages import PAPER_STAGES, Stage
+from tinygptv_core.stage import Stage
+from tinygptv_core.stages import PAPER_STAGES
 from tinygptv_core.training.flops import NO_WORK, needed_flops, work_of
 from tinygptv_core.vision import normalised
 from tinygptv_core.weights import NORMS, Convert, read_tokenizer

@@ -21,7 +21,7 @@ from tinygptv_core.features import EncodingSettings, write_features
 from tinygptv_core.run import DataFolders, RunOptions, RunSpec
 from tinygptv_core.schedule import rate
 from tinygptv_core.shards import ShardSet
-from tinygptv_core.stages import Schedule, Share, Stage
+from tinygptv_core.stage import Schedule, Share, Stage
 from tinygptv_core.train import starting_model, train
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 from tinygptv_core.training.engine import BETAS, EPSILON

@@ -27,7 +27,7 @@ from tinygptv_core.loss import summed_cross_entropy
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.quantize import large_linears
 from tinygptv_core.sizes import PAPER_SIZES, ModelSizes
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import is_lora, trainable_parameters
 from tinygptv_core.weights import Convert, assign_tensors, narrowing
 

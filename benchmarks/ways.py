@@ -18,7 +18,8 @@ from tinygptv_core.generate import generate, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prepack import prepack
 from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_question, encode_training, question
-from tinygptv_core.stages import NANO_STAGE4, PUBLISHED_QUESTION
+from tinygptv_core.stage import PUBLISHED_QUESTION
+from tinygptv_core.stages import NANO_STAGE4
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 from tinygptv_core.training.engine import BETAS, EPSILON
 

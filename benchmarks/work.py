@@ -15,7 +15,8 @@ from tinygptv_core.scenes import texts
 from tinygptv_core.scenes.scene import Scene, draw_scene
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
-from tinygptv_core.stages import NANO_STAGE2, NANO_STAGE4, Lora, Stage
+from tinygptv_core.stage import Lora, Stage
+from tinygptv_core.stages import NANO_STAGE2, NANO_STAGE4
 from tinygptv_core.trainable import lora_parameters
 from tinygptv_core.weights import Backbones, load_backbones, new_backbones, read_tokenizer
 

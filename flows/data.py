@@ -29,7 +29,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 from tinygptv_core.recipe import PictureSet, Recipe
 from tinygptv_core.settings import SCENES_HOST, DataSettings, Scenes
-from tinygptv_core.stages import samples_wanted
+from tinygptv_core.stage import samples_wanted
 
 SOURCE = "scenes/draw"
 LIST = "list"

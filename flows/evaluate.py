@@ -10,7 +10,7 @@ from tasks.request import Request, StepFolders
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.compute import Compute, Progress
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 FRESH = "fresh"
 

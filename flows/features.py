@@ -11,7 +11,7 @@ from tasks.request import Request, StepFolders
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 FeatureSteps = Mapping[str, tuple[str, tuple[str, ...]]]
 """Stage -> the name of a step of its own, and the data sets that it looks at whose vision tokens are kept."""

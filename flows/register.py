@@ -20,7 +20,7 @@ from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.evals import Eval
 from tinygptv_core.presets import Preset
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 Inputs = Mapping[str, Artifact]
 

@@ -21,7 +21,7 @@ from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.run import RunSpec
 from tinygptv_core.settings import SHIPPED, BackboneSettings
 from tinygptv_core.sizes import ModelSizes
-from tinygptv_core.stages import Stage, samples_drawn
+from tinygptv_core.stage import Stage, samples_drawn
 
 BACKBONES = "backbones/import"
 

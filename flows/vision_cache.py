@@ -18,7 +18,7 @@ from tasks.training.vision_cache import CacheAdvice, picture_bytes
 from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.presets import Preset
-from tinygptv_core.stages import Stage, samples_drawn
+from tinygptv_core.stage import Stage, samples_drawn
 
 SCENES = "scenes"
 """The pictures that the project draws for its own annotations."""

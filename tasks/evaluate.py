@@ -8,7 +8,7 @@ from tasks.request import Step, StepFolders
 from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import DataFolders
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 EVALUATE = Step(name="evaluate", kind="scores", version=3)
 

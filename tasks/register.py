@@ -35,7 +35,7 @@ from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import canonical_json
 from tinygptv_core.run import DataFolders
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 REGISTER = Step(name="register", kind="model", version=3)
 

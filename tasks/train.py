@@ -28,7 +28,7 @@ from tinygptv_core.importing import importing
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions, RunSpec, read_spec, write_spec
 from tinygptv_core.shortage import has_no_memory
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.training.metrics import Tail, words
 
 LOGGER = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from tinygptv_core.parameters import parameters, trained_parameters
 from tinygptv_core.plain import leaves, plain
 from tinygptv_core.run import RunOptions
 from tinygptv_core.sizes import ModelSizes
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 FLOAT32_BYTES = 4
 STATE_VALUES = 3

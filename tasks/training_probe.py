@@ -15,7 +15,7 @@ from tasks.tied import run_tied
 from tasks.training_estimates import by_arithmetic, disk_bytes, samples_of
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec, write_spec
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.training.metrics import Line, lines_of
 
 PROBE_STEPS = 20

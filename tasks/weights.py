@@ -18,7 +18,7 @@ from tasks.storing.records import Records
 from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.settings import SHIPPED, BackboneSettings
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.tensor_files.weight_folders import PICKLES
 
 CHECKPOINT = Step(name="import_checkpoint", kind="checkpoint", version=1)

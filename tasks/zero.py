@@ -31,7 +31,7 @@ from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.run import RunOptions, RunSpec
 from tinygptv_core.seeds import seed_of
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.train import main
 from tinygptv_core.train import train as train_with
 from tinygptv_core.trainable import parameter_groups, trainable_parameters

@@ -25,7 +25,7 @@ from tinygptv_core.plain import ConfigError, from_plain
 from tinygptv_core.precision import autocast, dtype_of
 from tinygptv_core.quantize import Bits, lowering
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.weights import load_backbones, narrowing
 

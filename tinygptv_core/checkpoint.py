@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tinygptv_core.checkpoint_form import CheckpointForm, form_of, read_form
 from tinygptv_core.plain import ConfigError, canonical_json
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.tensor_files.weight_files import Stored, in_memory, write_tensors
 
 

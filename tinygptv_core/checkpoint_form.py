@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, ConfigError, from_plain
-from tinygptv_core.stages import Dialect, Lora, Norm, Stage, asking_template
+from tinygptv_core.stage import Dialect, Lora, Norm, Stage, asking_template
 
 
 @dataclass(frozen=True, kw_only=True)

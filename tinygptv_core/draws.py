@@ -17,7 +17,7 @@ import numpy as np
 
 from tinygptv_core.ordering import places
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 ORDER_VERSION = 2
 """Of what `Order` gives: a run that was begun with another cannot go on."""

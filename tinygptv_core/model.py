@@ -18,7 +18,7 @@ from tinygptv_core.packing import Packing
 from tinygptv_core.phi import FusedAttention, TinyPhi, no_mask
 from tinygptv_core.qformer import QFormer
 from tinygptv_core.splice import splice_image, splice_mask
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import lora_parameters, require_gradients
 from tinygptv_core.vision import VisionTower
 from tinygptv_core.weights import Architecture, Backbones, without_weights

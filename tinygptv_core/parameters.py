@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygptv_core.sizes import COLOURS, LlmSizes, ModelSizes, QFormerSizes, TowerSizes, sizes_told
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 
 QUERY_TOKENS = "query_tokens"
 

@@ -24,7 +24,7 @@ from transformers.models.phi.modeling_phi import (
 )
 
 from tinygptv_core.packing import Packing, attend_apart
-from tinygptv_core.stages import Norm
+from tinygptv_core.stage import Norm
 
 # Shape letters of this file: B batch, S positions, K those that are wanted, D model width, N heads, H width of a head,
 # R rotated part of H.

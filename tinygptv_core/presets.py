@@ -19,19 +19,8 @@ from tinygptv_core.settings import (
     Source,
 )
 from tinygptv_core.sizes import PAPER_SIZES
-from tinygptv_core.stages import (
-    NANO_STAGES,
-    PAPER_EVALS,
-    PAPER_STAGES,
-    PUBLISHED_STAGES,
-    SMALL_EVALS,
-    SMALL_STAGES,
-    Norm,
-    Share,
-    Stage,
-    check_adapters,
-    samples_wanted,
-)
+from tinygptv_core.stage import Norm, Share, Stage, check_adapters, samples_wanted
+from tinygptv_core.stages import NANO_STAGES, PAPER_EVALS, PAPER_STAGES, PUBLISHED_STAGES, SMALL_EVALS, SMALL_STAGES
 
 
 @dataclass(frozen=True, kw_only=True)

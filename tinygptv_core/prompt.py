@@ -24,7 +24,7 @@ import torch
 
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.recipe import Turn, check_alternation
-from tinygptv_core.stages import Dialect, Stage
+from tinygptv_core.stage import Dialect, Stage
 
 IMAGE_MARK = "<ImageHere>"
 IMAGE_SLOT = f"<Img>{IMAGE_MARK}</Img> "

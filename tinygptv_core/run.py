@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tinygptv_core.plain import ConfigError, from_plain, plain, require
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 EngineName = Literal["ddp", "zero1", "zero2", "zero3"]
 

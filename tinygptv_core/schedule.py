@@ -2,7 +2,7 @@
 
 import math
 
-from tinygptv_core.stages import Schedule
+from tinygptv_core.stage import Schedule
 
 
 def rate(schedule: Schedule, step: int) -> float:

@@ -37,7 +37,7 @@ from tinygptv_core.run import RunOptions, RunSpec, read_spec
 from tinygptv_core.schedule import rate
 from tinygptv_core.shortage import has_no_memory
 from tinygptv_core.sizes import ModelSizes
-from tinygptv_core.stages import Stage, check_adapters
+from tinygptv_core.stage import Stage, check_adapters
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.training.compiling import compile_layers, require_compiler
 from tinygptv_core.training.ddp import DDPEngine

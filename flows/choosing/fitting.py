@@ -10,7 +10,7 @@ from tinygptv_core.checkpoint_form import check_norms, read_form
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import RunOptions
-from tinygptv_core.stages import check_adapters
+from tinygptv_core.stage import check_adapters
 
 COMPUTING = ("/features", "/train", "/evaluate")
 """How the names of the steps end that compute on the device."""

@@ -21,7 +21,7 @@ from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError, from_plain
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.quantities import interval, percent
 from tasks.reporting.markdown import table
 from tasks.request import SHORT
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 if TYPE_CHECKING:
     from tinygptv_core.answer import ModelCard

@@ -25,7 +25,7 @@ from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, compute
 from tasks.train import TRAIN
 from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa

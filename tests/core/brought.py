@@ -13,7 +13,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, PhiConfig, 
 from tests.core import tiny
 from tinygptv_core.formats.weight_import import WeightPaths
 from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 
 SIZES = ModelSizes(
     vision=TowerSizes(width=16, mlp_width=32, layers=2, heads=2, image_size=8, patch_size=4),

@@ -15,7 +15,7 @@ from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import IMAGE_SLOT, Encoded, collate, encode_training
 from tinygptv_core.recipe import Turn
 from tinygptv_core.splice import splice_labels
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.trainable import trainable_parameters
 
 PICTURE_PARTS = ("visual_encoder", "ln_vision", "qformer", "llama_proj", "image_tokens")

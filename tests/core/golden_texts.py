@@ -28,7 +28,7 @@ from tinygptv_core.generate import text_of
 from tinygptv_core.image import squashed
 from tinygptv_core.prompt import IMAGE_MARK, IMAGE_SLOT, chat, question
 from tinygptv_core.recipe import Recipe, Row, Turn, UnfitError
-from tinygptv_core.stages import PUBLISHED_QUESTION
+from tinygptv_core.stage import PUBLISHED_QUESTION
 from tinygptv_core.vision import normalised
 
 

@@ -16,7 +16,7 @@ from tinygptv_core.batch import Batch
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import RunOptions
 from tinygptv_core.schedule import rate
-from tinygptv_core.stages import Schedule
+from tinygptv_core.stage import Schedule
 from tinygptv_core.training.ddp import DDPEngine
 
 RELATIVE = 1e-9

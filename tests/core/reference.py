@@ -25,7 +25,7 @@ from tinygptv_core.formats.architectures import architecture
 from tinygptv_core.formats.weight_import import WeightPaths, import_backbones, import_checkpoint
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
-from tinygptv_core.stages import PUBLISHED_QUESTION, Lora, Schedule, Share, Stage
+from tinygptv_core.stage import PUBLISHED_QUESTION, Lora, Schedule, Share, Stage
 from tinygptv_core.trainable import load_trainable, trainable_parameters
 from tinygptv_core.training.engine import BETAS
 from tinygptv_core.weights import Architecture, Backbones, load_backbones, read_tokenizer

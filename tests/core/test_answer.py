@@ -21,7 +21,7 @@ from tinygptv_core.artifact import digest_of, members_of
 from tinygptv_core.checkpoint import write_checkpoint
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import load_trainable, trainable_parameters
 from tinygptv_core.weights import load_backbones
 

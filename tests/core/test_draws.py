@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.tiny_run import STAGE
 from tinygptv_core.draws import Order, Shuffled
-from tinygptv_core.stages import Schedule
+from tinygptv_core.stage import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

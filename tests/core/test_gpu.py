@@ -9,7 +9,7 @@ from tests.core import tiny
 from tests.core.test_packing import loss_and_gradients, ragged
 from tests.core.tiny_run import OPTIONS, STAGE
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.training.ddp import DDPEngine

@@ -29,7 +29,7 @@ from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
-from tinygptv_core.stages import Share
+from tinygptv_core.stage import Share
 from tinygptv_core.train import starting_model
 from tinygptv_core.training.engine import micro_batches
 

@@ -9,7 +9,7 @@ from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.packing import attend_apart, pack
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.training.engine import micro_batches
 

@@ -20,7 +20,7 @@ from tinygptv_core.plain import (
 )
 from tinygptv_core.presets import NANO, named, with_list, with_settings
 from tinygptv_core.run import DataFolders
-from tinygptv_core.stages import Schedule
+from tinygptv_core.stage import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from tinygptv_core.prompt import (
     question,
 )
 from tinygptv_core.recipe import Turn
-from tinygptv_core.stages import PHI_QUESTION, PUBLISHED_QUESTION
+from tinygptv_core.stage import PHI_QUESTION, PUBLISHED_QUESTION
 
 TOKENIZER = tiny_tokenizer()
 BOS = TOKENIZER.bos_token_id

@@ -2,7 +2,7 @@ import pytest
 
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.schedule import rate
-from tinygptv_core.stages import Schedule
+from tinygptv_core.stage import Schedule
 
 STAGE1 = Schedule(start=1e-6, peak=1e-4, end=8e-5, warmup_steps=1_000, steps=5_000)
 STAGE3 = Schedule(start=1e-6, peak=3e-5, end=1e-5, warmup_steps=200, steps=1_000)

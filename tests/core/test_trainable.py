@@ -6,7 +6,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig
 
 from tests.core import tiny
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import load_trainable, parameter_groups, trainable_parameters
 from tinygptv_core.weights import Architecture, new_backbones
 

@@ -14,7 +14,7 @@ from tests.core.tiny_run import OPTIONS, STAGE
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.precision import dtype_of
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.training.clock import PARTS
 from tinygptv_core.training.ddp import DDPEngine
 from tinygptv_core.training.not_finite import NotFiniteError

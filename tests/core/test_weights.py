@@ -11,7 +11,7 @@ from torch import nn
 from tests.core import tiny
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.weights import NORMS, Backbones, assign_tensors, load_backbones, new_backbones, save_backbones
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)

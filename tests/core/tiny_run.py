@@ -18,7 +18,7 @@ from transformers import Blip2QFormerConfig, Blip2VisionConfig, PhiConfig, PreTr
 
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.run import DataFolders, RunOptions, RunSpec
-from tinygptv_core.stages import Lora, Schedule, Share, Stage
+from tinygptv_core.stage import Lora, Schedule, Share, Stage
 from tinygptv_core.weights import Architecture, new_backbones, save_backbones
 
 END = "<|endoftext|>"

@@ -16,7 +16,8 @@ from tinygptv_core.quantize import large_linears, lowering, quantize
 from tinygptv_core.scenes.scene import draw_scene
 from tinygptv_core.scenes.texts import text_question
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.stages import NANO_STAGE2, PHI_QUESTION
+from tinygptv_core.stage import PHI_QUESTION
+from tinygptv_core.stages import NANO_STAGE2
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.weights import load_backbones
 

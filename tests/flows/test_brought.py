@@ -22,7 +22,7 @@ from tasks.tables import read_counts
 from tinygptv_core.presets import NANO, PAPER, with_instruct
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
-from tinygptv_core.stages import Share
+from tinygptv_core.stage import Share
 
 TALK = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A bus."}]
 

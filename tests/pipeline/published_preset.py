@@ -5,7 +5,7 @@ from dataclasses import replace
 from tinygptv_core.presets import NANO, UNSET
 from tinygptv_core.settings import BackboneSettings, BackboneSources, Scenes
 from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
-from tinygptv_core.stages import Lora, Stage
+from tinygptv_core.stage import Lora, Stage
 
 SIZES = ModelSizes(
     vision=TowerSizes(width=64, mlp_width=279, layers=3, heads=4, image_size=28, patch_size=14),

@@ -31,7 +31,7 @@ from tests.tasks.shards import ALONE, encoded, picture
 from tinygptv_core.artifact import Artifact, file_artifact
 from tinygptv_core.presets import NANO
 from tinygptv_core.settings import Screen
-from tinygptv_core.stages import Schedule, Share, Stage
+from tinygptv_core.stage import Schedule, Share, Stage
 
 PICTURES = [encoded(picture(number, (48, 36))) for number in range(14)]
 WEB = [0, None, 1, 0, *range(2, 10)]

@@ -22,7 +22,7 @@ from tinygptv_core.ordering import places
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import NANO
 from tinygptv_core.recipe import Recipe
-from tinygptv_core.stages import samples_drawn, samples_wanted
+from tinygptv_core.stage import samples_drawn, samples_wanted
 
 ROWS = 40
 LIMITS = replace(SETTINGS, segment_rows=10, samples_per_shard=10)  # four segments of about ten rows

@@ -15,7 +15,8 @@ from tinygptv_core.parameters import sizes_in
 from tinygptv_core.plain import plain
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import PAPER_SIZES
-from tinygptv_core.stages import NANO_STAGE1, PAPER_STAGE1, Share
+from tinygptv_core.stage import Share
+from tinygptv_core.stages import NANO_STAGE1, PAPER_STAGE1
 
 SIZES = sizes_in(SHIPPED / "nano")
 BACKBONES = Artifact(kind="backbones", digest="b" * 64, path=Path("backbones"))

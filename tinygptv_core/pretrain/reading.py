@@ -21,7 +21,7 @@ from tinygptv_core.scenes.texts import (
     referred,
     short_caption,
 )
-from tinygptv_core.stages import PHI_QUESTION
+from tinygptv_core.stage import PHI_QUESTION
 
 # Of so many documents: a scene in other words; lists of what belongs together; questions; boxes.
 DESCRIPTIONS, LISTS, QUESTIONS, BOXES = 2, 4, 5, 3

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tinygptv_core.plain import canonical_json
 from tinygptv_core.presets import PRESETS
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 
 Verdict = Literal["below", "within", "above"]
 

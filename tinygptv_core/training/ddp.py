@@ -26,7 +26,7 @@ from tinygptv_core.precision import autocast
 from tinygptv_core.prepack import prepack
 from tinygptv_core.run import RunOptions
 from tinygptv_core.seeds import seed_of
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 from tinygptv_core.training.clock import Clock
 from tinygptv_core.training.engine import (

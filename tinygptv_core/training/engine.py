@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.batch import Batch
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.training.not_finite import LISTED_NAMES
 
 BETAS = (0.9, 0.999)

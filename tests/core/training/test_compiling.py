@@ -10,7 +10,7 @@ from tinygptv_core.batch import Batch
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.packing import Packing
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.training.compiling import compile_layers, require_compiler
 from tinygptv_core.training.engine import micro_batches
 

@@ -8,7 +8,7 @@ from tests.core.tiny_run import OPTIONS, STAGE, tiny_spec
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Steps
 from tinygptv_core.model import TinyGPTV
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.train import parameters_of, starting_model
 from tinygptv_core.training.ddp import DDPEngine
 from tinygptv_core.training.engine import micro_batches

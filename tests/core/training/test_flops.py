@@ -13,7 +13,7 @@ from tinygptv_core.formats.architectures import PAPER, architecture, sizes_of
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import Encoded, collate, with_slot_at_end
 from tinygptv_core.sizes import PAPER_SIZES
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 from tinygptv_core.training.engine import micro_batches
 from tinygptv_core.training.flops import (
     NO_WORK,

@@ -18,7 +18,8 @@ from flows.vision_cache import kept_in_evaluation, kept_in_training
 from tinygptv_core import evals
 from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.presets import NANO, ONE_GPU, PRESETS, SMALL, TWO_CORES, Preset, variant, without
-from tinygptv_core.stages import PAPER_STAGES, PUBLISHED_STAGES, Share, samples_drawn
+from tinygptv_core.stage import Share, samples_drawn
+from tinygptv_core.stages import PAPER_STAGES, PUBLISHED_STAGES
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE, ADDING = DOCS / "reproduction.md", DOCS / "adding.md"

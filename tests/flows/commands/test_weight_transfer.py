@@ -25,7 +25,7 @@ from tinygptv_core.checkpoint import form_of, read_form
 from tinygptv_core.plain import ConfigError, from_plain, plain, sha256_of
 from tinygptv_core.presets import NANO
 from tinygptv_core.settings import BackboneSettings, BackboneSources, Source
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.tensor_files.weight_files import open_weights
 
 PRESET = """
@@ -33,7 +33,7 @@ from dataclasses import replace
 from tinygptv_core.plain import from_plain
 from tinygptv_core.presets import NANO, BackboneSettings, BackboneSources, Source
 from tinygptv_core.sizes import ModelSizes
-from tinygptv_core.stages import Lora
+from tinygptv_core.stage import Lora
 
 UNSET = Source(path=None, pins={{}})
 SIZES = from_plain(ModelSizes, {sizes!r})
