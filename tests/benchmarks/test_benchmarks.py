@@ -20,14 +20,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def made(case, at_once):
+def made_ways(case, at_once):
     return {name: make(NANO, at_once) for name, make in ways_of(case).items()}
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_every_way_gives_the_conventional_ways_results(case):
     """And there is something to compare: all gradients but those that no loss has, and none of them tiny."""
-    ways, is_exact = made(case, at_once=4), CASES[case].is_exact
+    ways, is_exact = made_ways(case, at_once=4), CASES[case].is_exact
     assert set(differences(ways, is_exact=is_exact)) == set(ways)
     results = ways[CONVENTIONAL].result()
     if is_exact:
@@ -39,7 +39,7 @@ def test_every_way_gives_the_conventional_ways_results(case):
 
 
 def test_a_way_with_other_results_is_refused():
-    ways = made("stage 2 step", at_once=2)
+    ways = made_ways("stage 2 step", at_once=2)
     other = ways["padded"]
     wrong = {name: value + 2 * TOLERANCE * (name == "the loss") for name, value in other.result().items()}
     with pytest.raises(DifferenceError, match="padded differs from the conventional way in the loss by 2.0e-05"):

@@ -54,7 +54,7 @@ DRAWN = f"###Human: {SLOT}Tell what is there. ###Assistant: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class OtherStage:
     """A stage: `most` ids follow the first question; `prompts` ask for a caption."""
 
     side: int
@@ -74,10 +74,10 @@ class Told:
 
 
 STAGES = {
-    "stage1": Told(side=28, rank=0, end="\n", most=9),
-    "stage2": Told(side=28, end="\n", most=32),
-    "stage3": Told(side=28, end="###", most=40, template="###Human: {} ###Assistant: ", prompts=(DRAWN,)),
-    "stage4": Told(side=70, end="###", most=14, template="[INST] {} [/INST]"),
+    "stage1": OtherStage(side=28, rank=0, end="\n", most=9),
+    "stage2": OtherStage(side=28, end="\n", most=32),
+    "stage3": OtherStage(side=28, end="###", most=40, template="###Human: {} ###Assistant: ", prompts=(DRAWN,)),
+    "stage4": OtherStage(side=70, end="###", most=14, template="[INST] {} [/INST]"),
 }
 SAMPLES = {
     "stage1_caption": {"answer": SENTENCES},

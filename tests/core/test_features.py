@@ -19,7 +19,7 @@ from tinygptv_core.weights import load_backbones
 SETTINGS = EncodingSettings(image_size=8, precision="float32")
 
 
-def written(spec, folder, settings=SETTINGS, names=("shapes",)):
+def written_features(spec, folder, settings=SETTINGS, names=("shapes",)):
     folder.mkdir()
     data = {name: ShardSet(spec.data[name]) for name in names}
     write_features(spec.backbones, data, settings, Compute(device="cpu", threads=2), folder, quiet)
@@ -28,7 +28,7 @@ def written(spec, folder, settings=SETTINGS, names=("shapes",)):
 
 def test_every_distinct_picture_is_there_once_as_the_tower_sees_it(tmp_path):
     spec = tiny_spec(tmp_path)
-    features = written(spec, tmp_path / "features", names=("shapes", "words"))
+    features = written_features(spec, tmp_path / "features", names=("shapes", "words"))
     pictures = sorted({sample["picture"] for sample in shape_samples(23)}, key=lambda data: sha256(data).digest())
     model = TinyGPTV.from_backbones(load_backbones(spec.backbones, torch.float32), None, seed=1)
     torch.testing.assert_close(features.of(pictures), encode_pictures(model, pictures, SETTINGS), rtol=0, atol=1e-6)
@@ -39,25 +39,27 @@ def test_every_distinct_picture_is_there_once_as_the_tower_sees_it(tmp_path):
 
 def test_of_a_stage_in_16_bits_they_are_kept_in_16_bits(tmp_path):
     spec = tiny_spec(tmp_path)
-    exact = written(spec, tmp_path / "exact").of([picture(3)])
-    half = written(spec, tmp_path / "half", EncodingSettings(image_size=8, precision="bfloat16")).of([picture(3)])
+    exact = written_features(spec, tmp_path / "exact").of([picture(3)])
+    half = written_features(spec, tmp_path / "half", EncodingSettings(image_size=8, precision="bfloat16")).of(
+        [picture(3)]
+    )
     assert (exact.dtype, half.dtype) == (torch.float32, torch.float16)
     torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.05)
 
 
 def test_an_unknown_picture_is_named_by_its_digest(tmp_path):
-    features = written(tiny_spec(tmp_path), tmp_path / "features")
+    features = written_features(tiny_spec(tmp_path), tmp_path / "features")
     with pytest.raises(ValueError, match=f"lacks the picture with SHA-256 {sha256(b'other').hexdigest()}"):
         features.of([picture(1), b"other"])
 
 
 def test_data_sets_without_a_picture_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is no picture in words"):
-        written(tiny_spec(tmp_path), tmp_path / "features", names=("words",))
+        written_features(tiny_spec(tmp_path), tmp_path / "features", names=("words",))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    written(tiny_spec(tmp_path), tmp_path / "features")
+    written_features(tiny_spec(tmp_path), tmp_path / "features")
     (tmp_path / "features" / "queries.npy").unlink()
     with pytest.raises(ConfigError, match=r"queries\.npy is missing"):
         Features(tmp_path / "features")
@@ -66,7 +68,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_training_on_them_ends_at_the_same_weights_without_the_tower(tmp_path, monkeypatch):
     spec = tiny_spec(tmp_path, dropout=0.1)
     train(spec, 0, 1, quiet)
-    written(spec, tmp_path / "features", names=("shapes", "words"))
+    written_features(spec, tmp_path / "features", names=("shapes", "words"))
     aided = replace(elsewhere(spec, tmp_path / "aided"), features=tmp_path / "features")
     monkeypatch.setattr(VisionTower, "forward", lambda *given: pytest.fail("the tower was asked"))
     train(aided, 0, 1, quiet)
@@ -82,7 +84,7 @@ def test_a_data_set_that_they_do_not_cover_goes_through_the_tower(tmp_path):
     data, prompts = {**spec.data, "others": others}, {**spec.prompts, "others": ("{}",)}
     spec = replace(spec, stage=replace(spec.stage, mix=mix), data=data, prompts=prompts)
     train(spec, 0, 1, quiet)
-    written(spec, tmp_path / "features")
+    written_features(spec, tmp_path / "features")
     aided = replace(elsewhere(spec, tmp_path / "aided"), features=tmp_path / "features")
     train(aided, 0, 1, quiet)
     assert [loss for _, loss in losses_of(aided)] == pytest.approx([loss for _, loss in losses_of(spec)], abs=1e-5)

@@ -21,7 +21,9 @@ def item(*pairs: tuple[str, str], has_image: bool = True) -> dict[str, object]:
     return {"has_image": has_image, "possible": possible(*pairs)}
 
 
-def told(annotation: str, items: list[dict[str, object]], pool: list[str] | None, **more: object) -> dict[str, object]:
+def golden(
+    annotation: str, items: list[dict[str, object]], pool: list[str] | None, **more: object
+) -> dict[str, object]:
     return {"annotation": [annotation], "n": len(items), "items": items, "instruction_pool": pool, **more}
 
 
@@ -65,18 +67,18 @@ def folder(tmp_path: Path) -> Path:
     for picture in ("5.png", "9.jpg", "b1.gif", "b2.jpg"):
         (root / picture).touch()
     items = {
-        "refvg": told(
+        "refvg": golden(
             "vg/all.json",
             [item(*((question, "{<10><50><73><100>}") for question in asked(refer, "red door")))],
             refer,
             image_size=[200, 100],
         ),
-        "coco_vqa": told(
+        "coco_vqa": golden(
             "vqa.json",
             [item(*((question, answer) for question in asked(vqa, "who?") for answer in ("he", "she")))],
             vqa,
         ),
-        "ocrvqa": told(
+        "ocrvqa": golden(
             "books.json",
             [
                 item(*((question, "li") for question in asked(vqa, "who?"))),
@@ -84,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
             ],
             vqa,
         ),
-        "unnatural_instruction": told("words.json", [item(("count to 2", "1 2"), has_image=False)], None),
+        "unnatural_instruction": golden("words.json", [item(("count to 2", "1 2"), has_image=False)], None),
     }
     (root / "items.json").write_text(json.dumps(items))
     return tmp_path

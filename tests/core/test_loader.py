@@ -271,11 +271,11 @@ def remove(tar):
     tar.unlink()
 
 
-def cut(tar):
+def truncate(tar):
     os.truncate(tar, 700)  # within the first sample
 
 
-@pytest.mark.parametrize(("harm", "said"), [(remove, "is missing"), (cut, "ends within a sample")])
+@pytest.mark.parametrize(("harm", "said"), [(remove, "is missing"), (truncate, "ends within a sample")])
 def test_a_shard_that_is_gone_or_cut_is_named_with_what_builds_it_again(tmp_path, spec, harm, said):
     broken = replace(spec, data={**spec.data, "shapes": write_dataset(tmp_path, shape_samples(4), per_shard=4)})
     step = next(step for step in range(8) if steps_of(broken).order.dataset_at(step) == "shapes")

@@ -18,7 +18,7 @@ def some_logits(dtype: torch.dtype) -> torch.Tensor:
     return torch.linspace(-30, 30, K * V).sin().mul(8).reshape(K, V).to(dtype).requires_grad_()
 
 
-def back(of: torch.Tensor, summed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_and_gradient(of: torch.Tensor, summed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     (gradient,) = torch.autograd.grad(summed * 0.3, of)
     return summed.detach(), gradient
 
@@ -29,8 +29,10 @@ def test_loss_and_gradient_are_torchs_own(dtype):
     """In 16 bits the gradient is computed in float32 and rounded once, as torch's own is."""
     ours, theirs = some_logits(dtype), some_logits(dtype)
     # What is learned stands before: logits themselves are no leaf.
-    summed, gradient = back(ours, summed_cross_entropy(ours * 1, LABELS))
-    expected, wanted = back(theirs, functional.cross_entropy((theirs * 1).float(), LABELS, reduction="sum"))
+    summed, gradient = loss_and_gradient(ours, summed_cross_entropy(ours * 1, LABELS))
+    expected, wanted = loss_and_gradient(
+        theirs, functional.cross_entropy((theirs * 1).float(), LABELS, reduction="sum")
+    )
     assert summed.dtype == torch.float32
     assert gradient.dtype == dtype
     torch.testing.assert_close(summed, expected)

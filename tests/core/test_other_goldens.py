@@ -61,7 +61,7 @@ class Altered(Goldens):
 def altered(value: Any, path: tuple[str | int, ...]) -> Any:
     """`value` with what stands at `path` a little off, if there is anything."""
     if not path:
-        return off(value)
+        return slightly_off(value)
     if isinstance(value, dict) and path[0] not in value:
         return value
     made = value.copy()
@@ -69,7 +69,7 @@ def altered(value: Any, path: tuple[str | int, ...]) -> Any:
     return made
 
 
-def off(value: Any) -> Any:
+def slightly_off(value: Any) -> Any:
     """Of a tensor, list or mapping the first and the last: one of them is no padding."""
     if isinstance(value, Tensor):
         made = value.clone() if len(value) else value.new_zeros(1)
@@ -77,9 +77,13 @@ def off(value: Any) -> Any:
         return made
     if isinstance(value, dict):
         ends = (next(iter(value)), next(reversed(value)))
-        return {name: off(item) if name in ends else item for name, item in value.items()}
+        return {name: slightly_off(item) if name in ends else item for name, item in value.items()}
     if isinstance(value, list):
-        return [off(value[0]), *value[1:-1], *([off(value[-1])] if len(value) > 1 else [])] if value else ["x"]
+        return (
+            [slightly_off(value[0]), *value[1:-1], *([slightly_off(value[-1])] if len(value) > 1 else [])]
+            if value
+            else ["x"]
+        )
     return value + ("x" if isinstance(value, str) else 1 if isinstance(value, int) else 1e-3)
 
 

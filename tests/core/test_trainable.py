@@ -25,7 +25,7 @@ ADAPTERS = {
 }
 
 
-def made(lora: Lora | None, seed: int = 2) -> TinyGPTV:
+def new_model(lora: Lora | None, seed: int = 2) -> TinyGPTV:
     return TinyGPTV.from_backbones(tiny.backbones(seed=1), lora, seed)
 
 
@@ -34,16 +34,16 @@ def values(model: TinyGPTV) -> dict[str, torch.Tensor]:
 
 
 def test_stage_1_trains_projections_and_norm_weights():
-    assert trainable_parameters(made(None)).keys() == NORMS | PROJECTIONS
+    assert trainable_parameters(new_model(None)).keys() == NORMS | PROJECTIONS
 
 
 def test_later_stages_train_adapters_too_and_every_norm_keeps_its_name():
-    assert trainable_parameters(made(LORA)).keys() == NORMS | PROJECTIONS | ADAPTERS
+    assert trainable_parameters(new_model(LORA)).keys() == NORMS | PROJECTIONS | ADAPTERS
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_a_gradient_reaches_all_that_is_trained_and_nothing_else(lora):
-    model = made(lora)
+    model = new_model(lora)
     model(tiny.batch())[0].backward()
     reached = {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
     assert reached == {id(parameter) for parameter in trainable_parameters(model).values()}
@@ -80,13 +80,13 @@ def test_the_full_size_model_trains_as_many_values_as_the_paper_says():
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_what_was_trained_is_loaded(lora):
-    source, target = made(lora, seed=2), made(lora, seed=3)
+    source, target = new_model(lora, seed=2), new_model(lora, seed=3)
     load_trainable(target, values(source), new_lora=False)
     assert all(torch.equal(value, values(source)[name]) for name, value in values(target).items())
 
 
 def test_a_stage_without_adapters_is_the_start_of_one_with_them():
-    source, target = made(None, seed=2), made(LORA, seed=3)
+    source, target = new_model(None, seed=2), new_model(LORA, seed=3)
     fresh = values(target)
     load_trainable(target, values(source), new_lora=True)
     for name, value in values(target).items():
@@ -94,8 +94,8 @@ def test_a_stage_without_adapters_is_the_start_of_one_with_them():
 
 
 def test_a_missing_tensor_is_named_and_nothing_is_loaded():
-    target = made(LORA, seed=3)
-    before, tensors = values(target), values(made(LORA, seed=2))
+    target = new_model(LORA, seed=3)
+    before, tensors = values(target), values(new_model(LORA, seed=2))
     del tensors["llm.model.final_layernorm.weight"]
     with pytest.raises(ValueError, match=r"the checkpoint .* 1 missing: llm.model.final_layernorm.weight"):
         load_trainable(target, tensors, new_lora=False)
@@ -104,28 +104,28 @@ def test_a_missing_tensor_is_named_and_nothing_is_loaded():
 
 def test_adapters_that_are_not_there_are_missing_unless_they_are_new():
     with pytest.raises(ValueError, match=r"8 missing: .*lora_A"):
-        load_trainable(made(LORA), values(made(None)), new_lora=False)
+        load_trainable(new_model(LORA), values(new_model(None)), new_lora=False)
 
 
 def test_adapters_that_are_there_are_unexpected_where_there_should_be_none():
     with pytest.raises(ValueError, match=r"8 unexpected: .*lora_A"):
-        load_trainable(made(None), values(made(LORA)), new_lora=False)
+        load_trainable(new_model(None), values(new_model(LORA)), new_lora=False)
     with pytest.raises(ValueError, match=r"8 unexpected: .*lora_A"):
-        load_trainable(made(LORA), values(made(LORA)), new_lora=True)
+        load_trainable(new_model(LORA), values(new_model(LORA)), new_lora=True)
 
 
 def test_adapters_of_another_rank_are_refused():
     with pytest.raises(ValueError, match=r"8 of another shape: .* \(2, 16\) instead of \(4, 16\)"):
-        load_trainable(made(replace(LORA, rank=4)), values(made(LORA)), new_lora=False)
+        load_trainable(new_model(replace(LORA, rank=4)), values(new_model(LORA)), new_lora=False)
 
 
 def test_new_adapters_need_a_model_that_has_them():
     with pytest.raises(ValueError, match="the model has no adapters"):
-        load_trainable(made(None), values(made(None)), new_lora=True)
+        load_trainable(new_model(None), values(new_model(None)), new_lora=True)
 
 
 def test_matrices_decay_and_norms_and_biases_do_not():
-    model = made(LORA)
+    model = new_model(LORA)
     with_decay, without = parameter_groups(model, weight_decay=0.05)
     assert (with_decay["weight_decay"], without["weight_decay"]) == (0.05, 0.0)
     # Two projections and four adapters of two matrices; nine norms and two biases.

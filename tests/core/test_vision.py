@@ -51,7 +51,7 @@ def test_bytes_are_normalised_before_the_tower_sees_them(tower):
 
 
 @contextmanager
-def looks(tower: VisionTower) -> Iterator[list[int]]:
+def pictures_per_call(tower: VisionTower) -> Iterator[list[int]]:
     """How many pictures the tower is given each time."""
     given: list[int] = []
     with tower.tower.register_forward_pre_hook(
@@ -69,7 +69,7 @@ def test_a_cpu_looks_at_a_few_of_five_pictures_at_once_and_sees_the_same(tower, 
     wanted_BND, tokens = tower.encode(images_B3HW), 5
     numbers = fitting * tokens * tower.config.intermediate_size
     monkeypatch.setattr("tinygptv_core.vision.NUMBERS_AT_ONCE", numbers)
-    with looks(tower) as found:
+    with pictures_per_call(tower) as found:
         torch.testing.assert_close(tower(images_B3HW), wanted_BND, rtol=0, atol=1e-5)
     assert found == pieces
 
@@ -77,7 +77,7 @@ def test_a_cpu_looks_at_a_few_of_five_pictures_at_once_and_sees_the_same(tower, 
 def test_another_device_looks_at_all_pictures_at_once(tower, monkeypatch):
     elsewhere = deepcopy(tower).to("meta")
     monkeypatch.setattr("tinygptv_core.vision.NUMBERS_AT_ONCE", 1)
-    with looks(elsewhere) as found:
+    with pictures_per_call(elsewhere) as found:
         assert elsewhere(torch.zeros(5, 3, 28, 28, device="meta")).shape == (5, 5, 64)
     assert found == [5]
 

@@ -41,7 +41,7 @@ def answers(trained: Trained) -> list[str]:
     return generate(trained.model, batch, tokenizer=tokenizer, decoding=greedy(8, stop="\n"))
 
 
-def gap(image_BQE: torch.Tensor, other_BQE: torch.Tensor) -> float:
+def relative_distance(image_BQE: torch.Tensor, other_BQE: torch.Tensor) -> float:
     return float((image_BQE - other_BQE).norm() / other_BQE.norm())
 
 
@@ -61,7 +61,7 @@ def test_few_answers_change_with_weights_of_few_bits(exact, bits, agree, apart):
     quantize(trained.model, bits, "cpu")
     same = [one == other for one, other in zip(answers(trained), exact[0], strict=True)]
     assert sum(same) / NUM_QUESTIONS >= agree
-    assert 0 < gap(trained.model.encode_images(pictures()), exact[1]) < apart
+    assert 0 < relative_distance(trained.model.encode_images(pictures()), exact[1]) < apart
 
 
 def test_weights_take_8_or_4_bits_and_what_was_trained_stays():

@@ -24,7 +24,7 @@ from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
 from tinygptv_core.stage import Share
 
-TALK = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A bus."}]
+CONVERSATION = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A bus."}]
 
 
 def picture(colour: str, form: str = "JPEG") -> bytes:
@@ -151,27 +151,27 @@ def test_the_folder_may_be_named_by_the_environment(tmp_path: Path, monkeypatch:
     assert lacking_files(found.selection) is None
 
 
-TALKS = [
-    {"id": "1", "image": "sub/1.gif", "conversations": TALK},
-    {"id": "2", "image": "none.jpg", "conversations": TALK},
-    {"id": "3", "image": "../secret.jpg", "conversations": TALK},
-    {"id": "4", "conversations": TALK},
-    {"id": "5", "image": "sub/1.gif", "conversations": TALK[:1]},
+RECORDS = [
+    {"id": "1", "image": "sub/1.gif", "conversations": CONVERSATION},
+    {"id": "2", "image": "none.jpg", "conversations": CONVERSATION},
+    {"id": "3", "image": "../secret.jpg", "conversations": CONVERSATION},
+    {"id": "4", "conversations": CONVERSATION},
+    {"id": "5", "image": "sub/1.gif", "conversations": CONVERSATION[:1]},
 ]
 
 
-def test_own_talks_take_the_place_of_what_the_instruction_stages_draw_from(tmp_path: Path):
-    write(tmp_path, {"my.json": TALKS, "images/sub/1.gif": picture("red", "GIF"), "secret.jpg": picture("blue")})
+def test_own_conversations_take_the_place_of_what_the_instruction_stages_draw_from(tmp_path: Path):
+    write(tmp_path, {"my.json": RECORDS, "images/sub/1.gif": picture("red", "GIF"), "secret.jpg": picture("blue")})
     options = ("--instruct", str(tmp_path / "my.json"), "--images", str(tmp_path / "images"))
     found = prepared(tmp_path / "home", *options, until=("instruct/screen",), writes=True)
     built = build(found)
-    talks = samples(found, built, "instruct")
-    assert [talks[place].picture for place in range(len(talks))] == [picture("red", "GIF")]
+    conversations = samples(found, built, "instruct")
+    assert [conversations[place].picture for place in range(len(conversations))] == [picture("red", "GIF")]
     assert read_counts(built["instruct/rows"].artifact.path)["dropped"] == {"broken_record": 1, "no_picture": 1}
     assert read_counts(built["instruct/fetch"].artifact.path)["dropped"] == {"missing": 2}
 
 
-def test_only_the_instruction_stages_draw_from_own_talks():
+def test_only_the_instruction_stages_draw_from_own_conversations():
     mixes = [dict(stage.mix) for stage in with_instruct(NANO).stages]
     first, second = NANO.stages[0].mix, NANO.stages[1].mix
     assert mixes == [first, second, *[{"instruct": Share(weight=1, batch=32)}] * 2]
@@ -189,10 +189,10 @@ def test_only_the_instruction_stages_draw_from_own_talks():
         (["--instruct", "wrong.json", "--images", "images"], "Its columns are: text"),
     ],
 )
-def test_a_mistake_with_own_talks_is_one_message(
+def test_a_mistake_with_own_conversations_is_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
 ):
-    write(tmp_path, {"my.json": TALKS, "wrong.json": [{"text": "x"}], "images/1.jpg": picture("red")})
+    write(tmp_path, {"my.json": RECORDS, "wrong.json": [{"text": "x"}], "images/1.jpg": picture("red")})
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--home", "home", *options]) == 2
     assert said in capsys.readouterr().err

@@ -79,7 +79,7 @@ def drawn(number: int, calm: Calm, chance: random.Random) -> list[Kill]:
 
 
 def test_a_run_that_is_killed_in_a_fetch_and_in_a_stage_goes_on(used_home, home, report, tmp_path, capsys):
-    command, told = ["train", "stage2", "--option", "loader_workers=1"], Told(tmp_path / "kills.txt", capsys)
+    command, told = ["train", "stage2", "--option", "loader_workers=1"], KillTable(tmp_path / "kills.txt", capsys)
     told(HEAD)
     calm = calm_of(home.path / "store", report)
     struck, processes, path = killed_until_done(used_home, calm, command, BRIEF, told)
@@ -107,7 +107,7 @@ def test_a_run_that_is_killed_anywhere_ends_as_an_undisturbed_one(tmp_path, requ
     calm = calm_of(undisturbed.path / "store", report)
     kills = drawn(number, calm, random.Random(seed)) if number else AIMED
     home = new_home(tmp_path / "killed")
-    told = Told(Path(f"chaos-{seed}.txt") if number else tmp_path / "kills.txt", capsys)
+    told = KillTable(Path(f"chaos-{seed}.txt") if number else tmp_path / "kills.txt", capsys)
     told(f"seed {seed}\n{HEAD}")
     struck, processes, path = killed_until_done(home, calm, ["run", *options], kills, told)
     again = json.loads(path.read_text())
@@ -131,7 +131,7 @@ def assert_it_went_on(home):
     assert len(resumed) == 4 and any(resumed.values())
 
 
-class Told:
+class KillTable:
     """The table of the kills, printed and written as they come."""
 
     def __init__(self, path, capsys):

@@ -10,7 +10,7 @@ REF = {"ref_id": 1, "ann_id": 7, "image_id": 9, "category_id": 1, "split": "trai
 INSTANCES = {"images": [IMAGE], "annotations": [BOX, {**BOX, "id": 8, "bbox": [500, 500, 5, 5]}]}
 """20.5 .. 70.5 of 200 and 10 .. 40.9 of 100 pixels: {<10><10><35><40>}."""
 
-TALK = [
+CONVERSATION = [
     {"from": "human", "value": "<image>\nWhat Is it?"},
     {"from": "gpt", "value": "A bus."},
     {"from": "human", "value": "What colour? "},
@@ -56,12 +56,12 @@ def vqa(column: str = "answer") -> list[Any]:
 VQA_KEPT = [("COCO_train2014_000000000009.jpg", [["user", "who?"], ["assistant", "he", "she", "he"]])]
 
 LLAVA = [
-    {"id": "000000000009", "image": "000000000009.jpg", "conversations": TALK},
-    {"id": "9", "conversations": TALK[:1]},
+    {"id": "000000000009", "image": "000000000009.jpg", "conversations": CONVERSATION},
+    {"id": "9", "conversations": CONVERSATION[:1]},
     {"id": "9", "conversations": []},
-    {"id": "9", "conversations": [TALK[1], TALK[0]]},
-    {"id": "9", "conversations": [{"from": "human", "value": "<image>\n"}, TALK[1]]},
-    {"id": None, "conversations": TALK},
+    {"id": "9", "conversations": [CONVERSATION[1], CONVERSATION[0]]},
+    {"id": "9", "conversations": [{"from": "human", "value": "<image>\n"}, CONVERSATION[1]]},
+    {"id": None, "conversations": CONVERSATION},
     {"id": "9"},
 ]
 LLAVA_ALL = [["user", "What Is it?"], ["assistant", "A bus."], ["user", "What colour? "], ["assistant", "Red!"]]
@@ -453,9 +453,9 @@ CASES: dict[str, Case] = {
     "instruct": Case(
         files={
             "instruct.json": [
-                {"id": "a", "image": "./mine/1.png", "conversations": TALK},
-                {"id": "b", "conversations": TALK},
-                {"id": "c", "image": 5, "conversations": TALK},
+                {"id": "a", "image": "./mine/1.png", "conversations": CONVERSATION},
+                {"id": "b", "conversations": CONVERSATION},
+                {"id": "c", "image": 5, "conversations": CONVERSATION},
                 {"id": "d", "image": "x.jpg", "conversations": "hello"},
             ]
         },

@@ -21,7 +21,7 @@ def recipe(name: str) -> Recipe:
     return importlib.import_module(f"data_recipes.{name}").RECIPE
 
 
-def form(found: Recipe) -> str:
+def file_form(found: Recipe) -> str:
     """What its file is, as its test has it."""
     own = FORMS[found.source.rpartition(".")[2]]
     if found.layout.keyed:
@@ -32,7 +32,7 @@ def form(found: Recipe) -> str:
     return f"{own}, joined with `{'`, `'.join(joined)}`" if joined else own
 
 
-def got(found: Recipe) -> str:
+def how_to_get_it(found: Recipe) -> str:
     if not found.files:
         return "by an option"
     how = "URL" if all(file.direct for file in found.files) else "by hand"
@@ -50,7 +50,7 @@ def dataset_row(name: str) -> str:
     shown = ", ".join(f"`{pictures.name}`" for pictures in found.picture_sets)
     pictures = shown or ("at URLs" if found.how == "url" else "none")
     link = f"[{name}](../data_recipes/{name}.py)"
-    return f"| {link} | {rows} | {found.licence} | {got(found)} | {form(found)} | {pictures} |"
+    return f"| {link} | {rows} | {found.licence} | {how_to_get_it(found)} | {file_form(found)} | {pictures} |"
 
 
 def picture_row(pictures: PictureSet) -> str:

@@ -15,7 +15,7 @@ import pytest
 import data_recipes
 from tasks.rows import rows
 from tasks.tables import DROPPED_FILE, ROWS_FILE, Drop, TableRow, read_counts, read_table
-from tests.recipes.records import CASES, TALK, Case
+from tests.recipes.records import CASES, CONVERSATION, Case
 from tinygptv_core.recipe import Recipe
 
 DRAWN = {"list"}
@@ -50,20 +50,23 @@ def table(name: str, case: Case, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("talk", "detail"),
+    ("conversation", "detail"),
     [
-        ([{"from": "system", "value": "Be kind."}, *TALK[:2]], "utterance 1 is from 'system', where human is to speak"),
-        ([*TALK[:2], TALK[1]], "utterance 3 is from 'gpt', where human is to speak"),
-        (TALK[:3], "3 utterances; questions and answers come in pairs"),
-        ([*TALK[:3], {"from": "gpt", "value": " "}], "the value of utterance 4 is empty"),
-        ([TALK[0], {"from": "gpt", "value": 3}], "the value of utterance 2 is int, not a text"),
+        (
+            [{"from": "system", "value": "Be kind."}, *CONVERSATION[:2]],
+            "utterance 1 is from 'system', where human is to speak",
+        ),
+        ([*CONVERSATION[:2], CONVERSATION[1]], "utterance 3 is from 'gpt', where human is to speak"),
+        (CONVERSATION[:3], "3 utterances; questions and answers come in pairs"),
+        ([*CONVERSATION[:3], {"from": "gpt", "value": " "}], "the value of utterance 4 is empty"),
+        ([CONVERSATION[0], {"from": "gpt", "value": 3}], "the value of utterance 2 is int, not a text"),
         ([], "0 utterances; questions and answers come in pairs"),
-        ([{"from": "human", "value": "<image>"}, TALK[1]], "the first question is empty"),
+        ([{"from": "human", "value": "<image>"}, CONVERSATION[1]], "the first question is empty"),
     ],
 )
-def test_a_talk_that_is_none_says_which_utterance_is_at_fault(talk: list[Any], detail: str):
+def test_a_conversation_that_is_none_says_which_utterance_is_at_fault(conversation: list[Any], detail: str):
     with pytest.raises((TypeError, ValueError), match=f"^{re.escape(detail)}$"):
-        recipe("instruct").turns({"conversations": talk})
+        recipe("instruct").turns({"conversations": conversation})
 
 
 def test_there_is_a_case_for_every_recipe():

@@ -238,14 +238,16 @@ SAID = st.lists(
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(
-    talks=st.lists(SAID | st.text("ab ", max_size=8).map(lambda said: [("assistant", said)]), min_size=1, max_size=20)
+    conversations=st.lists(
+        SAID | st.text("ab ", max_size=8).map(lambda said: [("assistant", said)]), min_size=1, max_size=20
+    )
 )
-def test_words_in_columns_are_those_of_each_alone(talks):
-    turns = [json.dumps(said, ensure_ascii=False) for said in talks]
+def test_words_in_columns_are_those_of_each_alone(conversations):
+    turns = [json.dumps(said, ensure_ascii=False) for said in conversations]
     batch = pa.record_batch({"url": pa.array([None] * len(turns), pa.string()), "turns": turns})
     known = facts_of(RULES, batch)
     assert list(zip(known.words.tolist(), known.characters.tolist(), strict=True)) == [said_in(item) for item in turns]
-    spoken = [[text for role, text in said if role == "assistant"] for said in talks]
+    spoken = [[text for role, text in said if role == "assistant"] for said in conversations]
     assert [said_in(item) for item in turns] == [
         (sum(len(text.split()) for text in texts), sum(map(len, texts))) for texts in spoken
     ]

@@ -126,7 +126,7 @@ def test_a_picture_that_may_not_be_read_is_counted_and_the_set_another_once_it_m
     place = step_folders(tmp_path / "set")
     write_pictures(COCO_TRAIN2014, folder, place, progress)
     assert read_counts(place.out)["dropped"] == {"not_readable": 1, "truncated": 1, "undecodable": 1}
-    found = made(
+    found = prepared(
         coco_vqa.RECIPE, "coco_vqa", [question(1), question(2)], {"coco_train2014": place.out}, tmp_path / "vqa"
     )
     assert [found[place].picture for place in range(len(found))] == [FILES[coco(2)]]
@@ -135,7 +135,7 @@ def test_a_picture_that_may_not_be_read_is_counted_and_the_set_another_once_it_m
     assert brought_pictures(tmp_path, COCO_TRAIN2014, stamps).digest == whole.digest
 
 
-def made(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], folder: Path) -> ShardSet:
+def prepared(recipe: Recipe, name: str, records: list[Any], sets: dict[str, Path], folder: Path) -> ShardSet:
     """The data set through all its steps."""
     folder.mkdir(parents=True)
     (folder / "records.json").write_text(json.dumps(records))
@@ -153,7 +153,7 @@ def question(number: int) -> dict[str, Any]:
 
 def test_rows_find_their_pictures_and_those_without_are_counted(pictures: Path, tmp_path: Path):
     records = [question(number) for number in (1, 2, 3, 4, 6, 1)]
-    found = made(coco_vqa.RECIPE, "coco_vqa", records, {"coco_train2014": pictures}, tmp_path / "vqa")
+    found = prepared(coco_vqa.RECIPE, "coco_vqa", records, {"coco_train2014": pictures}, tmp_path / "vqa")
     assert [found[place].picture for place in range(len(found))] == [FILES[coco(n)] for n in (1, 2, 1)]
     assert [found[place].key for place in range(3)] == ["000000000", "000000001", "000000005"]
     assert found[0].turns == (Turn("user", "which 1?"), Turn("assistant", "red", ("red", "blue")))
@@ -165,14 +165,14 @@ def test_rows_find_their_pictures_and_those_without_are_counted(pictures: Path, 
 
 
 def test_no_picture_is_in_the_shards_of_a_data_set(pictures: Path, tmp_path: Path):
-    made(coco_vqa.RECIPE, "coco_vqa", [question(1)] * 50, {"coco_train2014": pictures}, tmp_path / "vqa")
+    prepared(coco_vqa.RECIPE, "coco_vqa", [question(1)] * 50, {"coco_train2014": pictures}, tmp_path / "vqa")
     tar = (tmp_path / "vqa" / "fetch" / "out" / "00000.tar").read_bytes()
     assert FILES[coco(1)] not in tar and tar.count(b".json") == 50
 
 
 def test_a_screen_of_sizes_sees_the_pictures_of_a_set(pictures: Path, tmp_path: Path):
     """7,000 x 10 is 700 to 1; 20 x 10 is 2 to 1."""
-    made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(5)], {"coco_train2014": pictures}, tmp_path / "vqa")
+    prepared(coco_vqa.RECIPE, "coco_vqa", [question(1), question(5)], {"coco_train2014": pictures}, tmp_path / "vqa")
     place = step_folders(tmp_path / "narrow")
     narrow = type(INSTRUCTION.screen)(min_side=1, max_aspect=3.0, unique_bytes=False)
     screen(narrow, tmp_path / "vqa" / "fetch" / "out", Against(), place, ALONE)
@@ -224,18 +224,18 @@ def test_of_two_sets_the_first_that_has_a_picture_gives_it(pictures: Path, tmp_p
     place = step_folders(tmp_path / "second")
     write_pictures(OCR_VQA, other, place, progress)
     sets = {"coco_train2014": pictures, "ocr_vqa_images": place.out}
-    found = made(coco_vqa.RECIPE, "coco_vqa", [question(1), question(9)], sets, tmp_path / "vqa")
+    found = prepared(coco_vqa.RECIPE, "coco_vqa", [question(1), question(9)], sets, tmp_path / "vqa")
     assert [found[0].picture, found[1].picture] == [FILES[coco(1)], picture("pink")]
 
 
 def test_text_alone_needs_no_set(tmp_path: Path):
     records = [{"instances": [{"instruction_with_input": "Add", "constraints": None, "output": "3"}]}]
-    found = made(unnatural_instruction.RECIPE, "unnatural_instruction", records, {}, tmp_path / "text")
+    found = prepared(unnatural_instruction.RECIPE, "unnatural_instruction", records, {}, tmp_path / "text")
     assert (found[0].picture, found[0].turns) == (None, (Turn("user", "add"), Turn("assistant", "3")))
 
 
 def test_a_set_that_is_not_given_is_named(pictures: Path, tmp_path: Path):
-    made(coco_vqa.RECIPE, "coco_vqa", [question(1)], {"coco_train2014": pictures}, tmp_path / "vqa")
+    prepared(coco_vqa.RECIPE, "coco_vqa", [question(1)], {"coco_train2014": pictures}, tmp_path / "vqa")
     folders = DataFolders(shards=tmp_path / "vqa" / "fetch" / "out", index=tmp_path / "vqa" / "screen" / "out")
     with pytest.raises(ConfigError, match="the picture set coco_train2014, whose folder is not given"):
         ShardSet(folders)

@@ -32,18 +32,18 @@ def mark():
     return uuid.uuid4().hex
 
 
-def those_of(mark):
-    return [one for one in psutil.process_iter() if mark in told(one)]
+def processes_marked(mark):
+    return [one for one in psutil.process_iter() if mark in command_line(one)]
 
 
-def told(process):
+def command_line(process):
     try:
         return process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
     except psutil.Error:
         return []
 
 
-def until(is_so):
+def wait_until(is_so):
     end = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < end
@@ -53,15 +53,15 @@ def until(is_so):
 def test_what_takes_too_long_is_ended_with_all_that_it_started(mark, tmp_path):
     with (tmp_path / "messages").open("wb") as messages:
         assert run_tied([sys.executable, "-c", STARTS_ANOTHER, mark], os.environ, messages, 3.0) is None
-    until(lambda: not those_of(mark))
+    wait_until(lambda: not processes_marked(mark))
 
 
 def test_a_command_ends_with_its_killed_parent(mark):
     parent = subprocess.Popen([sys.executable, "-c", RUNS_ONE, mark])
-    until(lambda: any(SLEEPS in told(one) and one.pid != parent.pid for one in those_of(mark)))
+    wait_until(lambda: any(SLEEPS in command_line(one) and one.pid != parent.pid for one in processes_marked(mark)))
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until(lambda: not those_of(mark))
+    wait_until(lambda: not processes_marked(mark))
 
 
 def test_the_status_is_given_and_what_was_said(tmp_path):

@@ -48,7 +48,7 @@ def restore(tmp_path: Path) -> tuple[Coverage, ...]:
     return (*restore_backbones(tmp_path / "b2", tmp_path / "hf"), restore_checkpoint(tmp_path / "c2", tmp_path / "hf"))
 
 
-def made(tmp_path: Path, *, lora: bool, dtype=torch.float32) -> tuple[Path, Path]:
+def imported(tmp_path: Path, *, lora: bool, dtype=torch.float32) -> tuple[Path, Path]:
     """(backbones, checkpoint), as they are imported."""
     published = tmp_path / "published"
     published.mkdir()
@@ -63,7 +63,7 @@ def made(tmp_path: Path, *, lora: bool, dtype=torch.float32) -> tuple[Path, Path
     [(True, torch.float32, 10**9), (False, torch.float16, 10**9), (True, torch.bfloat16, 3000)],
 )
 def test_an_exported_folder_is_read_back_bit_for_bit(tmp_path, lora, dtype, shard_bytes):
-    backbones, checkpoint = made(tmp_path, lora=lora, dtype=dtype)
+    backbones, checkpoint = imported(tmp_path, lora=lora, dtype=dtype)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE, shard_bytes)
     assert (tmp_path / "hf" / "model.safetensors.index.json").exists() == (shard_bytes == 3000)
     coverages = restore(tmp_path)
@@ -84,7 +84,7 @@ def test_the_shipped_backbones_survive_an_export(tmp_path):
 
 
 def test_the_exported_tensors_are_those_that_the_model_computes_with(tmp_path):
-    backbones, checkpoint = made(tmp_path, lora=True)
+    backbones, checkpoint = imported(tmp_path, lora=True)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
     exported = load_file(tmp_path / "hf" / "model.safetensors")
     model = load_trained(backbones, checkpoint, "float32", "cpu").model
@@ -105,7 +105,7 @@ def test_the_exported_tensors_are_those_that_the_model_computes_with(tmp_path):
 
 
 def test_what_lies_beside_the_weights_is_read_by_transformers(tmp_path):
-    backbones, checkpoint = made(tmp_path, lora=True)
+    backbones, checkpoint = imported(tmp_path, lora=True)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
     buffer = io.BytesIO()
     Image.fromarray(np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)).save(buffer, "PNG")
@@ -122,7 +122,7 @@ def test_what_lies_beside_the_weights_is_read_by_transformers(tmp_path):
 
 
 def test_the_model_card_tells_the_lineage(tmp_path):
-    backbones, checkpoint = made(tmp_path, lora=True)
+    backbones, checkpoint = imported(tmp_path, lora=True)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
     card = (tmp_path / "hf" / "README.md").read_text()
     assert f"| stage2/train | `{'c' * 64}` |" in card and f"| backbones/import | `{'b' * 64}` |" in card
@@ -130,7 +130,7 @@ def test_the_model_card_tells_the_lineage(tmp_path):
 
 
 def test_what_transformers_own_classes_do_not_know_is_told(tmp_path):
-    backbones, checkpoint = made(tmp_path, lora=True)
+    backbones, checkpoint = imported(tmp_path, lora=True)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
     told = json.loads((tmp_path / "hf" / "config.json").read_text())
     tensors = load_file(tmp_path / "hf" / "model.safetensors")
@@ -149,7 +149,7 @@ def test_what_transformers_own_classes_do_not_know_is_told(tmp_path):
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_the_originals_layout_is_written_and_read_back(tmp_path, lora):
-    _, checkpoint = made(tmp_path, lora=lora)
+    _, checkpoint = imported(tmp_path, lora=lora)
     export_published(checkpoint, tmp_path / "TinyGPT-V.pth")
     first, again = (read_pickle(path) for path in (tmp_path / "published" / "stage.pth", tmp_path / "TinyGPT-V.pth"))
     assert list(again) == ["model", "optimizer", "config", "scaler", "epoch"]
@@ -172,7 +172,7 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["language_model.lm_head.bias", "projections.llama_proj.bias", "query_tokens"])
 def test_an_export_that_lacks_a_tensor_is_refused(tmp_path, name):
-    backbones, checkpoint = made(tmp_path, lora=False)
+    backbones, checkpoint = imported(tmp_path, lora=False)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE, shard_bytes=1)
     index = tmp_path / "hf" / "model.safetensors.index.json"
     told = json.loads(index.read_text())
@@ -197,7 +197,7 @@ EDITED = {
 @pytest.mark.parametrize("case", EDITED)
 def test_an_export_that_was_edited_is_refused(tmp_path, case):
     change, said = EDITED[case]
-    backbones, checkpoint = made(tmp_path, lora=True)
+    backbones, checkpoint = imported(tmp_path, lora=True)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
     told = json.loads((tmp_path / "hf" / "config.json").read_text())
     change(told)
@@ -207,7 +207,7 @@ def test_an_export_that_was_edited_is_refused(tmp_path, case):
 
 
 def test_an_export_without_its_tokenizer_is_refused(tmp_path):
-    backbones, checkpoint = made(tmp_path, lora=True)
+    backbones, checkpoint = imported(tmp_path, lora=True)
     export_folder(backbones, checkpoint, tmp_path / "hf", LINEAGE)
     (tmp_path / "hf" / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="hf has no tokenizer.json"):

@@ -34,7 +34,7 @@ def engine_for(spec, *, stage=None, options=OPTIONS):
     return DDPEngine(starting_model(spec)[0], spec.stage, options, rank=0, world_size=1)
 
 
-def gap(one, other):
+def largest_difference(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
@@ -65,7 +65,7 @@ def test_micro_batches_and_packing_give_the_step_of_the_whole_batch(spec, batch_
     whole, weights = results[0]
     for told, others in results[1:]:
         assert told == pytest.approx(whole, abs=1e-5)
-        assert gap(weights, others) < 1e-5
+        assert largest_difference(weights, others) < 1e-5
 
 
 def test_a_batch_of_text_leaves_the_projections_alone(spec, batch_of):
@@ -102,7 +102,7 @@ def test_gradients_are_clipped_to_the_stages_norm(spec, batch_of):
     result = engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
     assert result.gradient_norm is not None
     assert result.gradient_norm > 0.1  # as it was before clipping
-    assert 0 < gap(before, parameters_of(engine)) < 1e-3
+    assert 0 < largest_difference(before, parameters_of(engine)) < 1e-3
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -181,7 +181,7 @@ def test_a_state_restores_the_next_step_to_the_last_bit(spec, batch_of):
     anew = engine_for(spec)
     anew.load_state(state)
     anew.step(batch_of["shapes"], step=1, rate=1e-2, dataset="shapes")
-    assert gap(ran.state(), anew.state()) == 0
+    assert largest_difference(ran.state(), anew.state()) == 0
 
 
 def test_the_state_of_other_parameters_is_refused(spec):
@@ -216,7 +216,7 @@ def test_float16_skips_steps_until_its_scale_fits_then_goes_on_and_is_restored(s
     before = {name: tensor.clone() for name, tensor in parameters_of(engine).items()}
     skipped = engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
     assert skipped.read()["gradient_norm"] is None
-    assert gap(before, parameters_of(engine)) == 0
+    assert largest_difference(before, parameters_of(engine)) == 0
     assert engine.state()["scaler"].tolist() == [2.0**39, 0]
     engine.load_state(engine.state() | {"scaler": torch.tensor([256.0, 0.0], dtype=torch.float64)})
     stepped = engine.step(batch_of["shapes"], step=1, rate=1e-2, dataset="shapes")

@@ -20,7 +20,7 @@ from tinygptv_core.training.states import Position
 SIZES = sizes_in(SHIPPED / "nano")
 
 
-class Clocked:
+class EngineOfFixedSeconds:
     """In the place of an engine: two seconds forward and one back since it was last asked."""
 
     def seconds(self):
@@ -42,7 +42,7 @@ def result_of(loss, norm=1.0):
     )
 
 
-def at(step, seconds):
+def position_at(step, seconds):
     return Position(run="r", step=step, seconds=seconds, loss_first=None)
 
 
@@ -59,7 +59,9 @@ def logger_in(folder, *, every, start=0, steps=100, position=None):
         notes=folder,
         seen={},
     )
-    return MetricsLogger(spec, Clocked(), SIZES, rank=0, world_size=1, start=position or at(start, 10.0 * start))
+    return MetricsLogger(
+        spec, EngineOfFixedSeconds(), SIZES, rank=0, world_size=1, start=position or position_at(start, 10.0 * start)
+    )
 
 
 def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
@@ -68,7 +70,7 @@ def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
     steps = [("shapes", [4, 2], 1.0), ("words", [2], 3.0), ("words", [2], 5.0)]
     for finished, (dataset, lengths, loss) in enumerate(steps, start=1):
         metrics_logger.add(finished, dataset, batch_of(lengths), result_of(loss, 0.25 * finished))
-        line = metrics_logger.line(at(finished, 4.0 if finished == 3 else 1.0), rate=1e-3)
+        line = metrics_logger.line(position_at(finished, 4.0 if finished == 3 else 1.0), rate=1e-3)
         assert (line is None) == (finished < 3)
     flops = sum(
         needed_flops(SIZES, work_of(batch_of(lengths), 9), image_size=8, lora_rank=2).total for _, lengths, _ in steps
@@ -98,7 +100,7 @@ def test_the_last_step_is_logged_and_a_resumed_run_counts_from_where_it_began(tm
     metrics_logger = logger_in(tmp_path, every=50, start=6, steps=8)
     for finished in (7, 8):
         metrics_logger.add(finished, "words", batch_of([2]), result_of(1.0, None))
-        line = metrics_logger.line(at(finished, 10.0 * finished), rate=0.0)
+        line = metrics_logger.line(position_at(finished, 10.0 * finished), rate=0.0)
     assert (line["step"], line["samples_per_second"], line["gradient_norm"]) == (8, 6 / 20, None)
 
 
@@ -114,7 +116,7 @@ def test_waiting_for_the_loader_is_counted(tmp_path, monkeypatch):
     for finished, batch in enumerate(metrics_logger.waited_for(loader()), start=1):
         now[0] += 2.0
         metrics_logger.add(finished, "words", batch, result_of(1.0))
-        line = metrics_logger.line(at(finished, now[0]), rate=0.0)
+        line = metrics_logger.line(position_at(finished, now[0]), rate=0.0)
     assert (line["step_seconds"]["data"], line["step_seconds"]["other"]) == (0.5, 0.5)
 
 
@@ -123,7 +125,7 @@ def test_a_leap_between_two_lines_is_in_the_next_one_and_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         for finished in range(1, 21):
             metrics_logger.add(finished, "words", batch_of([2]), result_of(9.0 if finished == 14 else 2.0))
-            line = metrics_logger.line(at(finished, 1.0 * finished), rate=0.0)
+            line = metrics_logger.line(position_at(finished, 1.0 * finished), rate=0.0)
     assert line["warnings"] == ["the loss leapt to 9.000 at step 14, on words, from a median of 2.000"]
     assert [record.message for record in caplog.records] == [f"tiny: {line['warnings'][0]}"]
 
@@ -133,11 +135,11 @@ def test_a_resumed_run_warns_of_a_leap_from_what_was_usual_before_it_was_stopped
     metrics_logger = logger_in(tmp_path, every=5)
     for finished in range(1, 14):
         metrics_logger.add(finished, "words", batch_of([2]), result_of(2.0))
-        metrics_logger.line(at(finished, 1.0 * finished), rate=0.0)
-    stopped = metrics_logger.position(at(13, 13.0))
+        metrics_logger.line(position_at(finished, 1.0 * finished), rate=0.0)
+    stopped = metrics_logger.position(position_at(13, 13.0))
     assert (len(stopped.unlogged), stopped.watched.losses) == (3, {"words": (2.0,) * 10})
     resumed = logger_in(tmp_path, every=5, position=stopped)
     for finished, loss in ((14, 9.0), (15, 2.0)):
         resumed.add(finished, "words", batch_of([2]), result_of(loss))
-        line = resumed.line(at(finished, 1.0 * finished), rate=0.0)
+        line = resumed.line(position_at(finished, 1.0 * finished), rate=0.0)
     assert line["warnings"] == ["the loss leapt to 9.000 at step 14, on words, from a median of 2.000"]

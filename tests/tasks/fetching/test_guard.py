@@ -7,7 +7,6 @@ import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, unquote
 
 import pytest
@@ -15,31 +14,25 @@ import pytest
 from tasks.fetching.guard import FetchError, GuardedOpener, Rules, is_public
 from tasks.fetching.outcomes import RETRIED
 from tasks.fetching.serve import serving
+from tests.tasks.web import Handler, Server
 
 TIMEOUT_SECONDS = 0.5
 TOTAL_SECONDS = 1
 MAX_BYTES = 10_000
 
 
-class Handler(BaseHTTPRequestHandler):
+class MisbehavingHandler(Handler):
     """`/N` is N bytes; other paths are the ways in which a server misbehaves. Notes who asked for what."""
 
     seen: list  # given by a subclass of its own to each server
     away = ""
 
-    def do_GET(self):
+    def respond(self, name):
         self.seen.append((self.headers["Host"], self.path))
-        name = self.path[1:].partition("?")[0]
+        name = name.partition("?")[0]
         if name.isdigit():
             return self.answer(200, b"x" * int(name))
         return getattr(self, name)()
-
-    def answer(self, status, body, **headers):
-        self.send_response(status)
-        for header, value in ({"Content_Length": len(body)} | headers).items():
-            self.send_header(header.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(body)
 
     def missing(self):
         self.answer(404, b"no")
@@ -95,20 +88,10 @@ class Handler(BaseHTTPRequestHandler):
     def nothing(self):
         self.close_connection = True
 
-    def log_message(self, *_):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_):
-        """Nothing: that clients hang up is what is tested."""
-
 
 @contextmanager
-def server(address, kind=Handler):
-    handler = type("Own", (kind,), {"seen": []})
+def server(address, kind=MisbehavingHandler):
+    handler = type("Own", (kind,), {"asked": Counter(), "seen": []})
     with Server((address, 0), handler) as one:
         thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -266,8 +249,8 @@ def test_public_is_what_the_whole_internet_reaches(address, public):
 def test_a_host_is_asked_for_no_more_than_its_share_at_a_time_and_others_do_not_wait():
     at_once, most, lock = Counter(), Counter(), threading.Lock()
 
-    class Busy(Handler):
-        def do_GET(self):
+    class Busy(MisbehavingHandler):
+        def respond(self, name):
             address = self.server.server_address[0]
             with lock:
                 at_once[address] += 1

@@ -18,7 +18,7 @@ def hashes(draw):
     return [root ^ sum(1 << bit for bit in set(bits)) for root, bits in drawn]
 
 
-def apart(one, other):
+def bits_apart(one, other):
     return (one ^ other).bit_count()
 
 
@@ -31,14 +31,14 @@ def array(values):
 def test_every_near_pair_is_found_once(left, right, bits):
     pieces = [np.stack(pair) for pair in near_pairs(array(left), array(right), bits)]
     found = [(i, j) for piece in pieces for i, j in piece.T.tolist()]
-    wanted = [(i, j) for i, x in enumerate(left) for j, y in enumerate(right) if apart(x, y) <= bits]
+    wanted = [(i, j) for i, x in enumerate(left) for j, y in enumerate(right) if bits_apart(x, y) <= bits]
     assert sorted(found) == wanted
 
 
 @settings(max_examples=150, deadline=None)
 @given(hashes(), hashes(), st.integers(0, 10))
 def test_of_others_the_first_that_is_near_is_named(own, others, bits):
-    wanted = [next((i for i, x in enumerate(others) if apart(x, y) <= bits), NONE) for y in own]
+    wanted = [next((i for i, x in enumerate(others) if bits_apart(x, y) <= bits), NONE) for y in own]
     assert near_others(array(own), array(others), bits).tolist() == wanted
 
 
@@ -47,7 +47,7 @@ def test_of_others_the_first_that_is_near_is_named(own, others, bits):
 def test_a_hash_goes_exactly_when_one_that_stays_stands_before_it_and_is_near(values, bits, num_settled):
     staying, wanted = [], []
     for place, value in enumerate(values):
-        holder = next((i for i in staying if apart(values[i], value) <= bits), NONE)
+        holder = next((i for i in staying if bits_apart(values[i], value) <= bits), NONE)
         wanted.append(NONE if place < num_settled else holder)
         staying += [place] if wanted[-1] == NONE else []
     assert near_earlier(array(values), num_settled, bits).tolist() == wanted

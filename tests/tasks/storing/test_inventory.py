@@ -36,7 +36,7 @@ def store(home, *options):
     return main(["store", *options, "--home", str(home.root)])
 
 
-def again(home, run, **changes):
+def trained_again(home, run, **changes):
     """Stage 2 trained once more, in another run."""
     home.run = run
     home.stage(SECOND if not changes else SECOND.__class__(**{**vars(SECOND), **changes}), "stage1/train")
@@ -91,10 +91,10 @@ def test_a_forged_manifest_is_no_way_in(home, is_known):
 def test_nothing_goes_that_a_version_or_the_newest_run_needs(home):
     assert sweep(inventory(home)).folders == ()
     old = home.made["stage2/train"]
-    new = again(home, "r2", seed=5)
+    new = trained_again(home, "r2", seed=5)
     home.report("toy")
     assert sweep(inventory(home)).folders == ()  # the version needs the one, the newest run the other
-    newest = again(home, "r3", seed=6)
+    newest = trained_again(home, "r3", seed=6)
     os.utime(home.root / "runs" / "r2" / "report.json", (1, 1))
     home.report("toy")
     going = sweep(inventory(home)).folders
@@ -104,9 +104,9 @@ def test_nothing_goes_that_a_version_or_the_newest_run_needs(home):
 
 def test_of_every_preset_the_newest_run_and_the_newest_whole_one_are_needed(home):
     home.run = "half"
-    again(home, "half", seed=5)
+    trained_again(home, "half", seed=5)
     home.report("toy", whole=False)
-    again(home, "other", seed=6)
+    trained_again(home, "other", seed=6)
     home.report("another")
     needed = {need for item in inventory(home).artifacts for need in item.needed if need.startswith("run")}
     assert needed == {
@@ -132,18 +132,18 @@ def test_a_model_that_the_registry_does_not_hold_stays_unless_it_is_named(home):
 
 def test_a_run_without_a_report_and_imported_weights_are_waited_for(home):
     home.time = time.time() - 3 * 86400
-    left = again(home, "killed", seed=5)
+    left = trained_again(home, "killed", seed=5)
     assert sweep(inventory(home, days=7)).folders == ()
     assert left.digest in {item.digest for item in sweep(inventory(home, days=2)).folders}
     home.time = 0.0
-    brought = again(home, "import", seed=7)
+    brought = trained_again(home, "import", seed=7)
     assert brought.digest not in {item.digest for item in sweep(inventory(home, days=2)).folders}
 
 
 def test_what_a_killed_run_built_on_stays_though_another_run_made_it(home):
     """Run r1 made the data, others are the newest, nothing is registered; what was killed needs the data of r1."""
     home.time = time.time()
-    again(home, "killed", seed=5)
+    trained_again(home, "killed", seed=5)
     (home.root / "runs" / "r1" / "report.json").unlink()
     going = steps(sweep(inventory(home, known=(), unregistered=True)).folders)
     assert going == ["register", "stage2/train"]  # the model, and the checkpoint of r1
@@ -152,7 +152,7 @@ def test_what_a_killed_run_built_on_stays_though_another_run_made_it(home):
 
 
 def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(home, capsys):
-    left = again(home, "old", seed=5)
+    left = trained_again(home, "old", seed=5)
     scores = home.made["stage2/evaluate"]
     record = next(r for r in inventory(home).records.all if r.digest == left.digest)
     (home.store.notes(record.key) / "metrics.jsonl").write_text("{}\n")
@@ -173,12 +173,12 @@ def test_cleaning_removes_what_it_said_and_the_store_says_that_it_is_missing(hom
     assert list((home.store.root / "damaged").iterdir()) == []
     assert store(home, "verify") == 0
     assert "1 artifacts are gone whose records are there" in capsys.readouterr().out
-    built = again(home, "once more", seed=5)
+    built = trained_again(home, "once more", seed=5)
     assert built.kind == "checkpoint" and built.path.is_dir()  # the key was no lie: it is built anew
 
 
 def test_what_is_shared_counts_when_its_last_name_goes(home):
-    left = again(home, "old", seed=5)
+    left = trained_again(home, "old", seed=5)
     size = sum(path.stat().st_size for path in left.path.iterdir())
     assert sweep(inventory(home)).bytes == size + _notes(home)
     os.link(left.path / "trainable.safetensors", home.root / "another name")
@@ -191,7 +191,7 @@ def _notes(home):
 
 
 def test_while_something_is_built_nothing_is_removed(home, capsys):
-    left, key = again(home, "old", seed=5), "f" * 64
+    left, key = trained_again(home, "old", seed=5), "f" * 64
     work = home.store.root / "work" / "train" / key
     work.mkdir(parents=True)
     os.utime(work, (1, 1))
@@ -203,7 +203,7 @@ def test_while_something_is_built_nothing_is_removed(home, capsys):
 
 
 def test_between_two_builds_of_a_run_nothing_is_removed(home, capsys):
-    left, told = again(home, "old", seed=5), []
+    left, told = trained_again(home, "old", seed=5), []
     with home.store.in_use(told.append), home.store.in_use(told.append):  # two runs
         assert store(home, "clean", "--yes") == 2
         assert store(home, "clean") == 0
