@@ -25,6 +25,9 @@ def promoted(prepared: Prepared, model: BuildResult) -> Verdict:
     """The run's last step: compare its version with the champion, and promote it if the run's rule has it so.
 
     A version that was there already is compared only where the rule asks for it.
+
+    Raises:
+        RuntimeError: the version that was just registered is not there any more.
     """
 
     @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)

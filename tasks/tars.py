@@ -125,7 +125,7 @@ def over_tars(work: Callable[[Path], R], tars: Sequence[Path], sharing: Sharing)
     """`work(tar)` of every tar, in the order of the tars; `work` and its results are pickled.
 
     Raises:
-        RuntimeError: a process that worked on them was killed.
+        RuntimeError: a process of this machine that worked on them was killed.
     """
     if sharing.ray is not None:
         sharing.ray()

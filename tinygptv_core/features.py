@@ -111,8 +111,8 @@ def write_features(
     Each thread looks at some pictures alone: faster than many on the same, and no bit depends on how many they are.
 
     Raises:
-        ConfigError: there is no picture in any of the data sets.
-        ValueError: a picture cannot be read.
+        ConfigError: there is no picture in any of the data sets, or a shard or a file of the backbones is missing.
+        ValueError: a picture cannot be read, or a shard or the backbones do not hold what they should.
     """
     from tinygptv_core.model import TinyGPTV
     from tinygptv_core.prepack import prepack

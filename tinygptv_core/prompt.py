@@ -81,7 +81,7 @@ def chat(system: str, turns: Sequence[Turn], template: str, has_image: bool) -> 
     Args:
         system: stands before everything.
         turns: questions and answers in turn, a question last.
-        template: goes around each question; the reference's is `stages.PUBLISHED_QUESTION`.
+        template: goes around each question; the reference's is `stage.PUBLISHED_QUESTION`.
     """
     spoken = [
         turn.text if turn.role == "assistant" else question(turn.text, "{}", template, has_image and position == 0)

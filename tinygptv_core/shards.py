@@ -61,21 +61,21 @@ class ShardSet:
     The index stays on the disk, and of a tar only what is asked for is read.
 
     Raises:
-        ConfigError: a file of the index or of the shards is missing, the index does not have its columns, or nothing
-            here reads such URLs.
+        ConfigError: a file of the index or of the shards is missing, the index does not have its columns, the folder
+            of a picture set is not given, or nothing here reads such URLs.
     """
 
     def __init__(self, folders: DataFolders):
         try:
             names = json.loads((folders.index / "shards.json").read_text())
             self.records = np.load(folders.index / "samples.npy", mmap_mode="r")
+            self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
         except FileNotFoundError as error:
             raise ConfigError(f"{error.filename} is missing; an index has it (docs/map.md)") from error
         if self.records.dtype.names not in (INDEX_COLUMNS, SHARED_COLUMNS):
             found = f"{folders.index} has the columns {self.records.dtype.names}, not {INDEX_COLUMNS}"
             raise ConfigError(f"{found}: another version made it.\n  to have it anew  tinygptv data NAME")
         self.shards = tuple(f"{folders.shards}/{name}" for name in names)
-        self._pictures = _picture_tars(folders) if self.records.dtype.names == SHARED_COLUMNS else None
         for folder in filter(_is_url, map(str, (folders.shards, *folders.pictures.values()))):
             file_system_of(folder)
 

@@ -51,6 +51,10 @@ def conversation(row: Row) -> tuple[Turn, ...]:
     """`{"conversations": [{"from", "value"}, ...]}` -> all of it, as LLaVA has it.
 
     `<image>` and line breaks in the first question are dropped, as in the reference; all else stays as it is.
+
+    Raises:
+        KeyError, TypeError: it has another form.
+        ValueError: human and gpt do not speak by turns, an answer is lacking, or something is empty.
     """
     said = [mapping_of(one, "an utterance") for one in list_of(row["conversations"], "conversations")]
     for number, one in enumerate(said, start=1):
@@ -99,7 +103,12 @@ def official_answers(answers: Sequence[object]) -> Turn:
 
 
 def of_two(row: Row, column: str, names: tuple[str, str]) -> str:
-    """The name of a label that is 0 or 1."""
+    """The name of a label that is 0 or 1.
+
+    Raises:
+        KeyError, TypeError: there is none.
+        ValueError: it is another number, or a text.
+    """
     label = scalar_of(row, column)
     if label not in (0, 1):
         raise ValueError(f"{column} is {label!r}; it must be 0 or 1")
@@ -181,7 +190,7 @@ def identify(row: Row) -> tuple[Turn, ...]:
 
 
 def expressions(row: Row) -> list[Row]:
-    """A reference of the evaluation -> a record for each of its sentences."""
+    """A reference of the evaluation -> a record for each of its sentences. Raises UnfitError for one to train on."""
     if row["split"] == "train":
         raise UnfitError("other_split", "of split train")
     return [{**row, "phrase": sentence} for sentence in reference_sentences(row)]

@@ -134,6 +134,7 @@ def run_img2dataset(
 
     Raises:
         RuntimeError: it ended with an error, or hardly any picture could be had; no row is dropped for that.
+        OSError: the disk is full (ENOSPC); names the folder.
     """
     for job in spec.jobs:
         _forget_unfinished(job.first)

@@ -74,7 +74,7 @@ class _Pace:
     left_bytes: int
 
     def wait_seconds(self) -> float:
-        """How long the next answer may take."""
+        """How long the next answer may take. Raises FetchError where no time is left."""
         left_seconds = self.deadline - monotonic()
         if left_seconds <= 0:
             raise FetchError("timeout", f"not whole after {self.total_seconds:g} s")

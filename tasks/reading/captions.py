@@ -103,7 +103,7 @@ def _values(piece: Sequence[object], column: str) -> Sequence[object]:
 
 
 def side_of(value: object) -> int | None:
-    """A picture's width or height in pixels, from what a record says; None if it is no whole number above 0."""
+    """A picture's width or height in pixels, from what a record says; None if it is no whole number in 1..2^31 - 1."""
     side = 0
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
         side = int(value)

@@ -90,7 +90,11 @@ def list_form(path: Path) -> str:
 
 @contextmanager
 def opened_text(path: Path, newline: str | None) -> Iterator[TextIO]:
-    """`path` as text, unpacked where its name says that it is packed."""
+    """`path` as text, unpacked where its name says that it is packed.
+
+    Raises:
+        ConfigError: it cannot be read, is no UTF-8, or is cut off or damaged; also while the block reads.
+    """
     opener = OPENERS.get(path.suffix.lower())
     try:
         with opener(path) if opener else path.open("rb") as file:

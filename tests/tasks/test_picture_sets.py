@@ -239,6 +239,9 @@ def test_a_set_that_is_not_given_is_named(pictures: Path, tmp_path: Path):
     folders = DataFolders(shards=tmp_path / "vqa" / "fetch" / "out", index=tmp_path / "vqa" / "screen" / "out")
     with pytest.raises(ConfigError, match="the picture set coco_train2014, whose folder is not given"):
         ShardSet(folders)
+    (folders.index / "pictures.json").unlink()
+    with pytest.raises(ConfigError, match=r"pictures\.json is missing; an index has it"):
+        ShardSet(replace(folders, pictures={"coco_train2014": pictures}))
 
 
 @pytest.mark.parametrize("form", ["folder", "tar"])
