@@ -33,6 +33,7 @@ from torch.optim import AdamW
 
 from benchmarks.conventional import Conventional
 from benchmarks.gpu_work import FULL, TOY, Precision, Scale, Work, new_model, new_tokenizer, work_of_stage
+from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.precision import dtype_of
 from tinygptv_core.run import RunOptions
@@ -40,7 +41,6 @@ from tinygptv_core.train import be_deterministic
 from tinygptv_core.trainable import parameter_groups
 from tinygptv_core.training.compiling import compile_layers, require_compiler
 from tinygptv_core.training.ddp import DDPEngine
-from tinygptv_core.training.engine import BETAS, EPSILON
 from tinygptv_core.training.flops import peak_flops
 
 RATE = 1e-6

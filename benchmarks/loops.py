@@ -17,6 +17,7 @@ from benchmarks.shards import Spoken, Written, conventional_batches, photo, writ
 from benchmarks.work import CAPTIONS, CONVERSATIONS, Width, spoken_captions, spoken_conversations
 from tinygptv_core.compute import Compute
 from tinygptv_core.draws import Order
+from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.features import EncodingSettings, write_features
 from tinygptv_core.run import DataFolders, RunOptions, RunSpec
 from tinygptv_core.schedule import rate
@@ -24,7 +25,6 @@ from tinygptv_core.shards import ShardSet
 from tinygptv_core.stage import Schedule, Share, Stage
 from tinygptv_core.train import starting_model, train
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
-from tinygptv_core.training.engine import BETAS, EPSILON
 from tinygptv_core.weights import save_backbones
 
 DATASET = "scenes"

@@ -14,6 +14,7 @@ from benchmarks.conventional import Conventional
 from benchmarks.work import Samples, Width, captions, conversations, noise, questions
 from tinygptv_core.answering.decoding import greedy
 from tinygptv_core.batch import Batch
+from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.generate import generate, token_steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prepack import prepack
@@ -21,7 +22,6 @@ from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_question, e
 from tinygptv_core.stage import PUBLISHED_QUESTION
 from tinygptv_core.stages import NANO_STAGE4
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
-from tinygptv_core.training.engine import BETAS, EPSILON
 
 # Shape letters of this file: B batch, H = W side in pixels, Q image queries, E width of the Q-Former, D of the LLM,
 # T tokens of an answer.

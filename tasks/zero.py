@@ -25,6 +25,15 @@ from tasks.training.zero_batches import Shared, share
 from tasks.training.zero_pieces import Pieces
 from tinygptv_core.batch import Batch
 from tinygptv_core.compute import Progress
+from tinygptv_core.engine import (
+    BETAS,
+    EPSILON,
+    SMALLEST_SCALE,
+    StepResult,
+    is_due,
+    load_scaler,
+    scaler_tensor,
+)
 from tinygptv_core.model import TinyGPTV, unseen
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.precision import autocast
@@ -36,15 +45,6 @@ from tinygptv_core.train import main
 from tinygptv_core.train import train as train_with
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 from tinygptv_core.training.clock import Clock
-from tinygptv_core.training.engine import (
-    BETAS,
-    EPSILON,
-    SMALLEST_SCALE,
-    StepResult,
-    is_due,
-    load_scaler,
-    scaler_tensor,
-)
 from tinygptv_core.training.not_finite import (
     Repeatable,
     first_gradient_not_finite,

@@ -26,6 +26,7 @@ from tinygptv_core.checkpoint_form import check_norms
 from tinygptv_core.compute import Progress
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.draws import ORDER_VERSION
+from tinygptv_core.engine import Engine
 from tinygptv_core.formats.architectures import sizes_of
 from tinygptv_core.loader import Steps, batches
 from tinygptv_core.memory import forget_peak_memory, peak_memory_bytes
@@ -41,7 +42,6 @@ from tinygptv_core.stage import Stage, check_adapters
 from tinygptv_core.trainable import load_trainable
 from tinygptv_core.training.compiling import compile_layers, require_compiler
 from tinygptv_core.training.ddp import DDPEngine
-from tinygptv_core.training.engine import Engine
 from tinygptv_core.training.metrics import left, words
 from tinygptv_core.training.metrics_logger import MetricsLogger
 from tinygptv_core.training.not_finite import NotFiniteError

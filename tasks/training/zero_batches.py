@@ -7,7 +7,7 @@ import torch.distributed as distributed
 from torch.nn import functional
 
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.training.engine import micro_batches
+from tinygptv_core.engine import micro_batches
 
 # Shape letters of this file: B batch, T text positions.
 

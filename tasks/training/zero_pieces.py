@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tinygptv_core.training.engine import check_parameters
+from tinygptv_core.engine import check_parameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.core.reference import Check, Goldens, trainable_name, trainable_tensors
+from tinygptv_core.engine import BETAS, EPSILON
 from tinygptv_core.formats import published
 from tinygptv_core.formats.architectures import PAPER
 from tinygptv_core.formats.export import export_published
@@ -15,7 +16,6 @@ from tinygptv_core.model import TinyGPTV
 from tinygptv_core.presets import AS_PUBLISHED
 from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import is_lora, load_trainable, parameter_groups, trainable_parameters
-from tinygptv_core.training.engine import BETAS, EPSILON
 from tinygptv_core.vision import VisionTower
 
 

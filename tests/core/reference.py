@@ -21,13 +21,13 @@ from transformers import PreTrainedTokenizerFast
 
 from tinygptv_core.checkpoint import read_checkpoint
 from tinygptv_core.checkpoint_form import form_of
+from tinygptv_core.engine import BETAS
 from tinygptv_core.formats.architectures import architecture
 from tinygptv_core.formats.weight_import import WeightPaths, import_backbones, import_checkpoint
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.sizes import LlmSizes, ModelSizes, QFormerSizes, TowerSizes
 from tinygptv_core.stage import PUBLISHED_QUESTION, Lora, Schedule, Share, Stage
 from tinygptv_core.trainable import load_trainable, trainable_parameters
-from tinygptv_core.training.engine import BETAS
 from tinygptv_core.weights import Architecture, Backbones, load_backbones, read_tokenizer
 
 COPIES = Path(__file__).parents[1] / "goldens"

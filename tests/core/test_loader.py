@@ -24,6 +24,7 @@ from tests.core.tiny_run import (
 )
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.draws import Order, Shuffled, drawn_places
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.loader import Steps, batches, drawn_turns, prompt_for
 from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.recipe import Turn
@@ -31,7 +32,6 @@ from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
 from tinygptv_core.stage import Share
 from tinygptv_core.train import starting_model
-from tinygptv_core.training.engine import micro_batches
 
 TOKENIZER = tiny_tokenizer()
 

@@ -6,10 +6,10 @@ import torch
 from benchmarks.measure import saved_bytes
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.training.engine import micro_batches
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
 

@@ -7,11 +7,11 @@ from torch.nn import functional
 
 from tests.core import tiny
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.packing import attend_apart, pack
 from tinygptv_core.stage import Lora
 from tinygptv_core.trainable import trainable_parameters
-from tinygptv_core.training.engine import micro_batches
 
 LENGTHS = (9, 2, 5, 12)
 

@@ -21,15 +21,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 
 from tinygptv_core.batch import Batch, map_tensors
-from tinygptv_core.model import TinyGPTV
-from tinygptv_core.precision import autocast
-from tinygptv_core.prepack import prepack
-from tinygptv_core.run import RunOptions
-from tinygptv_core.seeds import seed_of
-from tinygptv_core.stage import Stage
-from tinygptv_core.trainable import parameter_groups, trainable_parameters
-from tinygptv_core.training.clock import Clock
-from tinygptv_core.training.engine import (
+from tinygptv_core.engine import (
     BETAS,
     EPSILON,
     SMALLEST_SCALE,
@@ -40,6 +32,14 @@ from tinygptv_core.training.engine import (
     micro_batches,
     scaler_tensor,
 )
+from tinygptv_core.model import TinyGPTV
+from tinygptv_core.precision import autocast
+from tinygptv_core.prepack import prepack
+from tinygptv_core.run import RunOptions
+from tinygptv_core.seeds import seed_of
+from tinygptv_core.stage import Stage
+from tinygptv_core.trainable import parameter_groups, trainable_parameters
+from tinygptv_core.training.clock import Clock
 from tinygptv_core.training.not_finite import (
     Repeatable,
     Search,

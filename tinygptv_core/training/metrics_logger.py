@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from tinygptv_core.batch import Batch
+from tinygptv_core.engine import Engine, StepResult
 from tinygptv_core.memory import peak_memory_bytes
 from tinygptv_core.run import RunSpec
 from tinygptv_core.sizes import ModelSizes
-from tinygptv_core.training.engine import Engine, StepResult
 from tinygptv_core.training.flops import NO_WORK, Work, needed_flops, peak_flops, work_of
 from tinygptv_core.training.metrics import Line, MetricsFile
 from tinygptv_core.training.monitor import TrainingMonitor

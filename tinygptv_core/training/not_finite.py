@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tinygptv_core.batch import Batch
+from tinygptv_core.engine import LISTED_NAMES
 from tinygptv_core.trainable import trainable_parameters
-
-LISTED_NAMES = 3
-"""Of tensors, in a message."""
 
 
 class NotFiniteError(FloatingPointError):

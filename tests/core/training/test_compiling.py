@@ -7,12 +7,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tests.core import tiny
 from tests.core.test_packing import LENGTHS, by_starts, loss_and_gradients, ragged
 from tinygptv_core.batch import Batch
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.packing import Packing
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stage import Lora
 from tinygptv_core.training.compiling import compile_layers, require_compiler
-from tinygptv_core.training.engine import micro_batches
 
 BACKEND = "aot_eager"
 """All of the compiler but the making of programs, which takes a minute on a slow core."""

@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.core import tiny
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.formats.architectures import PAPER, architecture, sizes_of
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.prompt import Encoded, collate, with_slot_at_end
 from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stage import Lora
-from tinygptv_core.training.engine import micro_batches
 from tinygptv_core.training.flops import (
     NO_WORK,
     Flops,

@@ -9,10 +9,10 @@ import torch
 
 from tests.core.tiny_run import OPTIONS, PROMPTS, STAGE
 from tinygptv_core.batch import IGNORED, Batch
+from tinygptv_core.engine import StepResult
 from tinygptv_core.parameters import sizes_in
 from tinygptv_core.run import RunSpec
 from tinygptv_core.settings import SHIPPED
-from tinygptv_core.training.engine import StepResult
 from tinygptv_core.training.flops import needed_flops, work_of
 from tinygptv_core.training.metrics_logger import MetricsLogger
 from tinygptv_core.training.states import Position

@@ -6,12 +6,12 @@ import torch
 from tests.core import tiny
 from tests.core.tiny_run import OPTIONS, STAGE, tiny_spec
 from tinygptv_core.batch import IGNORED
+from tinygptv_core.engine import micro_batches
 from tinygptv_core.loader import Steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stage import Lora
 from tinygptv_core.train import parameters_of, starting_model
 from tinygptv_core.training.ddp import DDPEngine
-from tinygptv_core.training.engine import micro_batches
 from tinygptv_core.training.not_finite import NotFiniteError
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from tinygptv_core.batch import Batch
 from tinygptv_core.stage import Stage
-from tinygptv_core.training.not_finite import LISTED_NAMES
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 SMALLEST_SCALE = 1.0
+
+LISTED_NAMES = 3
+"""Of tensors, in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
