@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +60,10 @@ class BuildResult:
 
 class DamagedError(Exception):
     """A sealed folder is not what was sealed, or a file of the user's not what it was when it was asked for."""
+
+
+class TakenOverError(RuntimeError):
+    """Another machine has gone on with a build whose machine was silent for long; it seals what there is to seal."""
 
 
 class Store:
@@ -154,20 +158,21 @@ class Store:
 
         Raises:
             DamagedError: an input's bytes are not what was sealed.
+            TakenOverError: this machine was silent for so long that another has gone on in the same folder.
         """
         before = time.monotonic()
         first = self.lookup(request, inputs)
         if first.artifact and not force:
             self._tidy(request.step, first.key)
             return _built(request, first, "reuse", before)
-        with self.in_use(waiting), lease(self._lease(first.key), waiting):
+        with self.in_use(waiting), lease(self._lease(first.key), waiting) as is_ours:
             now = self.lookup(request, inputs)
             if now.artifact and not force:
                 return _built(request, now, "reuse", before)
             for artifact in (*inputs.values(), *aids.values()):
                 if artifact is not None:
                     self._check_hashes(artifact)
-            artifact = self._make(request, inputs, aids, now, noted, force)
+            artifact = self._make(_unless_taken_over(request, is_ours), inputs, aids, now, noted, force)
         why = FORCED if force else first.why
         return _built(request, StoreLookup(key=first.key, artifact=artifact, why=why), "build", before)
 
@@ -322,6 +327,20 @@ class Store:
         if former is None:
             return "never built on this home"
         return difference(former, now)
+
+
+def _unless_taken_over(request: Request, is_ours: Callable[[], bool]) -> Request:
+    """`request`, of which nothing is sealed if the lease was lost meanwhile: another is writing in the same folder."""
+
+    def work(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
+        request.work(inputs, folders)
+        if not is_ours():
+            raise TakenOverError(
+                f"{request.name}: this machine was silent for so long that another run has gone on with its work. "
+                "What that run builds is taken by the next run here."
+            )
+
+    return replace(request, work=work)
 
 
 def _unseal(folder: Path) -> None:

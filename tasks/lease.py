@@ -1,8 +1,9 @@
 """Locks between processes: a lease for what one builds, and a lock that all who use a folder share.
 
 A lease names its holder, and a dead holder's is taken over, as is that of another machine's which was silent for long;
-should he wake, he leaves it as it is. It only saves work: two builds of one key at once would both be right, and the
-first to be noted wins. The shared lock is the system's: whoever dies has given it back.
+should he wake, he leaves it as it is, and can ask whether it is still his. It only saves work: two builds of one key at
+once would both be right, and the first to be noted wins. The shared lock is the system's: whoever dies has given it
+back.
 """
 
 import fcntl
@@ -56,8 +57,11 @@ def is_alive(holder: Holder) -> bool:
 
 
 @contextmanager
-def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lease at `path`; while another holds it, wait, after saying so once to `waiting`."""
+def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Hold the lease at `path`; while another holds it, wait, after saying so once to `waiting`.
+
+    Gives what tells whether it is still ours.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine, told = myself(), False
     while not _take(path, mine):
@@ -72,7 +76,7 @@ def lease(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     beat = threading.Thread(target=_beat, args=(path, mine, stop), daemon=True)
     beat.start()
     try:
-        yield
+        yield lambda: _holder(path) == mine
     finally:
         stop.set()
         beat.join()

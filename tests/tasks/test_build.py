@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tasks.build import DamagedError, Store
+from tasks.build import DamagedError, Store, TakenOverError
 from tasks.lease import lease
 from tasks.request import Request, Step
 
@@ -237,6 +237,24 @@ def test_a_dead_holders_lease_is_taken_over(tmp_path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert not path.exists()
     assert told == []
+
+
+def test_a_build_that_another_machine_took_over_seals_nothing_and_leaves_the_work_to_it(store):
+    """It writes in the same folder, and may be half done there when this one wakes up."""
+    elsewhere = json.dumps({"host": "elsewhere", "boot": "b", "pid": 1, "started": 1})
+
+    def work(inputs, folders):
+        (folders.out / "answers").write_text("half of the other's")
+        (lease_of_it,) = (store.root / "leases").iterdir()
+        lease_of_it.write_text(elsewhere)
+
+    request = replace(counting(3, []), work=work)
+    with pytest.raises(TakenOverError, match=r"a/count: .* another run has gone on with its work"):
+        build(store, request)
+    assert not (store.root / "number").exists() and store.lookup(request, {}).artifact is None
+    (left,) = store.root.glob("work/count/*/out/answers")
+    (lease_of_it,) = (store.root / "leases").iterdir()
+    assert left.exists() and lease_of_it.read_text() == elsewhere
 
 
 def test_what_a_build_left_that_was_killed_after_it_was_noted_is_removed(store):
