@@ -8,6 +8,7 @@ from typing import Literal
 from tasks.build import FORCED, Store
 from tasks.request import Estimate, Inputs, Request, TrainingEstimate
 from tasks.sources import NO_FOLDER
+from tasks.step_times import seconds_last_time
 from tasks.training.vision_cache import CacheAdvice
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError, unknown
@@ -19,7 +20,8 @@ TO_BE_BUILT = "its input {} is still to be built; may yet be reused, if that giv
 class Planned:
     """One step of a plan. `artifact` is what would be reused, `estimate` what building it would take, if known.
 
-    `cache` is whether to keep the vision tokens of the pictures that the step is the first to look at.
+    `cache` is whether to keep the vision tokens of the pictures that the step is the first to look at; `last_seconds`
+    is what building it took the last time, without what `estimate` is about (`tasks/step_times.py`).
     """
 
     step: str
@@ -28,6 +30,16 @@ class Planned:
     artifact: Artifact | None
     estimate: Estimate | TrainingEstimate | None = None
     cache: tuple[CacheAdvice, ...] = ()
+    last_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """What all of it would take, if anything of it was measured: such a step here, or a probe."""
+        if isinstance(self.estimate, Estimate):
+            return self.estimate.seconds if self.estimate.is_measured else None
+        if self.estimate is None:
+            return self.last_seconds
+        return None if self.estimate.seconds is None else self.estimate.seconds + (self.last_seconds or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +122,7 @@ def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
     planned: dict[str, Planned] = {}
     for request in selection.walked:
         one = _planned(store, request, planned, request.name in selection.forced)
-        planned[request.name] = replace(one, estimate=_estimate(request, planned)) if one.action == "build" else one
+        planned[request.name] = _foreseen(store, request, one, planned) if one.action == "build" else one
     return tuple(planned.values())
 
 
@@ -132,9 +144,11 @@ def probed(selection: Selection, planned: Sequence[Planned], tell: Callable[[str
     return tuple(found)
 
 
-def _estimate(request: Request, before: dict[str, Planned]) -> Estimate | TrainingEstimate | None:
+def _foreseen(store: Store, request: Request, item: Planned, before: dict[str, Planned]) -> Planned:
+    """`item`, a step to be built, with what that would take."""
     there = {name: item.artifact for name, item in before.items()}
-    return request.estimate(resolve(request, there))
+    estimate = request.estimate(resolve(request, there))
+    return replace(item, estimate=estimate, last_seconds=seconds_last_time(request, store))
 
 
 def _planned(store: Store, request: Request, before: dict[str, Planned], forced: bool) -> Planned:

@@ -15,10 +15,11 @@ from flows.choosing.fitting import lacking_device
 from flows.choosing.presets import described
 from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
 from flows.plan import lacking_files, probed
-from flows.reporting.foreseen import for_machines, what_it_takes
+from flows.reporting.foreseen import for_machines, in_all, what_it_takes
 from flows.run_environment import import_ahead
 from flows.serving.server import start_prefect_server
 from flows.serving.who_is_up import use_up
+from flows.stopping import ending_at_once
 from flows.terminal import say
 from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, what_is_full
@@ -60,7 +61,7 @@ def add_parsers(commands: Any) -> None:
             "--from", metavar="STEP", dest="start_from", help="rebuild this step and the steps after it"
         )
         add_registering(command)
-    plan.add_argument("--json", action="store_true", help="print [{step, action, why, fetch?, train?}] as JSON")
+    plan.add_argument("--json", action="store_true", help="print [{step, action, why, hours?, fetch?, train?}] as JSON")
     plan.add_argument(
         "--probe", action="store_true",
         help="train each stage that would be built for 20 steps, if its data are there, to say how long it will take",
@@ -80,7 +81,7 @@ def _plan(options: argparse.Namespace) -> int:
         for told in what_it_takes(item):
             print(f"       {item.step:28s} {told}")
     builds = sum(item.action == "build" for item in planned)
-    print(f"{builds} to build, {len(planned) - builds} to reuse")
+    print("; ".join(filter(None, [f"{builds} to build, {len(planned) - builds} to reuse", in_all(planned)])))
     device = lacking_device(prepared.preset, prepared.environment.options, planned, at_once=True)
     for lacking in filter(None, (lacking_files(prepared.selection), device)):
         print(f"\n{lacking}")
@@ -106,17 +107,18 @@ def _train(options: argparse.Namespace) -> int:
 
 def _walk(choice: Choice) -> int:
     """Prepare (so that mistakes cost nothing), then run the flow; the last line printed is the report's path."""
-    planned = prepare(choice, writes=True).planned
-    builds = [item.step for item in planned if item.action == "build"]
-    # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    use_up(choice.home)
+    with ending_at_once():
+        builds = [item.step for item in prepare(choice, writes=True).planned if item.action == "build"]
+        use_up(choice.home)
     try:
-        wait_for_server = start_prefect_server(choice.home)
-        from flows.walk import run_pipeline
+        with ending_at_once():
+            wait_for_server = start_prefect_server(choice.home)
+            from flows.walk import run_pipeline
 
-        import_ahead(choice.ray_address, builds)  # while the server starts
-        wait_for_server()
+            import_ahead(choice.ray_address, builds)  # while the server starts
+            wait_for_server()
+        # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         report = run_pipeline(choice, asdict(myself()))
     except ConfigError:
         raise

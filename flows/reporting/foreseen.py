@@ -1,19 +1,23 @@
 """What a plan says a step would take, in words and for machines."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flows.plan import Planned
-from tasks.quantities import duration, size
+from tasks.quantities import duration, first_of, size
 from tasks.request import Estimate, TrainingEstimate
 from tasks.training.vision_cache import CacheAdvice, in_words
 
 GIGABYTE = 1e9
 HOUR = 3600
+MOST_NAMES = 3
 
 
 def for_machines(item: Planned) -> dict[str, Any]:
-    """A step of a plan; `fetch`, `train` and `vision_cache` where there is something to say of them."""
+    """A step of a plan; `hours`, `fetch`, `train` and `vision_cache` where there is something to say of them."""
     told: dict[str, Any] = {"step": item.step, "action": item.action, "why": item.why}
+    if item.action == "build" and item.seconds is not None:
+        told["hours"] = item.seconds / HOUR
     if isinstance(item.estimate, Estimate):
         told["fetch"] = _fetch(item.estimate)
     elif item.estimate:
@@ -28,6 +32,17 @@ def what_it_takes(item: Planned) -> list[str]:
     told = [_fetch_in_words(item.estimate)] if isinstance(item.estimate, Estimate) else []
     told += [_train_in_words(item.estimate)] if isinstance(item.estimate, TrainingEstimate) else []
     return told + [in_words(advice) for advice in item.cache]
+
+
+def in_all(planned: Sequence[Planned]) -> str | None:
+    """How long all that is to be built takes, in words; None where nothing of it was measured."""
+    builds = [item for item in planned if item.action == "build"]
+    unknown = [item.step for item in builds if item.seconds is None]
+    known = sum(item.seconds or 0.0 for item in builds)
+    if len(unknown) == len(builds):
+        return None
+    told = f"{duration(known)} in all, steps without an estimate above as the last time"
+    return f"at least {told}; not yet measured: {first_of(unknown, MOST_NAMES, ', ')}" if unknown else told
 
 
 def _fetch(taken: Estimate) -> dict[str, Any]:

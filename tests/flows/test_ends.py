@@ -1,6 +1,8 @@
 """What a run that failed says of going on: so only where the same command can."""
 
 import errno
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -49,3 +51,40 @@ def test_a_loss_that_is_not_finite_says_what_may_help():
 def test_a_training_that_is_refused_is_a_mistake_and_an_accident_is_tried_again():
     assert _fails_again(ConfigError("no such file"), STAGE) == {"failure": "no such file", "kind": "mistake"}
     assert _fails_again(RuntimeError("the connection was lost"), STAGE) is None
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "flows.commands.grammar":
+            os.kill(os.getpid(), signal.{signal})
+            time.sleep(5)
+sys.meta_path.insert(0, Finder())
+from flows.cli import main
+sys.exit(main(["run", "--home", {home!r}]))
+"""
+LOST_EXCEPTION = """
+import os, signal, sys, time
+from types import SimpleNamespace
+from flows.cli import main
+from flows.commands import run_commands
+class Called:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{signal})
+        time.sleep(5)
+run_commands.prepare = lambda choice, writes: SimpleNamespace(planned=())
+run_commands.use_up = lambda home: None
+run_commands.start_prefect_server = lambda home: (Called(), None)[1]
+sys.exit(main(["run", "--home", {home!r}]))
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("code", [INTERRUPTED_IMPORT, LOST_EXCEPTION], ids=["while it imports", "where none is raised"])
+def test_a_command_that_is_stopped_before_it_has_begun_says_so_in_one_line(tmp_path, code, number):
+    """Where Python calls back, an exception would be told with its trace, and lost: the command would go on."""
+    code = code.format(signal=number, home=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tinygptv: stopped. The same command goes on from here.\n"

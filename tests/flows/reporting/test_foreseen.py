@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.plan import Planned
-from flows.reporting.foreseen import for_machines, what_it_takes
+from flows.reporting.foreseen import for_machines, in_all, what_it_takes
 from flows.vision_cache import kept_in_evaluation, kept_in_training, with_cache_advice
 from tasks.request import Estimate, TrainingEstimate
 from tasks.training.vision_cache import CacheAdvice, picture_bytes
@@ -26,8 +26,10 @@ SEEN = CacheAdvice(
 ON = "--set data.{}.cached_vision=on"
 
 
-def step(name="stage1/train", *, estimate=None, cache=(), action="build", artifact=None):
-    return Planned(step=name, action=action, why="new", artifact=artifact, estimate=estimate, cache=cache)
+def step(name="stage1/train", *, estimate=None, cache=(), action="build", artifact=None, last=None):
+    return Planned(
+        step=name, action=action, why="new", artifact=artifact, estimate=estimate, cache=cache, last_seconds=last
+    )
 
 
 def test_machines_are_told_in_hours_and_gigabytes():
@@ -47,6 +49,21 @@ def test_people_are_told_in_words():
         "to train: 1 h 0 min, 2.0 GB of memory, 500.0 MB on disk (by the last run of such a stage)",
         "to train: at least 2.0 GB of memory for weights and optimizer, 500.0 MB on disk; no time",
     ]
+
+
+def test_all_together_is_what_was_measured_of_each():
+    """An hour of steps and 60 s beside them; 10 min of evaluation; what is reused takes nothing."""
+    planned = [step(estimate=HOUR, last=60.0), step("stage1/evaluate", last=600.0), step("x/rows", action="reuse")]
+    assert in_all(planned) == "1 h 11 min in all, steps without an estimate above as the last time"
+    assert for_machines(planned[0])["hours"] == pytest.approx(61 / 60)
+    assert for_machines(planned[1])["hours"] == pytest.approx(1 / 6)
+    unknown = [step("a/fetch", estimate=FETCH), step(estimate=NO_HOUR, last=60.0), step("c/rows"), step("d/rows")]
+    assert in_all([planned[1], *unknown]) == (
+        "at least 10 min 0 s in all, steps without an estimate above as the last time; "
+        "not yet measured: a/fetch, stage1/train, c/rows, and 1 more"
+    )
+    assert in_all(unknown) is None and in_all([step(action="reuse")]) is None
+    assert in_all([step("a/fetch", estimate=replace(FETCH, is_measured=True))]).startswith("1 h 0 min in all")
 
 
 def test_a_setting_that_could_be_better_is_named():

@@ -1,0 +1,36 @@
+"""Commands that are stopped: what a person reads, also where there is nothing to save yet."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOPPED = "tinygptv: stopped. The same command goes on from here."
+STATUS = 1
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Meanwhile SIGTERM and Ctrl-C end the process there and then, with one line.
+
+    An exception in their place would come out of any line of an import, or be lost where one may not be raised.
+    """
+
+    def end(number: int, frame: object) -> None:
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{STOPPED}\n".encode())
+        os._exit(STATUS)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    is_main = threading.current_thread() is threading.main_thread()
+    replaced = {
+        number: handler for number, handler in before.items() if is_main and handler not in (signal.SIG_IGN, None)
+    }
+    for number in replaced:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
