@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +24,11 @@ LONGEST_SECONDS = 1800.0
 WARMING_STEPS = 5
 """The first steps are slower: memory is got, kernels are chosen."""
 ERROR = re.compile(r"^(?:\[rank\d+\]: *)?((?!.*ChildFailedError)[\w.]*Error: .*)$", re.MULTILINE)
+
+TORCHRUN = re.compile(r"^[WE]\d{4} .*(?:closing signal|failed \(exitcode)", re.MULTILINE)
+"""With what torchrun begins to tell of a process that failed, which has said why before."""
+KILLED = "(exitcode: -9)"
+"""In torchrun's words."""
 
 
 def probe(spec_of: Callable[[StepFolders], RunSpec], *, aided: bool) -> TrainingEstimate:
@@ -84,5 +90,14 @@ def _run(spec: RunSpec, folder: Path) -> str | None:
     if status == 0:
         return None
     told = messages.read_text(errors="replace")
-    errors = ERROR.findall(told)
-    return errors[-1] if errors else (told.strip().splitlines() or ["it said nothing"])[-1]
+    if status == -signal.SIGKILL or KILLED in told:
+        return "a process of it was killed, most likely because memory ran out"
+    return _reason(told)
+
+
+def _reason(told: str) -> str:
+    """The error of a stack trace, or else the last line that begins a message; what belongs to one is indented."""
+    if errors := ERROR.findall(told):
+        return errors[-1]
+    own = TORCHRUN.split(told, maxsplit=1)[0].splitlines()
+    return next((line for line in reversed(own) if line.strip() and not line[0].isspace()), "it said nothing")

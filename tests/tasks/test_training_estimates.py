@@ -1,6 +1,7 @@
 """What a stage would take, before it begins."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,3 +166,28 @@ def test_a_probe_that_fails_says_why(tmp_path):
     )
     assert (taken.seconds, taken.by) == (None, "arithmetic")
     assert "the probe failed" in taken.note and "holds no checkpoint" in taken.note
+
+
+def fails_of(tiny, **options):
+    tiny = replace(tiny, options=replace(tiny.options, **options))
+    taken = probe(lambda at: replace(tiny, out=at.out, work=at.scratch, notes=at.notes), aided=False)
+    return taken.note.removeprefix("no time is known, for the probe failed: ")
+
+
+def test_a_probe_of_several_processes_that_is_refused_says_why_and_not_how_torchrun_ended(tmp_path):
+    found = fails_of(tiny_spec(tmp_path), processes=2, engine="zero3", compile=True)
+    assert found == "compile=true and engine=zero3 do not go together: weights come and go between layers"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_probe_that_the_system_killed_says_so(tmp_path, monkeypatch, processes):
+    """Here as soon as it starts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if os.environ.get('RANK', '0') == '0' and any('RUN.json' in text for text in sys.orig_argv) "
+        "and 'torch.distributed.run' not in sys.orig_argv:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    found = fails_of(tiny_spec(tmp_path / "tiny"), processes=processes)
+    assert found == "a process of it was killed, most likely because memory ran out"
