@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tasks.build import BuildResult
-from tasks.quantities import interval, percent
+from tasks.quantities import interval, known, loss, percent
 from tasks.reporting.report import Report, Scores, StageReport
 from tasks.request import SHORT
 from tinygptv_core.compute import Progress
@@ -77,9 +77,8 @@ class Terminal:
             reasons = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items())
             say(f"{name}: {counts['kept']} of {counts['rows']} kept{f' (dropped: {reasons})' if reasons else ''}")
         for name, stage in report["stages"].items():
-            say(f"{name}: {_trained(stage)}")
-            for notice in stage["notices"]:
-                say(f"{name}: {notice}")
+            for told in filter(None, (_trained(stage), *stage["notices"])):
+                say(f"{name}: {told}")
         for of, scores in _shown(report).items():
             for name, metrics in scores.items():
                 for metric, score in metrics.items():
@@ -101,12 +100,14 @@ def _shown(report: Report) -> dict[str, Scores]:
     return found | {f"{name}: ": stage["scores"] for name, stage in report["stages"].items()}
 
 
-def _trained(stage: StageReport) -> str:
-    """How a stage went, in a line."""
-    told = f"held-out loss {stage['loss_first']:.3f} to {stage['loss_last']:.3f}"
+def _trained(stage: StageReport) -> str | None:
+    """How a stage went, in a line; None where nothing is known of it."""
+    if stage["seconds"] is None:
+        return None
+    told = f"held-out loss {known(stage['loss_first'], loss)} to {known(stage['loss_last'], loss)}"
     if band := stage["expected"]:
         told += f", {band['verdict']} what is expected ({band['low']:.2f} to {band['high']:.2f})"
-    taken = f"{clock(stage['seconds'])}, {stage['samples_per_second']:.0f} samples/s"
+    taken = f"{clock(stage['seconds'])}, {known(stage['samples_per_second'], '{:.0f}'.format)} samples/s"
     guess = stage["predicted"]
     told += f"; {taken}{f' (predicted {clock(s)})' if guess and (s := guess['seconds']) is not None else ''}"
     return told + (f"; warnings: {len(stage['warnings'])}, see the report" if stage["warnings"] else "")

@@ -1,6 +1,6 @@
 """Quantities as people say them, and as much of what is long or many as they want to see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +20,16 @@ def size(number: float) -> str:
         if number >= one:
             return f"{number / one:.1f} {unit}"
     return f"{number:.0f} bytes"
+
+
+def known(number: float | None, form: Callable[[float], str]) -> str:
+    """The number in that form; "not known" where there is none."""
+    return "not known" if number is None else form(number)
+
+
+def loss(nats: float) -> str:
+    """1.40746 -> "1.407"."""
+    return f"{nats:.3f}"
 
 
 def percent(share: float) -> str:

@@ -18,7 +18,7 @@ from flows.choosing.choice import Prepared
 from flows.plan import Planned
 from flows.reporting.foreseen import what_it_takes
 from tasks.promote import Verdict, verdict_words
-from tasks.quantities import interval, percent
+from tasks.quantities import interval, known, loss, percent
 from tasks.reporting.markdown import table
 from tasks.reporting.report import Report, ScoreReport
 from tasks.request import SHORT
@@ -169,7 +169,13 @@ def _control(score: ScoreReport) -> str:
 
 def _stages(report: Report) -> str:
     rows = [
-        (name, f"{of['steps']:,}", f"{of['loss_first']:.3f}", f"{of['loss_last']:.3f}", f"{of['seconds']:.0f}")
+        (
+            name,
+            f"{of['steps']:,}",
+            known(of["loss_first"], loss),
+            known(of["loss_last"], loss),
+            known(of["seconds"], "{:.0f}".format),
+        )
         for name, of in report["stages"].items()
     ]
     return table(("stage", "steps", "loss before", "after", "seconds"), rows) if rows else ""

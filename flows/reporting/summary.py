@@ -33,11 +33,14 @@ from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
+from tinygptv_core.stages import Stage
 from tinygptv_core.training.bands import band_of
 from tinygptv_core.training.metrics import lines_of
 
 if TYPE_CHECKING:
     from tasks.reporting.report_page import Page
+
+UNTOLD = "its losses, times and curves are not in this store: it was trained elsewhere, or its notes were removed"
 
 
 def report_on(prepared: Prepared, built: Mapping[str, BuildResult]) -> tuple[Report, "Page", Path]:
@@ -50,7 +53,7 @@ def report_on(prepared: Prepared, built: Mapping[str, BuildResult]) -> tuple[Rep
     report: Report = {
         "run": environment.run,
         "preset": preset.name,
-        "world_size": told[trained[-1]]["world_size"] if told else environment.options.processes,
+        "world_size": (told[trained[-1]] if told else {}).get("world_size", environment.options.processes),
         "steps": [_step(item) for item in built.values()],
         "data": {name: _data(built, name) for name in preset.data if f"{name}/screen" in built},
         "fresh": {"scores": _scores(built, FRESH)} if f"{FRESH}/evaluate" in built else None,
@@ -81,8 +84,9 @@ def _data(built: Mapping[str, BuildResult], name: str) -> DataReport:
 
 
 def _told(environment: RunEnvironment, trained: BuildResult) -> dict[str, Any]:
-    """What the processes that trained a stage told about it."""
-    return json.loads((environment.store.notes(trained.key) / "summary.json").read_text())
+    """What the processes that trained a stage told about it; nothing where that was pulled without it, or removed."""
+    path = environment.store.notes(trained.key) / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _init(built: Mapping[str, BuildResult], first: str) -> InitReport | None:
@@ -93,24 +97,26 @@ def _init(built: Mapping[str, BuildResult], first: str) -> InitReport | None:
 
 
 def _stage(prepared: Prepared, built: Mapping[str, BuildResult], name: str, told: Mapping[str, Any]) -> StageReport:
+    stage = next(stage for stage in prepared.preset.stages if stage.name == name)
     return {
-        "steps": told["steps"],
-        "loss_first": told["loss_first"],
-        "loss_last": told["loss_last"],
-        "seconds": told["seconds"],
-        "peak_memory_bytes": told["peak_memory_bytes"],
-        "samples_per_second": told["samples_per_second"],
-        "notices": told.get("notices", []),  # which stages of earlier versions did not have
+        "steps": stage.schedule.steps,
+        "loss_first": told.get("loss_first"),
+        "loss_last": told.get("loss_last"),
+        "seconds": told.get("seconds"),
+        "peak_memory_bytes": told.get("peak_memory_bytes"),
+        "samples_per_second": told.get("samples_per_second"),
+        # Stages of earlier versions had none.
+        "notices": told.get("notices", []) if told else [UNTOLD],
         "scores": _scores(built, name),
-        "expected": _expected(prepared.preset, name, told["loss_last"]),
+        "expected": _expected(prepared.preset, stage, told.get("loss_last")),
         "predicted": _predicted(prepared, name),
         "warnings": _warnings(_metrics(prepared.environment, built, name)),
     }
 
 
-def _expected(preset: Preset, name: str, loss: float) -> BandReport | None:
-    band = band_of(preset.name, next(stage for stage in preset.stages if stage.name == name))
-    if band is None:
+def _expected(preset: Preset, stage: Stage, loss: float | None) -> BandReport | None:
+    band = band_of(preset.name, stage)
+    if band is None or loss is None:
         return None
     return {"low": band.low, "high": band.high, "source": band.source, "verdict": band.verdict(loss)}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks.quantities import duration, size
+from tasks.quantities import duration, known, loss, size
 from tinygptv_core.image import decode
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,6 +25,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters.update(percent=percent, signed=signed, points=points, duration=duration, size=size, count=count)
+    found.filters["known"] = known
+    found.globals.update(loss=loss, duration=duration, size=size)
     return found
 
 

@@ -69,15 +69,16 @@ class StageReport(TypedDict):
     """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after.
 
     `expected` is None where no band is known, `predicted` where the stage was not to be built. `warnings` are those of
-    its metrics.jsonl; `notices` what a person should know besides: a state that was damaged, say.
+    its metrics.jsonl; `notices` what a person should know besides: a state that was damaged, say. A number is None
+    where it is not known: losses where no sample was held out, and all where what training told is not in the store.
     """
 
     steps: int
-    loss_first: float
-    loss_last: float
-    seconds: float
-    peak_memory_bytes: int
-    samples_per_second: float
+    loss_first: float | None
+    loss_last: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    samples_per_second: float | None
     notices: list[str]
     scores: Scores
     expected: BandReport | None

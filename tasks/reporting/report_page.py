@@ -122,8 +122,9 @@ class Page:
 
     @cached_property
     def loss_charts(self) -> Mapping[str, str]:
-        """Stage -> its loss, as SVG."""
-        return {name: _loss_chart(name, stage, self._lines[name]) for name, stage in self._report["stages"].items()}
+        """Stage -> its loss, as SVG; of those whose held-out loss is known."""
+        drawn = {name: _loss_chart(name, stage, self._lines[name]) for name, stage in self._report["stages"].items()}
+        return {name: chart for name, chart in drawn.items() if chart}
 
     @cached_property
     def samples(self) -> Mapping[str, Sequence[Shown]]:
@@ -183,12 +184,15 @@ def _title(metric: Metric) -> str:
     return f"{metric.evaluation}: {metric.metric}"
 
 
-def _loss_chart(name: str, stage: StageReport, lines: Sequence[Line]) -> str:
+def _loss_chart(name: str, stage: StageReport, lines: Sequence[Line]) -> str | None:
+    before, after = stage["loss_first"], stage["loss_last"]
+    if before is None or after is None:
+        return None
     curve = Curve(
         steps=[line["step"] for line in lines],
         losses=[line.get("loss_mean", line["loss"]) for line in lines],
-        before=stage["loss_first"],
-        after=stage["loss_last"],
+        before=before,
+        after=after,
         last_step=stage["steps"],
         warned=[line["step"] for line in lines if line.get("warnings")],
     )

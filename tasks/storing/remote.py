@@ -1,7 +1,8 @@
 """Artifacts on another file system: `store push` and `store pull`, of any kind of URL that fsspec reads and writes.
 
 There they lie as in a store here: KIND/DIGEST/..., the manifest uploaded last, and keys/STEP/KEY.json after everything
-that a record speaks of. So what has a manifest there is whole, and nothing relies on renaming or on locks.
+that a record speaks of. So what has a manifest there is whole, and nothing relies on renaming or on locks. Of what is
+noted beside a build, notes/KEY/ has what a report shows of a training.
 """
 
 import json
@@ -18,7 +19,9 @@ from tasks.lease import lease
 from tasks.request import SHORT
 from tasks.storing.lineage import chain, segments_of
 from tasks.storing.records import NO_KINDS, Record, Records
+from tasks.train import TRAIN
 from tinygptv_core.artifact import Artifact, Member, sha256_of_file
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.file_systems import file_system_of
 from tinygptv_core.plain import ConfigError, from_plain, sha256_of
 
@@ -28,6 +31,8 @@ AT_ONCE = 64
 KIND = re.compile("[a-z]+")
 RECORD = re.compile(r"[a-z]+(-\w+)*/[0-9a-f]{64}\.json")
 """What a store's folders are called; another name there is not followed."""
+TOLD = ("summary.json", "metrics.jsonl")
+"""Of the notes of a training: what a report shows."""
 
 Tell = Callable[[str], None]
 
@@ -140,6 +145,8 @@ def push(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
         artifact = Artifact(kind=folder.parent.name, digest=digest, path=folder)
         sent = _send(store, remote, artifact, tell)
         moved, num_bytes = moved + (sent is not None), num_bytes + (sent or 0)
+    notes = [name for name in _notes(of) if (store.root / "notes" / name).is_file()]
+    remote.upload(store.root / "notes", "notes", notes)
     # Last: what a record speaks of is there.
     remote.upload(store.root / "keys", "keys", [f"{record.step}/{record.key}.json" for record in of])
     there = len(digests) - len(lacking)
@@ -189,6 +196,8 @@ def pull(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
         sealed = remote.sealed()
         kinds = {digest: sealed[digest[:SHORT]] for digest in digests if digest[:SHORT] in sealed}
         fetched = [_fetched(store, remote, kind, digest, tell) for digest, kind in kinds.items()]
+        there = remote.sizes("notes")
+        remote.download("notes", seen.root / "notes", [name for name in _notes(of) if name in there])
         for record in reversed(of):  # what it is made from comes first
             _keep(store, seen, record)
     new = [num_bytes for num_bytes in fetched if num_bytes is not None]
@@ -236,12 +245,21 @@ def _is_here(folder: Path, member: Member) -> bool:
 
 
 def _keep(store: Store, seen: Store, record: Record) -> None:
-    """The record of another store, unless there is one of that key here."""
+    """The record of another store, and what is noted beside, unless there is one of that key here."""
     name = f"{record.step}/{record.key}.json"
     path = store.root / "keys" / name
+    for note in _notes([record]):
+        here, given = store.root / "notes" / note, seen.root / "notes" / note
+        if given.exists() and not here.exists():
+            here.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(here, given.read_text())
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, json.loads((seen.root / "keys" / name).read_text()))
+
+
+def _notes(records: Iterable[Record]) -> list[str]:
+    return [f"{record.key}/{name}" for record in records if record.step == TRAIN.name for name in TOLD]
 
 
 def _check_keys(folder: Path, url: str) -> None:

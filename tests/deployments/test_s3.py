@@ -77,6 +77,23 @@ def test_a_store_that_is_pushed_and_pulled_is_the_same_and_the_second_time_nothi
     assert capsys.readouterr().out.count(" 0 moved (0 bytes)") == 2
 
 
+def test_what_a_report_shows_of_a_training_goes_along_with_its_record(made, url, tmp_path):
+    """Also to where the record was brought without it; what is there already stays."""
+    (key,) = {path.stem for path in (made.root / "store" / "keys" / "train").iterdir() if "stage1" in path.read_text()}
+    told, other = made.store.notes(key), tmp_path / "other"
+    assert store("push", url, made.root) == 0 and store("pull", url, other) == 0
+    assert not list(other.glob("store/notes/*/summary.json"))
+    told.mkdir(parents=True, exist_ok=True)
+    for name, text in (("summary.json", '{"steps": 6}'), ("metrics.jsonl", "{}"), ("worker-0.log", "secret")):
+        (told / name).write_text(text)
+    assert store("push", url, made.root) == 0 and store("pull", url, other) == 0
+    found = {path.name: path.read_text() for path in (other / "store" / "notes" / key).iterdir()}
+    assert found == {"summary.json": '{"steps": 6}', "metrics.jsonl": "{}"}
+    (told / "summary.json").write_text('{"steps": 7}')
+    assert store("push", url, made.root) == 0 and store("pull", url, other) == 0
+    assert (other / "store" / "notes" / key / "summary.json").read_text() == '{"steps": 6}'
+
+
 def test_of_one_artifact_only_what_it_is_made_from_goes_along(made, url, tmp_path, capsys):
     wanted = made.made["web/screen"]
     assert store("push", url, made.root) == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.terminal import Terminal
-from tests.tasks.reporting.test_report import report_of
+from tests.tasks.reporting.test_report import UNKNOWN, report_of
 
 
 def summary_of(report, capsys, tmp_path):
@@ -24,6 +24,15 @@ def test_what_is_not_known_of_a_stage_is_left_out_and_warnings_are_counted(capsy
     report["stages"]["stage1"].update({"expected": None, "predicted": None, "warnings": ["the loss leapt"]})
     lines = summary_of(report, capsys, tmp_path)
     assert "stage1: held-out loss 3.500 to 1.250; 1:15, 62 samples/s; warnings: 1, see the report" in lines
+
+
+def test_a_stage_of_which_only_the_checkpoint_is_here_or_without_held_out_samples_is_told_of(capsys, tmp_path):
+    report = report_of(0.25, 0.8)
+    report["stages"]["stage1"].update({"expected": None, "predicted": None, "notices": [], **UNKNOWN})
+    assert not any(line.startswith("stage1: held-out") for line in summary_of(report, capsys, tmp_path))
+    report["stages"]["stage1"].update({"seconds": 75.0, "samples_per_second": 61.5})
+    lines = summary_of(report, capsys, tmp_path)
+    assert "stage1: held-out loss not known to not known; 1:15, 62 samples/s" in lines
 
 
 def test_where_the_last_stage_was_not_evaluated_the_scores_of_others_are_lines(capsys, tmp_path):

@@ -67,6 +67,10 @@ def report_of(*accuracies: float) -> Report:
     }
 
 
+UNKNOWN = dict.fromkeys(("loss_first", "loss_last", "seconds", "peak_memory_bytes", "samples_per_second"))
+"""Of a stage whose checkpoint was brought here without what its training told."""
+
+
 def jpeg(color: tuple[int, int, int], side: int = 8) -> bytes:
     held = io.BytesIO()
     Image.new("RGB", (side, side), color).save(held, "JPEG")
@@ -154,6 +158,15 @@ def test_a_loss_that_is_not_a_number_is_refused(tmp_path):
     report["stages"]["stage1"]["loss_last"] = float("nan")
     with pytest.raises(ValueError, match="not JSON compliant"):
         Page(report, nothing_more()).write(tmp_path)
+
+
+def test_a_stage_of_which_only_the_checkpoint_is_here_has_a_row_and_no_chart(tmp_path):
+    report = report_of(0.25, 0.5, 0.8)
+    report["stages"]["stage1"].update({"expected": None, "predicted": None, **UNKNOWN})
+    page = Page(report, details_at(tmp_path))
+    assert page.html().count("not known") == len(UNKNOWN)
+    assert list(page.loss_charts) == ["stage2"]
+    assert "<th>peak memory while training</th><td>812.0 MB</td>" in page.html()
 
 
 def test_the_page_says_how_far_the_model_is_above_its_control(tmp_path):
