@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from tinygptv_core import evals
 from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, pairs_of, unknown
@@ -215,9 +215,13 @@ PARTS: Mapping[Part, str] = {
 
 
 def without(preset: Preset, part: Part) -> Preset:
-    """The variant PRESET_no_PART: `preset` with one of `PARTS` left out of the language model."""
-    change: Mapping[str, Any] = {"lora": None} if part == "lora" else {"without": (part,)}
-    stages = [replace(stage, **change) for stage in preset.stages]
+    """The variant PRESET_no_PART: `preset` with one more of `PARTS` left out of the language model."""
+    stages = [
+        replace(stage, lora=None)
+        if part == "lora"
+        else replace(stage, without=tuple(norm for norm in get_args(Norm) if norm in (*stage.without, part)))
+        for stage in preset.stages
+    ]
     return variant(preset, f"{preset.name}_no_{part}", f"Ablation of {preset.name}: without {PARTS[part]}.", *stages)
 
 

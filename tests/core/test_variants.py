@@ -140,6 +140,12 @@ def test_an_ablation_changes_that_part_of_every_stage_and_the_names(preset, part
     assert sha256_of(found) != sha256_of(preset) and found.data == preset.data
 
 
+def test_of_an_ablation_another_one_is_made_which_leaves_out_both():
+    both = without(without(without(NANO, "input_norm"), "lora"), "qk_norm")
+    assert both.name == "nano_no_input_norm_no_lora_no_qk_norm"
+    assert {(stage.without, stage.lora) for stage in both.stages} == {(("qk_norm", "input_norm"), None)}
+
+
 def test_all_stages_are_set_alike_or_refused():
     told = [f'{stage.name}.without=["qk_norm"]' for stage in NANO.stages]
     assert with_settings(NANO, told).stages == without(NANO, "qk_norm").stages
