@@ -95,8 +95,6 @@ class ZeroEngine:
     def __init__(self, model: TinyGPTV, stage: Stage, options: RunOptions, *, rank: int, world_size: int):
         self._stage, self._options, self._rank, self._world_size = stage, options, rank, world_size
         self._device, self._level = torch.device(options.device), LEVELS[options.engine]
-        if options.compile and self._level == 3:
-            raise ConfigError("compile=true and engine=zero3 do not go together: weights come and go between layers")
         deepspeed = _deepspeed(self._device)
         _ensure_group(self._device)
         self._parameters = trainable_parameters(model)

@@ -61,6 +61,8 @@ class RunOptions:
         for name in ("micro_batch", "save_every_seconds"):
             if getattr(self, name) is not None:
                 require(getattr(self, name), name, at_least=1)
+        if self.compile and self.engine == "zero3":
+            raise ConfigError("compile=true and engine=zero3 do not go together: weights come and go between layers")
 
 
 @dataclass(frozen=True, kw_only=True)

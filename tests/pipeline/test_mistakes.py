@@ -59,6 +59,7 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--option", "microbatch=8"], "Did you mean micro_batch"),
         (["--option", "device=gpu"], "cuda"),
         (["--option", "processes=0"], "at least 1"),
+        (["--option", "engine=zero3", "--option", "compile=true"], "do not go together"),
         (["--home", "/proc/nothing"], "--home DIR"),
         (["--home", __file__], "is no folder"),
         (["--home", "/dev/null/x"], "/dev/null is a file"),
