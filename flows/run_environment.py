@@ -152,7 +152,7 @@ class RunEnvironment:
         with ray_workers(self.home, self.options) as workers:
             yield workers
 
-    def registry_alone(self) -> AbstractContextManager[None]:
+    def registry_alone(self) -> AbstractContextManager[object]:
         """What is held while a version gets its aliases, so that those of two runs on this home are not mixed."""
         return lease(self.home / "mlflow" / "registry.lease", lambda text: None)
 
