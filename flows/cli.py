@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from flows.stopping import STATUS, STOPPED, ending_at_once
+from flows.stopping import STATUS, STOPPED, cut_short_the_end, ending_at_once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return act(argv)
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
+        cut_short_the_end(STATUS)
         return STATUS
 
 

@@ -1,5 +1,6 @@
 """Commands that are stopped: what a person reads, also where there is nothing to save yet."""
 
+import atexit
 import os
 import signal
 import sys
@@ -34,3 +35,17 @@ def ending_at_once() -> Iterator[None]:
     finally:
         for number, handler in replaced.items():
             signal.signal(number, handler)
+
+
+def cut_short_the_end(status: int) -> None:
+    """Once Python takes the process down, have SIGTERM and Ctrl-C end it at once, with `status`: all is done by then.
+
+    What it would still wait for, its Prefect server for one, ends by itself.
+    """
+
+    def begin() -> None:
+        sys.stdout.flush()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: os._exit(status))
+
+    atexit.register(begin)  # late, so that it is called before what others have registered

@@ -19,7 +19,7 @@ from flows.reporting.foreseen import for_machines, in_all, what_it_takes
 from flows.run_environment import import_ahead
 from flows.serving.server import start_prefect_server
 from flows.serving.who_is_up import use_up
-from flows.stopping import ending_at_once
+from flows.stopping import cut_short_the_end, ending_at_once
 from flows.terminal import say
 from tasks.lease import myself
 from tasks.shortages import LESS_MEMORY, what_is_full
@@ -123,7 +123,9 @@ def _walk(choice: Choice) -> int:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details
+        cut_short_the_end(FAILED)
         return _failed(choice, error)
+    cut_short_the_end(DONE)
     print(report)
     return DONE
 

@@ -80,6 +80,46 @@ sys.exit(main(["run", "--home", {home!r}]))
 """
 
 
+SIGNAL_AT_THE_END = """
+import atexit, os, signal, sys, time
+from types import SimpleNamespace
+from flows.cli import main
+from flows.commands import run_commands
+def end():
+    os.kill(os.getpid(), signal.{signal})
+    time.sleep(5)
+def start(home):
+    atexit.register(end)
+    return lambda: None
+def run(choice, process):
+    {does}
+    return "REPORT"
+run_commands.prepare = lambda choice, writes: SimpleNamespace(planned=())
+run_commands.use_up = run_commands.import_ahead = lambda *arguments: None
+run_commands.start_prefect_server = start
+sys.modules["flows.walk"] = SimpleNamespace(run_pipeline=run)
+sys.exit(main(["run", "--home", {home!r}]))
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("does", "status", "out", "said"),
+    [
+        ("pass", 0, "REPORT\n", ""),
+        ("raise KeyboardInterrupt", 1, "", "tinygptv: stopped. The same command goes on from here.\n"),
+        ("raise RuntimeError('lost')", 1, "", "tinygptv: the run failed: lost\n"),
+    ],
+    ids=["done", "stopped", "failed"],
+)
+def test_a_signal_while_a_command_ends_cuts_that_short_and_changes_nothing(tmp_path, number, does, status, out, said):
+    """Prefect's server may take seconds to end, in which an exception would be told with its trace."""
+    code = SIGNAL_AT_THE_END.format(signal=number, home=str(tmp_path), does=does)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, out)
+    assert done.stderr.startswith(said) and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("code", [INTERRUPTED_IMPORT, LOST_EXCEPTION], ids=["while it imports", "where none is raised"])
 def test_a_command_that_is_stopped_before_it_has_begun_says_so_in_one_line(tmp_path, code, number):
