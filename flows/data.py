@@ -79,7 +79,9 @@ def _brought(found: Mapping[str, Callable[[], Artifact]]) -> tuple[dict[str, str
     return inputs, "\n".join(lacks) or None
 
 
-def _files(name: str, form: Recipe, environment: RunEnvironment) -> tuple[dict[str, str | Artifact | None], str | None]:
+def _files(
+    name: str, form: Recipe, preset: Preset, environment: RunEnvironment
+) -> tuple[dict[str, str | Artifact | None], str | None]:
     """What a data set's table is made of: a user's list, the files that he got, or what the project draws."""
     own = environment.own_lists.get(name, ())
     if any(map(is_far, own)):
@@ -88,13 +90,24 @@ def _files(name: str, form: Recipe, environment: RunEnvironment) -> tuple[dict[s
         names = ["source", *(f"source.{number:05d}" for number in range(1, len(own)))]
         return {key: file_artifact(Path(path), name) for key, path in zip(names, own, strict=True)}, None
     if not form.files:
-        return {"source": SOURCE}, None
+        return ({"source": SOURCE}, None) if preset.scenes else ({"source": None}, _not_drawn(name, form))
     names = {file.path: "source" if file.path == form.source else f"joined.{file.path}" for file in form.files}
     return _brought(
         {
             names[file.path]: lambda file=file: brought_file(environment.data, file, environment.stamps)
             for file in form.files
         }
+    )
+
+
+def _not_drawn(name: str, form: Recipe) -> str:
+    """That a data set has no source."""
+    if name in (LIST, INSTRUCT):
+        return f"{name} is a user's own data: give it with --{name}"
+    return (
+        f"{name} reads {form.source}, which no step of this preset makes: "
+        f"files in data_recipes/{name}.py must say how it is got.\n"
+        "  docs/adding.md has how"
     )
 
 
@@ -116,18 +129,29 @@ def _is_source(key: str) -> bool:
     return key.partition(".")[0] == "source"
 
 
-def _lists_in(sources: Sequence[Path], form: Recipe) -> list[Path]:
-    """The list files among a data set's sources, of which a folder is what the project drew or a copy."""
+def _lists_in(sources: Sequence[Path]) -> list[Path]:
+    """The list files among a user's own, of which a folder is a copy of lists."""
     if len(sources) > 1 or sources[0].is_file():
         return list(sources)
-    drawn = sources[0] / form.source
-    return [drawn] if drawn.is_file() else sorted(path for path in sources[0].iterdir() if path.name != MANIFEST)
+    return sorted(path for path in sources[0].iterdir() if path.name != MANIFEST)
+
+
+def _drawn(name: str, source: Path, form: Recipe) -> Path:
+    """The file of a data set among what the project drew.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (drawn := source / form.source).is_file():
+        raise ConfigError(_not_drawn(name, form))
+    return drawn
 
 
 def dataset_steps(name: str, preset: Preset, environment: RunEnvironment) -> tuple[Request, ...]:
     """rows, filter and fetch of one data set."""
     form, settings = recipe(name), preset.data[name]
-    sources, lacks = _files(name, form, environment)
+    sources, lacks = _files(name, form, preset, environment)
+    of_project = SOURCE in sources.values()
     own = environment.own_lists.get(name, ())
     by_url = environment.removal_list if form.how == "url" else None
     removals = {"removals": file_artifact(by_url, "removals")} if by_url else {}
@@ -136,7 +160,8 @@ def dataset_steps(name: str, preset: Preset, environment: RunEnvironment) -> tup
         joined = {key.removeprefix("joined."): item.path for key, item in inputs.items() if not _is_source(key)}
         for file in () if own else form.files:
             warn_of_size(file, inputs["source"].path if file.path == form.source else joined[file.path])
-        lists = _lists_in([inputs[key].path for key in sorted(inputs) if _is_source(key)], form)
+        found = [inputs[key].path for key in sorted(inputs) if _is_source(key)]
+        lists = [_drawn(name, found[0], form)] if of_project else _lists_in(found)
         rows_of_lists(form, name, lists, folders, joined)
 
     def make_filter(inputs: Mapping[str, Artifact], folders: StepFolders) -> None:
@@ -156,7 +181,7 @@ def dataset_steps(name: str, preset: Preset, environment: RunEnvironment) -> tup
             inputs={"table": f"{name}/rows", **removals},
             work=make_filter,
         ),
-        _shards_step(name, form, preset, environment, of_project=SOURCE in sources.values()),
+        _shards_step(name, form, preset, environment, of_project=of_project),
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flows.recipes import recipe
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import PictureSet
 from tinygptv_core.run import DataFolders
 
@@ -15,8 +16,20 @@ SET = "pictures."
 
 
 def picture_sets(names: Iterable[str]) -> dict[str, PictureSet]:
-    """The picture sets that these data sets are about, by name."""
-    return {pictures.name: pictures for name in names for pictures in recipe(name).picture_sets}
+    """The picture sets that these data sets are about, by name.
+
+    Raises:
+        ConfigError: two of them mean different ones by a name.
+    """
+    found: dict[str, PictureSet] = {}
+    for name in names:
+        for pictures in recipe(name).picture_sets:
+            if (other := found.setdefault(pictures.name, pictures)) != pictures:
+                where = f"in {pictures.folder}, another recipe has those of that name in {other.folder}"
+                raise ConfigError(
+                    f"data_recipes/{name}.py has the pictures {pictures.name} {where}: name one otherwise"
+                )
+    return found
 
 
 def pictures_name(pictures: PictureSet) -> str:

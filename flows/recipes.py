@@ -8,7 +8,7 @@ from pathlib import Path
 import data_recipes
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.recipe import Recipe
-from tinygptv_core.user_code import cannot_be_run
+from tinygptv_core.user_code import FAILURES, cannot_be_run
 
 
 def recipes() -> list[str]:
@@ -28,7 +28,7 @@ def recipe(name: str) -> Recipe:
     file = Path(data_recipes.__path__[0]) / f"{name}.py"
     try:
         made = importlib.import_module(f"data_recipes.{name}")
-    except Exception as error:
+    except FAILURES as error:
         raise ConfigError(cannot_be_run(file, error)) from error
     found = getattr(made, "RECIPE", None)
     if not isinstance(found, Recipe):

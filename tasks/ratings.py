@@ -18,7 +18,7 @@ from tasks.request import Step, StepFolders
 from tasks.tables import clear
 from tasks.tars import SampleLocation, SampleReader, Sharing, over_tars, samples_in
 from tinygptv_core.plain import ConfigError, unknown
-from tinygptv_core.user_code import line_defined, line_raised, number_in
+from tinygptv_core.user_code import FAILURES, line_defined, line_raised, number_in
 
 RATE = Step(name="rate", kind="ratings", version=1)
 RATINGS_FILE = "ratings.parquet"
@@ -95,7 +95,7 @@ def _scores(rating: Rating, batch: list[tuple[SampleLocation, bytes, str]]) -> d
         returned = function([p for _, p, _ in batch], [t for _, _, t in batch])
         is_one_text_or_map = isinstance(returned, str | bytes | bytearray | Mapping)
         given = list(returned) if isinstance(returned, Iterable) and not is_one_text_or_map else None
-    except Exception as error:
+    except FAILURES as error:
         line = line_raised(error, __file__)
         raise ConfigError(f"{where} failed: {type(error).__name__}: {error} ({line})") from error
     if given is None:
@@ -135,7 +135,7 @@ def loaded(file: Path, name: str) -> Score:
     sys.modules[spec.name] = module  # dataclasses and pickle look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except FAILURES as error:
         raise ConfigError(f"scorer {name}: {file} cannot be run: {type(error).__name__}: {error}") from error
     there = [key for key, item in vars(module).items() if callable(item)]
     if name not in there:

@@ -65,14 +65,19 @@ def question(text: str, prompt: str, template: str, has_image: bool) -> str:
         prompt: the words around `text`, which takes the place of its `{}`.
         template: the words around all of it, `{}` in the place. One of `Stage`'s.
         has_image: puts the picture's slot in front.
+
+    Raises:
+        ValueError: there is a text, and `prompt` has no place for it.
     """
     before, _, after = template.partition("{}")
     return f"{before}{IMAGE_SLOT if has_image else ''}{_filled(prompt, text)}{after}"
 
 
 def _filled(prompt: str, text: str) -> str:
-    before, _, after = prompt.partition("{}")
-    return f"{before}{text}{after}" if "{}" in prompt else prompt
+    before, place, after = prompt.partition("{}")
+    if text and not place:
+        raise ValueError(f"the prompt {prompt!r} has no {{}}, where {text!r:.80} is to stand")
+    return f"{before}{text}{after}" if place else prompt
 
 
 def chat(system: str, turns: Sequence[Turn], template: str, has_image: bool) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY
+from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError
 
 Row = Mapping[str, object]
 """One record of a list or an annotation file, as its JSON has it."""
@@ -137,6 +137,16 @@ class Join:
     missing: str = "no_partner"
 
 
+def _check_group(name: str, value: object, kind: type) -> None:
+    """Whether a field is a tuple of `kind`: one that stands in brackets without a comma is none.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, tuple) or not all(isinstance(item, kind) for item in value):
+        raise ConfigError(f"{name} is {value!r:.60}; it must be a tuple, each a {kind.__name__}, as in (ONE,)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnnotationLayout:
     """Where the records are inside an annotation file, which is a list of them unless it says otherwise.
@@ -150,6 +160,9 @@ class AnnotationLayout:
     at: str | None = None
     keyed: bool = False
     joins: tuple[Join, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_group("joins", self.joins, Join)
 
     @property
     def is_list(self) -> bool:
@@ -203,3 +216,37 @@ class Recipe:
     samples: Callable[[Row], Iterable[Row]] | None = field(default=None, metadata=NOT_IDENTITY)
     expected_success: float | None = field(default=None, metadata=NOT_IDENTITY)
     picture_bytes: int | None = field(default=None, metadata=NOT_IDENTITY)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("prompts", str), ("files", Download), ("picture_sets", PictureSet)):
+            _check_group(name, getattr(self, name), kind)
+        if not self.prompts:
+            raise ConfigError('prompts are none; where nothing stands around a question they are ("{}",)')
+        self._check_pictures()
+        if self.files:
+            self._check_files()
+
+    def _check_pictures(self) -> None:
+        """Whether it says where its pictures are.
+
+        Raises:
+            ConfigError: it does not, or says it in two ways.
+        """
+        has_pictures = self.picture is not None or self.picture_name is not None
+        if self.how == "url" and not has_pictures:
+            raise ConfigError('how is "url", so picture must name the column with the URLs')
+        if self.how == "url" and self.picture_sets:
+            raise ConfigError('how is "url", so there can be no picture_sets')
+        if self.how == "file" and self.files and has_pictures and not self.picture_sets:
+            raise ConfigError("its records name pictures, so picture_sets must say in which folder these are")
+
+    def _check_files(self) -> None:
+        """Whether a user is told how to get all that it reads.
+
+        Raises:
+            ConfigError: not of a file.
+        """
+        there = [file.path for file in self.files]
+        for path in (self.source, *(join.file for join in self.layout.joins)):
+            if path not in there:
+                raise ConfigError(f"it reads {path}, which is none of its files: {', '.join(there)}")

@@ -4,6 +4,9 @@ import math
 import traceback
 from pathlib import Path
 
+FAILURES = (Exception, SystemExit)
+"""How it may fail: a file that is also a script may want to end the process."""
+
 
 def line_raised(error: BaseException, *ours: str) -> str:
     """Where the user's function stood that `error` comes from, whatever it called: "FILE, line N".
@@ -17,7 +20,7 @@ def line_raised(error: BaseException, *ours: str) -> str:
     return f"{line.filename}, line {line.lineno}"
 
 
-def cannot_be_run(path: Path, error: Exception) -> str:
+def cannot_be_run(path: Path, error: BaseException) -> str:
     """That the user's file raised `error` when it was run, and in which line (of a SyntaxError Python says it)."""
     frames, own = traceback.extract_tb(error.__traceback__), path.absolute()
     lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == own]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tinygptv_core.plain import ConfigError, unknown
 from tinygptv_core.presets import Preset
-from tinygptv_core.user_code import cannot_be_run
+from tinygptv_core.user_code import FAILURES, cannot_be_run
 
 
 def preset_in(path: Path, name: str) -> Preset:
@@ -35,6 +35,6 @@ def _presets_in(path: Path, asked: str) -> Mapping[str, Preset]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except FAILURES as error:
         raise ConfigError(f"{asked}: {cannot_be_run(path, error)}") from error
     return {key: item for key, item in vars(module).items() if isinstance(item, Preset)}

@@ -41,6 +41,11 @@ def test_without_a_picture_there_is_no_slot():
     assert question("why", "{}", "Q: {} A: ", has_image=False) == "Q: why A: "
 
 
+def test_a_prompt_without_a_place_for_the_question_is_refused():
+    with pytest.raises(ValueError, match=r"the prompt 'answer:' has no \{\}, where 'what\?' is to stand"):
+        question("what?", "answer:", "{}", has_image=True)
+
+
 def test_braces_in_the_words_are_left_alone():
     assert question("{<1><2>} {}", "what is at {}", "Q: {} A: ", has_image=False) == "Q: what is at {<1><2>} {} A: "
 

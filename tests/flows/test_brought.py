@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import data_recipes
 from flows.choosing.choice import Prepared, prepare
 from flows.cli import main
 from flows.commands.grammar import parser
@@ -19,6 +20,9 @@ from flows.inputs import picture_sets, pictures_name
 from flows.plan import lacking_files, resolve
 from tasks.build import BuildResult, Store
 from tasks.tables import read_counts
+from tests.tasks.shards import step_folders
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.presets import NANO, PAPER, with_instruct
 from tinygptv_core.run import DataFolders
 from tinygptv_core.shards import ShardSet
@@ -197,3 +201,31 @@ def test_a_mistake_with_own_conversations_is_one_message(
     assert main(["run", "--home", "home", *options]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "home" / "store").exists()
+
+
+UNDRAWN = """
+from dataclasses import replace
+from tinygptv_core.presets import INSTRUCTION, NANO, PAPER, variant
+from tinygptv_core.stages import Share
+
+def with_undrawn(preset, name):
+    stage = preset.stages[3]
+    data = {**preset.data, "undrawn": INSTRUCTION}
+    return variant(replace(preset, data=data), name, name, replace(stage, mix={"undrawn": Share(weight=1, batch=2)}))
+
+DRAWN, BROUGHT = with_undrawn(NANO, "drawn"), with_undrawn(PAPER, "brought")
+"""
+
+
+def test_a_recipe_without_files_of_what_is_not_drawn_says_what_it_lacks(tmp_path: Path, monkeypatch):
+    text = "from dataclasses import replace\nfrom data_recipes import scenes_vqa\n"
+    text += "RECIPE = replace(scenes_vqa.RECIPE, source='annotations/mine.json')\n"
+    write(tmp_path, {"undrawn.py": text.encode(), "presets.py": UNDRAWN.encode(), "annotations/other.json": []})
+    monkeypatch.setattr(data_recipes, "__path__", [*data_recipes.__path__, str(tmp_path)])
+    found = prepared(tmp_path / "home", "--preset", f"{tmp_path}/presets.py:DRAWN", until=("undrawn/screen",))
+    (rows,) = (request for request in found.selection.walked if request.name == "undrawn/rows")
+    told = "annotations/mine.json, which no step of this preset makes: files in data_recipes/undrawn.py must say how"
+    with pytest.raises(ConfigError, match=told):
+        rows.work({"source": Artifact(kind="source", digest="d", path=tmp_path)}, step_folders(tmp_path / "site"))
+    found = prepared(tmp_path / "home", "--preset", f"{tmp_path}/presets.py:BROUGHT", until=("undrawn/screen",))
+    assert told in (lacking_files(found.selection) or "")

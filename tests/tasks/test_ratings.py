@@ -37,6 +37,9 @@ def broken(pictures, texts):
 
 def one_text(pictures, texts):
     return "12"
+
+def leaves(pictures, texts):
+    raise SystemExit(3)
 """
 
 
@@ -80,6 +83,7 @@ def test_processes_give_the_same_scores_as_one(tmp_path):
         ("some", r"returned None for 000000001; a score must be a finite number \(.*my_scorers.py, line 21\)"),
         ("broken", r"failed: ZeroDivisionError: division by zero \(.*my_scorers.py, line 25\)"),
         ("one_text", r"returned '12'; it must return a number for each \(.*my_scorers.py, line 27\)"),
+        ("leaves", r"failed: SystemExit: 3 \(.*my_scorers.py, line 31\)"),
         ("number_sad", "there is no function number_sad. Did you mean number_said?"),
     ],
 )
@@ -93,6 +97,10 @@ def test_a_file_that_cannot_be_run_is_refused(tmp_path):
     file.write_text("import nothing_of_that_name")
     with pytest.raises(ConfigError, match="bad.py cannot be run: ModuleNotFoundError: No module named 'nothing_of_"):
         rate_pictures(Rating(file=file, name="f", batch=1), tmp_path, {}, step_folders(tmp_path / "s"), ALONE)
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nsys.exit('usage: script.py FILE')")
+    with pytest.raises(ConfigError, match="script.py cannot be run: SystemExit: usage: script.py FILE"):
+        rate_pictures(Rating(file=script, name="f", batch=1), tmp_path, {}, step_folders(tmp_path / "u"), ALONE)
     with pytest.raises(ConfigError, match="there is no Python file .*none.py"):
         rate_pictures(
             Rating(file=tmp_path / "none.py", name="f", batch=1), tmp_path, {}, step_folders(tmp_path / "t"), ALONE

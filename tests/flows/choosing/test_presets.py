@@ -216,6 +216,7 @@ def test_pictures_that_the_tower_cannot_take_are_refused_by_the_plan(tmp_path, c
         ("my.py:MINI", "--preset my.py:MINI: there is no preset MINI. Did you mean MINE?"),
         ("none.py", "--preset none.py: there is no file"),
         ("bad.py", "bad.py cannot be run, line 2: ZeroDivisionError: division by zero"),
+        ("script.py", "script.py cannot be run, line 2: SystemExit: usage"),
         ("empty.py", "as in empty.py:NAME. There are: none."),
     ],
 )
@@ -223,6 +224,7 @@ def test_a_file_of_presets_says_what_it_has_or_where_it_fails(tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     Path("my.py").write_text("from tinygptv_core.presets import NANO, variant\nMINE = variant(NANO, 'mine', 'Mine.')\n")
     Path("bad.py").write_text("x = 0\ny = 1 / x\n")
+    Path("script.py").write_text("import sys\nsys.exit('usage')\n")
     Path("empty.py").touch()
     assert main(["plan", "--home", "home", "--preset", asked]) == 2
     assert said in capsys.readouterr().err
