@@ -1,12 +1,11 @@
 """The steps that bring the frozen backbones into the store: those of the package, or made from a user's files."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.build import FILE_STAMPS, write_json
+from tasks.build import FILE_STAMPS, remembered, write_json
 from tasks.request import Step, StepFolders
 from tasks.typed_paths import typed_path
 from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
@@ -158,7 +157,7 @@ def remembered_digest(path: Path, stamps: Path) -> str:
     Nothing is remembered before there is a store.
     """
     book = stamps / FILE_STAMPS
-    known = json.loads(book.read_text()) if book.is_file() else {}
+    known = remembered(book)
     status = path.stat()
     stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     entry = known.get(str(path))

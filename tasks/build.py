@@ -14,6 +14,7 @@ The only place that decides whether something is built already. Two names for tw
 
 import json
 import os
+import shlex
 import shutil
 import stat
 import time
@@ -33,6 +34,8 @@ MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
 FILE_STAMPS = "files.json"
 """In `stamps/`: the SHA-256 of the user's own files, to spare hashing them again."""
+RECORD_NAMES = frozenset({"name", "step", "version", "config", "inputs", "digest", "others", "noted"})
+"""What a file of `keys/` has."""
 USERS_FOLDER = "folder"
 """The kind of a folder of the user's own, as an input."""
 
@@ -119,7 +122,7 @@ class Store:
     def lookup(self, request: Request, inputs: Inputs) -> StoreLookup:
         """Whether the request can be answered from the store, and why or why not. Changes nothing."""
         key = self.key(request, inputs)
-        record = _read(self._record_path(request.step, key))
+        record = _noted_at(self._record_path(request.step, key))
         if record is None:
             return StoreLookup(key=key, artifact=None, why=self._difference(request, inputs))
         artifact = self.artifact(request.step.kind, record["digest"])
@@ -237,7 +240,7 @@ class Store:
     ) -> Artifact:
         """Write down which digest the key gave. The first one stands, unless it is forced or damaged."""
         path = self._record_path(request.step, key)
-        old = _read(path)
+        old = _noted_at(path)
         found = [artifact.digest]
         if old:
             first = self.artifact(request.step.kind, old["digest"])
@@ -267,7 +270,7 @@ class Store:
         if sha256_of_file(path) != artifact.digest:
             return "its manifest is not the one that was sealed"
         members = tuple(Member(**told) for told in json.loads(path.read_text()))  # the bytes are those that were sealed
-        stamps = _read(self._stamps_path(artifact)) or {}
+        stamps = remembered(self._stamps_path(artifact))
         damage = _unlike(artifact.path, members, stamps)
         if damage is None and not stamps:
             self._stamp(artifact, members)
@@ -320,7 +323,7 @@ class Store:
     def _difference(self, request: Request, inputs: Inputs) -> str:
         """In words, how the request differs from the most similar earlier one of that name."""
         paths = (self.root / "keys" / request.step.name).glob("*.json")
-        earlier = [record for path in paths if (record := _read(path)) and record["name"] == request.name]
+        earlier = [record for path in paths if (record := _noted_at(path)) and record["name"] == request.name]
         earlier.sort(key=lambda record: -record["noted"]["time"])
         now = request_identity(request, inputs)
         former = nearest(now, earlier, lambda record: record)
@@ -356,11 +359,39 @@ def write_json(path: Path, value: object) -> None:
     write_whole(path, json.dumps(value, indent=1, sort_keys=True))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any]:
+    """A file of `keys/`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it is damaged; says what helps.
+    """
     try:
-        return json.loads(path.read_text())
+        told = json.loads(path.read_bytes())
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not told.keys() >= RECORD_NAMES:
+        raise ConfigError(
+            f"{path} is damaged: it is no record of a build.\n"
+            f"  rm {shlex.quote(str(path))}  lets what it speaks of be built anew when it is asked for"
+        )
+    return told
+
+
+def _noted_at(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_record(path)
     except FileNotFoundError:
         return None
+
+
+def remembered(book: Path) -> dict[str, Any]:
+    """What a file of `stamps/` says; nothing where it is missing or damaged, for all that it saves is hashing."""
+    try:
+        told = json.loads(book.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _built(request: Request, known: StoreLookup, action: Literal["build", "reuse"], before: float) -> BuildResult:

@@ -3,13 +3,12 @@
 What they hold bears on what is made of them, where they lie does not. Nothing is hashed twice that nobody has touched.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.backbones_import import remembered_digest
-from tasks.build import USERS_FOLDER, write_json
+from tasks.build import USERS_FOLDER, remembered, write_json
 from tasks.picture_sets import UNLIKE, is_readable, picture_files, spelled
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
@@ -103,7 +102,7 @@ def _folder_digest(folder: Path, stamps: Path) -> str:
     files = picture_files(folder)
     listed = sha256_of([_listed(folder, path) for path in files])
     book = stamps / "folders.json"
-    known = json.loads(book.read_text()) if book.is_file() else {}
+    known = remembered(book)
     if str(folder) in known and known[str(folder)][0] == listed:
         return known[str(folder)][1]
     digest = _content(folder, files)

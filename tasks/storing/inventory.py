@@ -22,6 +22,7 @@ from tasks.request import SHORT
 from tasks.storing.lineage import REGISTERED, Link, chain, roots_of, segments_of
 from tasks.storing.records import Record, Records
 from tinygptv_core.artifact import Artifact, sha256_of_file
+from tinygptv_core.plain import ConfigError
 
 REPORT = "report.json"
 DAY_SECONDS = 86400
@@ -199,14 +200,23 @@ def rebuilt_by(item: StoredArtifact) -> str:
 
 
 def _run(path: Path) -> Run:
-    told = json.loads(path.read_text())
-    return Run(
-        name=told["run"],
-        preset=told["preset"],
-        is_whole=told["model"] is not None,
-        artifacts=frozenset(step["artifact"] for step in told["steps"]),
-        time=path.stat().st_mtime,
-    )
+    """The run whose report this is.
+
+    Raises:
+        ConfigError: it is damaged; says what helps.
+    """
+    try:
+        told = json.loads(path.read_bytes())
+        return Run(
+            name=told["run"],
+            preset=told["preset"],
+            is_whole=told["model"] is not None,
+            artifacts=frozenset(step["artifact"] for step in told["steps"]),
+            time=path.stat().st_mtime,
+        )
+    except (ValueError, KeyError, TypeError):
+        helps = f"rm {shlex.quote(str(path))}  has that run count as one without a report"
+        raise ConfigError(f"{path} is damaged: it is no report of a run.\n  {helps}") from None
 
 
 def _newest(runs: Sequence[Run]) -> Iterator[Run]:

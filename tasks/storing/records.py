@@ -3,7 +3,6 @@
 Two requests may give one digest (a filter that drops nothing), so who asks what made it says for whom.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Store
+from tasks.build import Store, read_record
 from tasks.request import SHORT
 
 NO_KINDS = ("keys", "work", "notes", "stamps", "leases", "damaged")
@@ -151,7 +150,7 @@ def _newest_first(paths: Iterable[Path]) -> tuple[Record, ...]:
 
 
 def _record(path: Path) -> Record:
-    told = json.loads(path.read_text())
+    told = read_record(path)
     fields = ("name", "step", "version", "config", "inputs", "digest", "noted")
     return Record(key=path.stem, others=tuple(told["others"]), **{name: told[name] for name in fields})
 

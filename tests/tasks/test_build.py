@@ -14,6 +14,7 @@ import pytest
 from tasks.build import DamagedError, Store, TakenOverError
 from tasks.lease import lease
 from tasks.request import Request, Step
+from tinygptv_core.plain import ConfigError
 
 COUNT = Step(name="count", kind="number", version=1)
 HOST = socket.gethostname()
@@ -85,6 +86,27 @@ def test_what_differs_is_said_in_words(store):
     build(store, counting(3, []))
     assert store.lookup(counting(4, []), {}).why == "config.to 3 -> 4"
     assert store.lookup(counting(4, [], name="b/count"), {}).why == "never built on this home"
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"name": "a/c', b"[]", b'{"name": "a/count"}', bytes(100)])
+def test_a_damaged_record_is_named_with_what_helps(store, damaged):
+    built = build(store, counting(3, []))
+    path = store.root / "keys" / "count" / f"{built.key}.json"
+    path.write_bytes(damaged)
+    for asked in (counting(3, []), counting(4, [])):  # the same, and one that is compared with it
+        with pytest.raises(ConfigError, match=f"{path} is damaged: it is no record.*\n  rm {path}  lets"):
+            build(store, asked)
+    path.unlink()
+    assert build(store, counting(3, [])).artifact == built.artifact
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]"])
+def test_damaged_stamps_cost_hashing_alone(store, damaged):
+    built = build(store, counting(3, []))
+    (stamps,) = (store.root / "stamps").iterdir()
+    stamps.write_text(damaged)
+    assert build(store, counting(3, [])).action == "reuse"
+    assert stamps.read_text() != damaged and built.artifact.path.exists()
 
 
 def touch(artifact):

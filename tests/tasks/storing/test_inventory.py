@@ -75,6 +75,19 @@ def test_what_is_damaged_is_found_and_so_is_what_hides_behind_its_time(home, cap
     assert "to build it anew  tinygptv run --set a=1" in told
 
 
+def test_a_damaged_record_or_report_is_named_and_nothing_is_cleaned(home, capsys):
+    record = next((home.root / "store" / "keys" / "train").glob("*.json"))
+    report = next((home.root / "runs").glob("*/report.json"))
+    for path, what in ((record, "no record of a build"), (report, "no report of a run")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:50])
+        for way in (["list"], ["verify"], ["clean", "--yes"]):
+            assert store(home, *way) == 2
+            assert f"{path} is damaged: it is {what}.\n  rm {path}  " in capsys.readouterr().err
+        path.write_bytes(whole)
+    assert store(home, "verify") == 0
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_forged_manifest_is_no_way_in(home, is_known):
     artifact = home.made["stage1/train"]

@@ -113,7 +113,7 @@ def test_the_records_of_a_step_are_had_without_reading_the_others(home, tmp_path
     records = Records(home.store)
     assert {record.name for record in records.of_step("train")} == {"stage1/train", "stage2/train"}
     assert records.of_step("nothing") == ()
-    with pytest.raises(ValueError, match="Expecting value"):
+    with pytest.raises(ConfigError, match="is damaged: it is no record"):
         _ = records.all
 
 
