@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 from tasks.fetching.outcomes import Outcome
-from tasks.hosts import canonical_host
 from tasks.request import Step, StepFolders
 from tasks.tables import (
     KEPT,
@@ -29,7 +28,7 @@ from tasks.tables import (
 )
 from tinygptv_core.compute import Progress
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.settings import Fetch
+from tinygptv_core.settings import Fetch, check_host
 
 FETCH = Step(name="fetch", kind="shards", version=1)
 
@@ -56,8 +55,7 @@ class FetchOptions:
 
     def __post_init__(self) -> None:
         for host in self.allow_hosts:
-            if "/" in host or (":" in host and not canonical_host(host).count(":") > 1):
-                raise ConfigError(f"--allow-host {host}: give the host alone, as in 192.168.0.7 or pictures.lan")
+            check_host(host, "--allow-host")
 
 
 class ShardWriter:

@@ -32,6 +32,11 @@ def loss(nats: float) -> str:
     return f"{nats:.3f}"
 
 
+def counted(number: int, thing: str) -> str:
+    """1, "step" -> "1 step"; 2,000, "step" -> "2,000 steps"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def percent(share: float) -> str:
     """0.125 -> "12.5%"."""
     return f"{share:.1%}"

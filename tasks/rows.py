@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.quantities import counted
 from tasks.reading.annotations import Unjoined, is_list, records
 from tasks.reading.captions import captioned, is_captioned, side_of, wanted_of, with_names
 from tasks.reading.json_arrays import Malformed
-from tasks.reading.list_columns import OTHER_NAMES
+from tasks.reading.list_columns import OTHER_NAMES, names_for
 from tasks.reading.lists import SEPARATED, list_form, read_list, read_pieces
 from tasks.request import Step, StepFolders
 from tasks.tables import (
@@ -247,6 +248,8 @@ def _refusal(path: Path, num_records: int, example: Drop, columns: list[str]) ->
         found += "; its first line must name them"
     missing = example.detail.removeprefix("there is no ").strip("'")
     if columns and example.detail == f"there is no {missing!r}":
+        if len(several := names_for(missing, columns)) > 1:
+            return f"{path} has several columns that may be {missing}: {', '.join(several)}. Call one of them {missing}"
         other = f" (or {OTHER_NAMES[missing]})" if missing in OTHER_NAMES else ""
         return f"{path} has no column {missing}{other}. {found}"
-    return f"{path}: none of its {num_records} records can be used. The first: {example.detail}. {found}"
+    return f"{path}: of {counted(num_records, 'record')} none can be used. The first: {example.detail}. {found}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
+from tasks.quantities import counted
 from tinygptv_core.plain import ConfigError
 
 if TYPE_CHECKING:
@@ -233,7 +234,9 @@ class Tally:
             AssertionError: a row is neither kept nor dropped, or counted twice.
         """
         if not self.kept:
-            raise ConfigError(f"of {rows} rows none is left. Why they were dropped: {self.reasons()}{beside}")
+            raise ConfigError(
+                f"of {counted(rows, 'row')} none is left. Why they were dropped: {self.reasons()}{beside}"
+            )
         self.write_any(folder, rows)
 
     def write_any(self, folder: Path, rows: int) -> None:

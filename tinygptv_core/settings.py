@@ -1,5 +1,6 @@
 """What a run can be told of its backbones and data sets: the parts of a preset beside its stages."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Literal
 from tinygptv_core.compute import Precision
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
 from tinygptv_core.sizes import ModelSizes
+
+_LANGUAGE = re.compile("[a-z]{2,3}")
 
 SHIPPED = Path(__file__).parent / "backbones"
 """Where the backbones that come with the package lie, a folder for each."""
@@ -83,6 +86,20 @@ class Scenes:
         return {"scenes_web": self.pretraining_pictures - fewer, "scenes_alt": fewer}
 
 
+def check_host(host: str, where: str) -> None:
+    """Refuse what is no host, and so would be that of no URL; `where` says who names it.
+
+    Raises:
+        ConfigError: there is more than the host, such as a port, or nothing.
+    """
+    has_port = host.count(":") == 1 or "]:" in host
+    if not host or has_port or set(host) & set("/*@ "):
+        raise ConfigError(f"{where} {host!r}: give the host alone, as in 192.168.0.7 or pictures.lan")
+
+
+FETCHED_SCHEMES = ("http", "https")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """What a row must be before anything is fetched for it.
@@ -121,6 +138,23 @@ class Filter:
             require(self.max_characters, "max_characters", at_least=self.min_characters)
         if self.max_aspect is not None:
             require(self.max_aspect, "max_aspect", at_least=1)
+        self._check_words()
+
+    def _check_words(self) -> None:
+        """Whether hosts, schemes and languages are some: a misspelled one would be that of no row.
+
+        Raises:
+            ConfigError: one is none.
+        """
+        for name in ("hosts", "not_hosts"):
+            for host in getattr(self, name):
+                check_host(host, name)
+        for scheme in self.schemes:
+            if scheme not in FETCHED_SCHEMES:
+                raise ConfigError(f"schemes has {scheme!r}; pictures are fetched by {' and '.join(FETCHED_SCHEMES)}")
+        for language in self.languages:
+            if not _LANGUAGE.fullmatch(language):
+                raise ConfigError(f'languages has {language!r}; a language has its code of ISO 639, as in "en"')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,7 +153,8 @@ def _read(wanted: set[Part]) -> dict[Part, bytes]:
     for part, data in found.items():
         if len(data) != part.num_bytes:
             there = f"{part.num_bytes} bytes wanted at {part.start}, {len(data)} there"
-            raise ValueError(f"{part.file} ends within a sample: {there}")
+            why = "ends within a sample" if len(data) < part.num_bytes else "lies where no parts of files can be had"
+            raise ValueError(f"{part.file} {why}: {there}")
     return found
 
 

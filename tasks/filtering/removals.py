@@ -8,9 +8,10 @@ nothing. An item is told by its form:
     phash:d1c4b2a0f0e81c3a      16 hexadecimal digits: 64 bits; they may stand alone
     a.example                   a host, in any script, and every host below it; or localhost, or an IPv6 address
 
-`kind,value` says the kind before a comma, as a CSV has it: `url`, `host`, `sha256` or `phash`; a first line of just
-these two words is taken for the table's head. A URL with a space, or with a comma behind `url,`, stands in quotes, so
-that no remark is taken for a part of it. URLs and hosts are applied in the filter, hashes in the screen.
+`kind,value` says the kind before a comma, as a CSV has it: `url`, `host`, `sha256` or `phash`; if the first line that
+says something has just these two words, it is the table's head. A URL with a space, or with a comma behind `url,`,
+stands in quotes, so that no remark is taken for a part of it. URLs and hosts are applied in the filter, hashes in the
+screen.
 """
 
 import csv
@@ -64,10 +65,12 @@ def read_removals(path: Path) -> Removals:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that name something, each with its number."""
     with opened_text(path, newline=None) as file:
-        for number, line in enumerate(file, start=1):
-            text = line.strip()
-            if text and not text.startswith("#") and not (number == 1 and text.lower().split(",") == _HEAD):
+        lines = ((number, line.strip()) for number, line in enumerate(file, start=1))
+        telling = ((number, text) for number, text in lines if text and not text.startswith("#"))
+        for place, (number, text) in enumerate(telling):
+            if place or text.lower().split(",") != _HEAD:
                 yield number, text
 
 

@@ -69,10 +69,15 @@ def named(names: Collection[str], wanted: WantedColumns) -> dict[str, str]:
 
 
 def _name_of(column: str, names: Collection[str]) -> str:
+    found = names_for(column, names)
+    return found[0] if len(found) == 1 else column
+
+
+def names_for(column: str, names: Collection[str]) -> list[str]:
+    """Which of the `names` a column may have where not all texts have theirs; several leave it open."""
     alike = [name for name in names if name.lower() == column.lower()]
     others = [name for name in names if name.lower() == OTHER_NAMES.get(column)]
-    found = [column] if column in names else alike or others
-    return found[0] if len(found) == 1 else column
+    return [column] if column in names else alike or others
 
 
 class _Alike:

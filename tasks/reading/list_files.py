@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tasks.reading.lists import ENDINGS, list_form
 from tasks.request import Step, StepFolders
@@ -51,6 +52,8 @@ def is_far(name: str) -> bool:
 
 def _near(part: str) -> list[str]:
     path = typed_path(part.removeprefix(LOCAL))
+    if part.startswith(LOCAL) and not path.exists():
+        path = typed_path(unquote(part.removeprefix(LOCAL)))  # as file managers and browsers write addresses
     if path.is_dir():
         if not (found := [str(file) for file in sorted(path.iterdir()) if _is_list(file)]):
             raise ConfigError(f"{path} holds no list; a list's name ends in {ENDINGS}")

@@ -185,11 +185,23 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[o
                 yield Malformed(detail=f"line {reader.line_num}: {error}")
                 continue
             if not names:
-                names = fields
+                names = _column_names(path, fields)
             elif len(fields) == len(names):
                 yield dict(zip(names, fields, strict=True))
             elif fields:
                 yield Malformed(detail=f"line {reader.line_num} has other columns than the first")
+
+
+def _column_names(path: Path, first: Sequence[str]) -> list[str]:
+    """The names in the first line of a table.
+
+    Raises:
+        ConfigError: two columns have one, of which the first would be lost.
+    """
+    names = [name.strip() for name in first]
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise ConfigError(f"{path} has several columns called {', '.join(twice)}; give each a name of its own")
+    return names
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:

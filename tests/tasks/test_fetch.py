@@ -282,7 +282,7 @@ def test_a_killed_fetch_leaves_no_process_and_goes_on_to_the_same_digest(fetched
 
 def test_where_nothing_could_be_had_the_way_out_is_named_and_nothing_kept(web, tmp_path):
     table, place = table_of(tmp_path / "table", "url", [f"{web[2]}/plain.jpg"]), step_folders(tmp_path / "site")
-    with pytest.raises(ConfigError, match=r"of 1 rows none is left.*refused_address 1.*--allow-host HOST"):
+    with pytest.raises(ConfigError, match=r"of 1 row none is left.*refused_address 1.*--allow-host HOST"):
         fetch(table, SETTINGS, place, allow_hosts=())
     assert list(place.scratch.iterdir()) == []
 

@@ -85,7 +85,7 @@ def test_files_may_repeat_and_have_no_scheme(tmp_path):
 
 
 def test_nothing_left_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="of 1 rows none is left. Why they were dropped: too_few_words 1"):
+    with pytest.raises(ConfigError, match="of 1 row none is left. Why they were dropped: too_few_words 1"):
         run(tmp_path, RULES, WEB, [("http://a/0", "short")])
 
 
@@ -133,8 +133,29 @@ def test_a_rule_that_is_set_drops_its_rows(tmp_path, rules, rows, dropped):
 
 
 def test_an_unknown_language_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="there is no language english. "):
-        run(tmp_path, changed_rules(languages=("english",)), WEB, [("http://a/0", "a dog")])
+    with pytest.raises(ConfigError, match="there is no language xx. "):
+        run(tmp_path, changed_rules(languages=("xx",)), WEB, [("http://a/0", "a dog")])
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"not_hosts": ("a.example", "https://b.example")}, "not_hosts 'https://b.example': give the host alone"),
+        ({"not_hosts": ("*.a.example",)}, r"not_hosts '\*.a.example': give the host alone"),
+        ({"hosts": ("a.example:8080",)}, "hosts 'a.example:8080': give the host alone"),
+        ({"hosts": ("[::1]:80",)}, r"hosts '\[::1\]:80': give the host alone"),
+        ({"hosts": ("",)}, "hosts '': give the host alone"),
+        ({"schemes": ("http", "ftp")}, "schemes has 'ftp'; pictures are fetched by http and https"),
+        ({"languages": ("English",)}, "languages has 'English'; a language has its code of ISO 639"),
+    ],
+)
+def test_a_word_that_fits_no_row_is_refused(rules, said):
+    with pytest.raises(ConfigError, match=said):
+        changed_rules(**rules)
+
+
+def test_a_host_of_the_rules_may_be_an_address():
+    assert changed_rules(hosts=("::1", "[2001:db8::1]", "10.0.0.5", "localhost"))
 
 
 def test_a_removal_list_takes_urls_and_hosts(tmp_path):

@@ -13,13 +13,16 @@ from PIL import Image, ImageEnhance
 from tasks import ratings
 from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
+from tasks.fetching.serve import serving
 from tasks.hashes import hash_pictures
 from tasks.screen import Against, EvaluationPictures, Screened, screen
 from tasks.tables import Drop, TableRow, read_counts, read_table
 from tasks.tars import Sharing
 from tests.tasks.shards import ALONE, encoded, picture, step_folders, write_shards
 from tinygptv_core.plain import ConfigError
+from tinygptv_core.run import DataFolders
 from tinygptv_core.settings import Scorer, Screen
+from tinygptv_core.shards import ShardSet
 
 RULES = Screen(min_side=32, max_aspect=3.0, unique_bytes=True)
 NOTHING = Against()
@@ -97,6 +100,15 @@ def test_the_same_shards_give_the_same_bytes_however_many_processes_look_at_them
         assert path.read_bytes() == (second.out / path.name).read_bytes()
 
 
+def test_shards_at_an_address_that_gives_no_parts_of_files_are_told(tmp_path):
+    place = step_folders(tmp_path)
+    screen(RULES, shards_of(tmp_path / "shards", SAMPLES), NOTHING, place, ALONE)
+    with serving(tmp_path / "shards") as address:
+        found = ShardSet(DataFolders(shards=f"http://{address}", index=place.out, pictures={}))
+        with pytest.raises(ValueError, match=r"00000\.tar lies where no parts of files can be had: \d+ bytes wanted"):
+            found[0]
+
+
 def test_a_ledger_that_is_not_the_shards_own_is_noticed(tmp_path):
     one, two = (shards_of(tmp_path / name, SAMPLES[:count]) for name, count in (("one", 2), ("two", 4)))
     (one / "ledger.parquet").write_bytes((two / "ledger.parquet").read_bytes())
@@ -105,7 +117,7 @@ def test_a_ledger_that_is_not_the_shards_own_is_noticed(tmp_path):
 
 
 def test_nothing_left_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="of 1 rows none is left. Why they were dropped: too_small 1"):
+    with pytest.raises(ConfigError, match="of 1 row none is left. Why they were dropped: too_small 1"):
         screen(RULES, shards_of(tmp_path / "shards", SAMPLES[1:2]), NOTHING, step_folders(tmp_path / "site"), ALONE)
 
 

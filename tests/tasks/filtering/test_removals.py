@@ -21,7 +21,9 @@ def test_each_line_is_told_by_its_form(tmp_path):
 
 
 def test_a_csv_says_the_kind(tmp_path):
-    (tmp_path / "a.csv").write_text(f'kind,value\nhost,a.example\nurl,"http://b/1,2"\nsha256,{SHA}\nphash,{PHASH}\n')
+    (tmp_path / "a.csv").write_text(
+        f'# of May\n\nkind,value\nhost,a.example\nurl,"http://b/1,2"\nsha256,{SHA}\nphash,{PHASH}\n'
+    )
     found = read_removals(tmp_path / "a.csv")
     assert (found.urls, found.hosts) == ({"http://b/1,2"}, {"a.example"})
     assert (found.sha256, found.phash) == ({SHA.lower()}, {PHASH})

@@ -185,7 +185,7 @@ def test_a_caption_in_parquet_that_python_cannot_hold_is_a_drop(tmp_path):
     place = step_folders(tmp_path)
     rows_of_lists(WEB, "list", [tmp_path / "a.parquet", tmp_path / "b.parquet"], place)
     assert read_counts(place.out) == {"rows": 102, "kept": 100, "dropped": {"broken_record": 2}}
-    with pytest.raises(ConfigError, match="none of its 2 records can be used"):
+    with pytest.raises(ConfigError, match="of 2 records none can be used"):
         check_list(tmp_path / "a.parquet", WEB)
 
 
@@ -375,6 +375,8 @@ def test_lists_are_named_by_path_commas_pattern_folder_and_address(tmp_path):
     assert lists_named(f"{paths[2]}, {paths[1]}") == (paths[2], paths[1])
     assert lists_named(f"{tmp_path}/*.json") == (paths[0], paths[2])
     assert lists_named(f"file://{paths[1]}") == (paths[1],)
+    (tmp_path / "my list.json").touch()
+    assert lists_named(f"file://{tmp_path}/my%20list.json") == (f"{tmp_path}/my list.json",)
     assert lists_named(f"{tmp_path}/none-*.json") == (f"{tmp_path}/none-*.json",)
 
 
