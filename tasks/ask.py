@@ -168,7 +168,7 @@ def _picture(image: Path) -> bytes:
     try:
         decode(data)
     except ValueError as error:
-        raise ConfigError(f"{image} is no picture which can be read, or it is cut off: {error}") from error
+        raise ConfigError(f"{image}: {error}") from error
     return data
 
 

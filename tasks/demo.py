@@ -26,7 +26,7 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>tinygptv</title>
 <style>
 body { font: 16px/1.5 sans-serif; max-width: 46em; margin: 2em auto; padding: 0 1em; }
-img { max-width: 20em; max-height: 20em; display: block; margin: 1em 0; }
+img { image-orientation: none; max-width: 20em; max-height: 20em; display: block; margin: 1em 0; }
 input[type=text] { width: 30em; max-width: 100%; }
 th { text-align: left; padding-right: 1.5em; vertical-align: top; }
 #error { color: #a00; }
@@ -157,7 +157,7 @@ def _checked(body: bytes) -> tuple[bytes, str]:
     try:
         decode(picture)
     except ValueError as error:
-        raise RequestRefusedError(400, f"that is no picture which can be read: {error}") from None
+        raise RequestRefusedError(400, str(error)) from None
     return picture, question
 
 

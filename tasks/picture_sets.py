@@ -17,6 +17,7 @@ from types import TracebackType
 
 from tasks.fetch import ShardWriter
 from tasks.fetching.outcomes import Outcome
+from tasks.quantities import counted
 from tasks.reading.archives import SUFFIXES, ArchivePicture, Limits, pictures_in
 from tasks.request import Step, StepFolders
 from tasks.tables import KEPT, ROWS_FILE, PictureRow, TableRow, TableWriter, Tally, clear, num_rows, read_table
@@ -25,7 +26,7 @@ from tinygptv_core.plain import ConfigError
 from tinygptv_core.recipe import PictureSet
 from tinygptv_core.settings import Fetch
 
-PICTURES = Step(name="pictures", kind="pictures", version=2)
+PICTURES = Step(name="pictures", kind="pictures", version=3)
 GATHER = Step(name="gather", kind="shards", version=1)
 
 PICTURES_FILE = "pictures.parquet"
@@ -35,6 +36,7 @@ TARS_FILE = "pictures.json"
 TAR_BYTES = 1 << 30
 MAX_BYTES = 64_000_000
 """A file of more bytes is no picture that an annotator has seen."""
+MISSING = "missing"
 TOLD_EVERY = 500
 UNLIKE = 0.1
 """By what share the number of a set's pictures, or a file's size, may differ from what is expected and not be told."""
@@ -69,8 +71,8 @@ def _tell_if_unlike(pictures: PictureSet, source: Path, found: int) -> None:
     """Warn where there are many more or fewer pictures than the set has."""
     expected = pictures.pictures or found
     if abs(found - expected) > UNLIKE * expected:
-        told = "%s: %d pictures, where about %d are expected; is %s whole?"
-        logging.getLogger(__name__).warning(told, pictures.name, found, expected, source)
+        told = "%s: %s, where about %d are expected; is %s whole?"
+        logging.getLogger(__name__).warning(told, pictures.name, counted(found, "picture"), expected, source)
 
 
 def _packed(pictures: PictureSet, source: Path) -> Iterator[ArchivePicture]:
@@ -209,13 +211,14 @@ def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], folders: Step
 
     clear(folders.out)
     tally, total = Tally(), num_rows(table / ROWS_FILE)
-    gallery = _Gallery(sets)
+    gallery, missing = _Gallery(sets), ""
     places = array("q")  # of each kept sample: the number of its picture's tar (-1: none), its offset, its size
     with ShardWriter(folders.out, settings.samples_per_shard) as writer:
         for position, row in enumerate(read_table(table / ROWS_FILE, TableRow)):
             if position % (20 * TOLD_EVERY) == 0:
                 progress(position, total, "finding pictures")
             picture, outcome = gallery.find(row, settings.max_bytes)
+            missing = missing or (outcome.detail if outcome.fate == MISSING else "")
             writer.write(row, outcome, None)
             tally.count(outcome.fate)
             if outcome.fate == KEPT:
@@ -223,7 +226,7 @@ def gather(settings: Fetch, table: Path, sets: Mapping[str, Path], folders: Step
     columns = np.array(places, dtype=np.int64).reshape(-1, 3)
     write_index(columns, ("image_shard", "image", "image_bytes"), folders.out / PLACES_FILE)
     (folders.out / TARS_FILE).write_text(json.dumps(gallery.tars, indent=1) + "\n")
-    tally.write(folders.out, total)
+    tally.write(folders.out, total, f". {gallery.compared(missing)}" if missing and not tally.kept else "")
 
 
 class _Gallery:
@@ -247,12 +250,17 @@ class _Gallery:
             return None, Outcome(fate=KEPT, detail="")
         picture = self.rows.get(row.file)
         if picture is None:
-            return None, Outcome(fate="missing", detail=f"there is no {row.file} in {', '.join(self.names)}")
+            return None, Outcome(fate=MISSING, detail=f"there is no {row.file} in {', '.join(self.names)}")
         if picture.fate != KEPT:
             return None, Outcome(fate=picture.fate, detail=picture.detail)
         if (picture.size or 0) > max_bytes:
             return None, Outcome(fate="too_large", detail=f"over {max_bytes} bytes")
         return picture, Outcome(fate=KEPT, detail="", sha256=picture.sha256, width=picture.width, height=picture.height)
+
+    def compared(self, missing: str) -> str:
+        """What is said of a missing picture, beside one that is there: a folder too deep or too high shows."""
+        there = next((f", where one is called {name}" for name in self.rows), "")
+        return f"The first: {missing}{there}"
 
     def place(self, picture: PictureRow) -> tuple[int, int, int]:
         """The number of its tar among those of all sets, where it begins, and its size."""

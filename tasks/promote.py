@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.quantities import counted
 from tasks.register import CHAMPION, mlflow_at
 from tasks.registering.registry import CHECKPOINT_TAG, MODEL_TAG, Version, check_model, find, names, versions
 from tasks.storing.lineage import is_digest
@@ -347,7 +348,7 @@ def _paired(old: Mapping[tuple[str, str, str], float], new: Mapping[tuple[str, s
         bounds = {"difference": told.value, "low": told.low, "high": told.high}
         found.append(Difference(evaluation=evaluation, n=len(asked), **means, **bounds))
     alone = len(old.keys() ^ new.keys())
-    untold = f"{alone} questions were put to one of them alone" if alone else ""
+    untold = f"put to one of them alone: {counted(alone, 'question')}" if alone else ""
     return Comparison(differences=tuple(found), untold=untold)
 
 

@@ -14,6 +14,7 @@ from flows.plan import downstream
 from tasks.build import Store
 from tasks.filter import FILTER
 from tasks.filtering.removals import NO_REMOVALS, Removals, read_removals
+from tasks.quantities import counted
 from tasks.registering.registry import names, versions
 from tasks.request import SHORT
 from tasks.screen import SCREEN
@@ -185,7 +186,8 @@ def _about(tracked: PictureTrace) -> Iterator[str]:
     named = [row for row in traces.rows if row.by != SAME_BYTES]
     alike = len(traces.rows) - len(named)
     data = sorted({name for row in named for name in row.ledger.data})
-    yield f"{len(named)} rows of {len(data)} data sets ({', '.join(data) or 'none'}), and {alike} with the same bytes"
+    rows, sets = counted(len(named), "row"), counted(len(data), "data set")
+    yield f"{rows} of {sets} ({', '.join(data) or 'none'}), and {alike} with the same bytes"
     if missing := _not_found(tracked):
         shown = ", ".join(missing[:3])
         yield f"{len(missing)} of {len(wanted.urls)} URLs are in no ledger: nothing was fetched for them ({shown} ...)"
@@ -249,7 +251,7 @@ def _holdings(tracked: PictureTrace) -> Iterator[str]:
 def _without(tracked: PictureTrace) -> Iterator[str]:
     rerun = tracked.rerun
     yield f"without them, for the preset {rerun.preset}: {rerun.command}"
-    yield f"  builds {len(rerun.builds)} steps: {', '.join(rerun.builds) or 'none'}"
+    yield f"  builds {counted(len(rerun.builds), 'step')}: {', '.join(rerun.builds) or 'none'}"
     if rerun.unread:
         names = ", ".join(rerun.unread)
         yield f"  it does not read {names}, where some of them are; give the options that do as well, of:"
@@ -257,8 +259,9 @@ def _without(tracked: PictureTrace) -> Iterator[str]:
     if rerun.looks_again:
         yield f"  looks again at {len(rerun.looks_again)} filters and screens: {', '.join(rerun.looks_again)}"
     if rerun.may_build:
-        yield f"  {len(rerun.may_build)} further steps, if these leave out rows that were never fetched"
+        yield f"  {counted(len(rerun.may_build), 'further step')}, if these leave out rows that were never fetched"
     alike = {row.sha256 for row in tracked.traces.rows if row.by == SAME_BYTES} - tracked.wanted.sha256
     if alike:
-        yield f"  {len(alike)} pictures stay under other URLs, unless the list names their bytes, as in:"
+        shown = counted(len(alike), "picture")
+        yield f"  still there under other URLs, unless the list names the bytes: {shown}, as in:"
         yield from (f"    sha256:{digest}" for digest in sorted(filter(None, alike))[:SHOWN_STEPS])

@@ -18,7 +18,7 @@ from typing import IO, Self, cast
 
 from tinygptv_core.plain import ConfigError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 """What a picture's file may be called; what else lies beside the pictures is no business of ours."""
 
 DAMAGE = (

@@ -82,7 +82,7 @@ def _picture(image: object, number: int) -> bytes:
     try:
         decode(data)
     except ValueError as error:
-        raise ValueError(f"row {number}: image is no picture: {error}") from error
+        raise ValueError(f"row {number}: image: {error}") from error
     return data
 
 

@@ -53,8 +53,8 @@ def test_the_page_shows_texts_as_text(address):
 @pytest.mark.parametrize(
     ("body", "headers", "status", "why"),
     [
-        (asked(b"no picture", "what?"), JSON, 400, "that is no picture which can be read"),
-        (asked(picture(1)[:45], "what?"), JSON, 400, "that is no picture which can be read"),
+        (asked(b"no picture", "what?"), JSON, 400, "that are no picture which can be read: "),
+        (asked(picture(1)[:45], "what?"), JSON, 400, "that are no picture which can be read: "),
         (asked(picture(1), "  "), JSON, 400, "a question has 1 to 2,000 characters; this has 0"),
         (asked(picture(1), "x" * 2001), JSON, 400, "this has 2,001"),
         ("[]", JSON, 400, "a question is"),

@@ -164,6 +164,32 @@ def test_rows_find_their_pictures_and_those_without_are_counted(pictures: Path, 
     assert (ledger["000000000"].width, ledger["000000000"].height) == (20, 10)
 
 
+def test_where_all_are_missing_one_that_is_there_shows_a_folder_too_deep(tmp_path: Path):
+    unpacked(tmp_path / "coco" / "train2014" / "train2014")
+    place = step_folders(tmp_path / "set")
+    write_pictures(COCO_TRAIN2014, tmp_path / "coco" / "train2014", place, progress)
+    told = f"missing 1. The first: there is no {coco(1)} in coco_train2014, where one is called train2014/{coco(1)}"
+    with pytest.raises(ConfigError, match=told):
+        prepared(coco_vqa.RECIPE, "coco_vqa", [question(1)], {"coco_train2014": place.out}, tmp_path / "vqa")
+
+
+def test_a_jpeg_that_a_browser_saved_is_a_picture_of_a_set(tmp_path: Path):
+    folder = unpacked(tmp_path / "coco" / "train2014")
+    for name in ("6.jfif", "7.jpe", "8.JFIF"):
+        (folder / name).write_bytes(picture("red"))
+    assert {"6.jfif", "7.jpe", "8.JFIF"} < {path.name for path in picture_files(folder)}
+
+
+def test_what_a_folder_was_may_be_forgotten(tmp_path: Path):
+    unpacked(tmp_path / "coco" / "train2014")
+    stamps = tmp_path / "store" / "stamps"
+    stamps.parent.mkdir()
+    found = brought_pictures(tmp_path, COCO_TRAIN2014, stamps)
+    for damaged in ("", '{"a', "[]"):
+        (stamps / "folders.json").write_text(damaged)
+        assert brought_pictures(tmp_path, COCO_TRAIN2014, stamps) == found
+
+
 def test_no_picture_is_in_the_shards_of_a_data_set(pictures: Path, tmp_path: Path):
     prepared(coco_vqa.RECIPE, "coco_vqa", [question(1)] * 50, {"coco_train2014": pictures}, tmp_path / "vqa")
     tar = (tmp_path / "vqa" / "fetch" / "out" / "00000.tar").read_bytes()

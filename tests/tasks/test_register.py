@@ -245,9 +245,9 @@ def test_a_table_is_answered_row_by_row(served):
         ("what?", "the input is str; it must be a table or a list of records"),
         ([{"image": b"x"}], "row 0 has no column question; its columns are image"),
         ([{"image": 7, "question": "what?"}], "row 0: image is int; it must be"),
-        ([{"image": b"x", "question": "what?"}], "row 0: image is no picture: 1 bytes"),
+        ([{"image": b"x", "question": "what?"}], "row 0: image: 1 bytes that are no picture"),
         ([{"image": "not there.png", "question": "what?"}], "row 0: image is 'not there.png', neither base64 nor"),
-        ([{"image": picture(1)[:45], "question": "what?"}], "row 0: image is no picture"),
+        ([{"image": picture(1)[:45], "question": "what?"}], "row 0: image: 45 bytes that are no picture"),
         ([{"image": picture(1), "question": " "}], "row 0: question is ' '; it must be a text that is not empty"),
     ],
 )
@@ -341,4 +341,4 @@ def test_a_version_is_served_over_http_and_refuses_what_is_no_picture(home, firs
         assert unread.value.code == 400 and "server does not read" in unread.value.read().decode()
     assert said == served([{"image": picture(1), "question": "what?"}]).to_dict("records")
     assert refused.value.code == 400
-    assert "row 0: image is no picture" in told and "Traceback" not in told
+    assert "row 0: image: " in told and "no picture" in told and "Traceback" not in told

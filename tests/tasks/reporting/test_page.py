@@ -6,7 +6,8 @@ from base64 import b64decode
 import pytest
 from PIL import Image
 
-from tasks.reporting.page import MAX_PICTURE_BYTES, picture_url
+from tasks.demo import PAGE
+from tasks.reporting.page import MAX_PICTURE_BYTES, environment, picture_url
 from tests.tasks.web import picture
 
 
@@ -39,3 +40,11 @@ def test_a_format_that_is_read_nowhere_is_refused_here_too():
     for data in (held.getvalue(), picture("PPM"), picture("JPEG")[:40]):
         with pytest.raises(ValueError, match="no picture which can be read"):
             picture_url(data)
+
+
+def test_pages_show_pictures_the_way_up_that_the_model_sees():
+    """A browser turns what its EXIF says is on its side; the model is given the pixels as they lie."""
+    style, _, _ = environment().loader.get_source(environment(), "style.css.jinja")
+    (frame,) = (line for line in style.splitlines() if line.startswith(".frame img { width"))
+    (shown,) = (line for line in PAGE.splitlines() if line.startswith("img {"))
+    assert all("image-orientation: none;" in line for line in (frame, shown))
