@@ -21,7 +21,7 @@ from typing import Any
 
 from tasks.build import Store
 from tasks.fetch import FetchOptions, Found, write_shards
-from tasks.fetching.downloads import LOG_FILE, DownloadSpec, Job, run_img2dataset
+from tasks.fetching.downloads import LOG_FILE, DownloadSpec, Job, forget_damaged, run_img2dataset
 from tasks.fetching.guard import Rules
 from tasks.fetching.outcomes import ROW_COLUMN, Outcome, finished_shards, lost, outcomes_of
 from tasks.hosts import host_of
@@ -209,6 +209,8 @@ class _Fetch:
     def _download(self, tables: Sequence[Artifact]) -> float:
         """Fetch the rows of these tables; the seconds that it took."""
         jobs = [_with_urls(self._job(rows), rows.path) for rows in tables]
+        for job in jobs:
+            forget_damaged(job)
         waiting = tuple(job for job in jobs if not job.done.exists())
         total = sum(num_rows(rows.path) for rows in tables)
         began, before = time.monotonic(), self.done_rows

@@ -6,6 +6,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.fetching.guard import Rules
-from tasks.fetching.outcomes import finished_shards, forget, progress_file, progress_of
+from tasks.fetching.outcomes import finished_shards, forget, is_whole, progress_file, progress_of
 from tasks.shortages import NO_ROOM_WORDS
 from tasks.tables import KEPT, num_rows
 from tinygptv_core.plain import plain
@@ -100,6 +101,17 @@ def unwritten(spec: DownloadSpec, job: Job) -> list[int]:
     """The shards of `job` that are not finished."""
     shards = -(-num_rows(job.urls) // spec.samples_per_shard)
     return sorted(set(range(shards)) - finished_shards(job.first).keys())
+
+
+def forget_damaged(job: Job) -> None:
+    """Have the shards fetched again that were finished, and whose files are not whole."""
+    for folder in (job.first, job.second):
+        for shard, rows in finished_shards(folder).items():
+            if not is_whole(folder, shard, rows):
+                forget(folder, shard)
+                job.done.unlink(missing_ok=True)
+                if folder == job.first:  # other rows may have to be tried again
+                    shutil.rmtree(job.second, ignore_errors=True)
 
 
 class SuccessMonitor:

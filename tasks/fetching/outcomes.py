@@ -65,7 +65,7 @@ def finished_shards(folder: Path) -> dict[int, int]:
     for path in sorted(folder.glob("*_stats.json")):
         try:
             found[int(path.name.split("_")[0])] = json.loads(path.read_text())["count"]
-        except json.JSONDecodeError:  # being written, or left so by a kill
+        except (KeyError, ValueError):  # being written, or left so by a kill
             continue
     return found
 
@@ -81,6 +81,17 @@ def progress_of(folder: Path) -> Counter[str]:
     for path in folder.glob("*.progress"):
         found.update(json.loads(path.read_text()))
     return found
+
+
+def is_whole(folder: Path, shard: int, rows: int) -> bool:
+    """Whether what was written of a finished shard can be read. A machine that loses its power may keep half of it."""
+    import pyarrow as pa
+
+    try:
+        told = json.loads(progress_file(folder, shard).read_bytes())
+        return sum(told.values()) == len(outcomes_of(folder, shard)) == rows
+    except (pa.ArrowException, tarfile.TarError, OSError, LookupError, StopIteration, ValueError):
+        return False
 
 
 def forget(folder: Path, shard: int) -> None:

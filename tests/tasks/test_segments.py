@@ -181,6 +181,34 @@ def test_a_damaged_segment_is_fetched_again_and_no_other_though_its_time_stamp_s
     assert set(web[0].asked) == set(map(str, in_order()[1]))
 
 
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def halved(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [emptied, halved])
+@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "00001.progress"])
+def test_what_a_lost_power_left_half_of_is_fetched_again_and_nothing_else(web, table, tmp_path, name, harm):
+    def stopping(done, total, text):
+        if text == "packing":
+            raise InterruptedError
+
+    one = replace(LIMITS, segment_rows=ROWS)
+    place, whole = step_folders(tmp_path / "site"), step_folders(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        fetch(table, one, place, progress=stopping)
+    (path,) = place.scratch.glob(f"*/first/{name}")
+    harm(path)
+    web[0].asked.clear()
+    fetch(table, one, place)
+    assert web[0].asked == {str(row): 1 for row in range(10, 20)}
+    fetch(table, one, whole, store=tmp_path / "store")
+    assert digest_of(members_of(place.out)) == digest_of(members_of(whole.out))
+
+
 def test_a_list_smaller_than_a_segment_is_fetched_whole_in_its_own_order(web, table, tmp_path):
     place = step_folders(tmp_path / "site")
     fetch(table, replace(LIMITS, segment_rows=ROWS), place, wanted=1, processes=1)
