@@ -1,4 +1,7 @@
-"""Questions that need common sense and knowledge, about COCO's pictures: A-OKVQA, its training split."""
+"""Questions that need common sense and knowledge, about COCO's pictures: A-OKVQA, its training split.
+
+That split asks about pictures of COCO's release of 2017, whose training part has many of `val2014`.
+"""
 
 from data_recipes.parts import forms, pictures, prompts
 from tinygptv_core.recipe import Download, Recipe, Row, Turn
@@ -27,6 +30,6 @@ RECIPE = Recipe(
             note="in the form that LAVIS gave it",
         ),
     ),
-    picture_sets=(pictures.COCO_TRAIN2014,),
+    picture_sets=(pictures.COCO_TRAIN2014, pictures.COCO_VAL2014),
     picture_name=forms.picture_file,
 )

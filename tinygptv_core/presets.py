@@ -179,8 +179,10 @@ SMALL = Preset(
             PRETRAINING, fetch=replace(PRETRAINING.fetch, wanted=samples_wanted(SMALL_STAGES[:1], "cc_sbu"))
         ),
         **{name: INSTRUCTION for stage in SMALL_STAGES[2:] for name in stage.mix},
-        # It has pictures of val2014, which OK-VQA asks about.
-        "coco_caption": replace(INSTRUCTION, screen=replace(INSTRUCTION.screen, evaluation_bits=4)),
+        # They have pictures of val2014, which OK-VQA asks about.
+        **dict.fromkeys(
+            ("aok_vqa", "coco_caption"), replace(INSTRUCTION, screen=replace(INSTRUCTION.screen, evaluation_bits=4))
+        ),
         **{evals.load(name).dataset: INSTRUCTION for name in SMALL_EVALS},
     },
     stages=SMALL_STAGES,

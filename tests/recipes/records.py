@@ -294,8 +294,13 @@ CASES: dict[str, Case] = {
         files={"ok_vqa/okvqa_train.json": vqa()}, kept=VQA_KEPT, dropped={"broken_record": 7}, prompts=("[vqa] ", 2)
     ),
     "aok_vqa": Case(
-        files={"aok_vqa/aokvqa_v1p0_train.json": vqa("direct_answers")},
-        kept=VQA_KEPT,
+        files={
+            "aok_vqa/aokvqa_v1p0_train.json": [
+                *vqa("direct_answers"),
+                {"image": "val2014/COCO_val2014_000000000042.jpg", "question": "Why?", "direct_answers": ["Fun"]},
+            ]
+        },
+        kept=[*VQA_KEPT, ("COCO_val2014_000000000042.jpg", [["user", "why?"], ["assistant", "fun"]])],
         dropped={"broken_record": 7},
         prompts=("[vqa] ", 2),
     ),

@@ -81,8 +81,9 @@ def test_what_the_pages_say_of_evaluations_is_so():
     assert {PAPER.data[name].screen.evaluation_bits for name in late} == {None}
     assert all(PAPER.data[name].screen.evaluation_bits for stage in PAPER.stages[:2] for name in stage.mix)
     assert recipe("refcoco").picture_sets == recipe("refcoco_test").picture_sets
-    assert {*recipe("ok_vqa_test").picture_sets} < {*recipe("coco_caption").picture_sets}
-    assert SMALL.data["coco_caption"].screen.evaluation_bits
+    for name in ("aok_vqa", "coco_caption"):
+        assert {*recipe("ok_vqa_test").picture_sets} < {*recipe(name).picture_sets}
+        assert SMALL.data[name].screen.evaluation_bits
 
 
 def test_every_form_on_the_page_is_one_that_is_tested():
