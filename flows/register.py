@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from flows.evaluate import FRESH
-from flows.inputs import data_folders, data_inputs
+from flows.inputs import KINDS, data_folders, data_inputs
 from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
 from flows.train import BACKBONES
@@ -23,6 +23,9 @@ from tinygptv_core.presets import Preset
 from tinygptv_core.stage import Stage
 
 Inputs = Mapping[str, Artifact]
+
+COUNTED = {"rows": "rows", "table": "filter"}
+"""What is read of a data set only for its counts, and the step of the data set that makes it."""
 
 
 def register_step(preset: Preset, init: str | None, environment: RunEnvironment) -> Request:
@@ -91,7 +94,7 @@ class _Model:
         stages = [stage.name for stage in self.preset.stages]
         return {
             "backbones": BACKBONES,
-            **{f"table.{name}": f"{name}/filter" for name in self.drawn},
+            **{f"{kind}.{name}": f"{name}/{step}" for name in self.drawn for kind, step in COUNTED.items()},
             **data_inputs((*self.drawn, self.shown.dataset)),
             **{f"checkpoint.{stage}": f"{stage}/train" for stage in stages},
             **{f"scores.{stage}": f"{stage}/evaluate" for stage in stages},
@@ -103,21 +106,14 @@ class _Model:
         scored = [name for name in (FRESH, *(s.name for s in self.preset.stages)) if f"scores.{name}" in inputs]
         return ModelCardFacts(
             name=self.preset.model_name,
-            data=tuple(self._trained_on(name, inputs) for name in self.drawn),
+            data=tuple(trained_on(name, self._drawing(name), inputs) for name in self.drawn),
             scores={name: _scores(inputs[f"scores.{name}"]) for name in scored},
             sources={self.sources[name]: artifact.digest for name, artifact in inputs.items()},
             init=self.init,
         )
 
-    def _trained_on(self, name: str, inputs: Inputs) -> TrainedOn:
-        counts = data_counts(*(inputs[f"{kind}.{name}"].path for kind in ("table", "shards", "index")))
-        return TrainedOn(
-            name=name,
-            stages=tuple(stage.name for stage in self.drawing if name in stage.mix),
-            licence=recipe(name).licence,
-            citation=recipe(name).citation,
-            **counts,
-        )
+    def _drawing(self, name: str) -> tuple[str, ...]:
+        return tuple(stage.name for stage in self.drawing if name in stage.mix)
 
     def register(self, inputs: Inputs, folders: StepFolders) -> None:
         """Write the model and register it: a version that is there already is not made again."""
@@ -156,6 +152,13 @@ class _Model:
             return None
         what = "it and its backbones" if environment.bundle else "it"
         return f"the registry at {environment.tracking_uri} holds no version of {name} with {what}"
+
+
+def trained_on(name: str, stages: tuple[str, ...], inputs: Inputs) -> TrainedOn:
+    """What the model's card says of a data set that `stages` drew from."""
+    counts = data_counts(*(inputs[f"{kind}.{name}"].path for kind in (*COUNTED, *KINDS)))
+    form = recipe(name)
+    return TrainedOn(name=name, stages=stages, licence=form.licence, citation=form.citation, **counts)
 
 
 def _scores(scored: Artifact) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from tinygptv_core.plain import canonical_json
 from tinygptv_core.run import DataFolders
 from tinygptv_core.stage import Stage
 
-REGISTER = Step(name="register", kind="model", version=3)
+REGISTER = Step(name="register", kind="model", version=4)
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 CARD = "card.md"

@@ -26,7 +26,7 @@ Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """A data set that a stage drew from; the counts are of its table, from filter to screen."""
+    """A data set that a stage drew from; the counts are those of the report: of its list, from rows to screen."""
 
     name: str
     stages: tuple[str, ...]

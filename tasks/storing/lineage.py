@@ -22,7 +22,7 @@ TRAINED, MODEL = "checkpoint", "model"
 TAG = "tinygptv."
 MADE = (
     *("backbones", "checkpoint", "evaluation", "features", "hashes", "index", "init"),
-    *("pictures", "scores", "shards", "table"),
+    *("pictures", "rows", "scores", "shards", "table"),
 )
 """The inputs, by what stands before the dot, that only a step makes; others may be files of the user's."""
 

@@ -17,7 +17,7 @@ NO_KINDS = ("keys", "work", "notes", "stamps", "leases", "damaged")
 """The folders of a store that hold no artifacts."""
 
 MAKES = {
-    **{"table": "filter", "shards": "fetch", "index": "screen", "hashes": "hash", "evaluation": "hash"},
+    **{"rows": "rows", "table": "filter", "shards": "fetch", "index": "screen", "hashes": "hash", "evaluation": "hash"},
     **{"init": "train", "checkpoint": "train", "scores": "evaluate", "backbones": "import"},
 }
 READS = {("filter", "table"): "rows"}

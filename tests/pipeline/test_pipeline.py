@@ -116,6 +116,15 @@ def test_the_registered_model_answers_in_a_fresh_process(home, report):
     assert answer.strip() in {"one", "two", "three", "four", "1", "2", "3", "4"}
 
 
+def test_the_card_of_the_version_counts_rows_as_the_report_does(home, report):
+    (step,) = (step for step in report["steps"] if step["step"] == "register")
+    card = (home.path / "store" / "model" / step["artifact"][:12] / "card.md").read_text()
+    for name, counts in report["data"].items():
+        line = next((line for line in card.splitlines() if line.startswith(f"| {name} |")), None)
+        assert line is None or f"| {counts['rows']:,} | {counts['kept']:,} |" in line
+    assert "| scenes_web | stage1, stage2 |" in card
+
+
 def test_nothing_left_loopback(home, report):
     tried = [(event, target) for event, target in home.connections() if not isinstance(target, (bytes, type(None)))]
     connected = [target[0] for event, target in tried if event == "socket.connect" and isinstance(target, tuple)]

@@ -185,7 +185,7 @@ class MadeHome:
 
 
 READ = {"shards": "fetch", "index": "screen"}
-DATA = {"table": "filter", **READ}
+DATA = {"rows": "rows", "table": "filter", **READ}
 STAGES = {"checkpoint": "train", "scores": "evaluate"}
 
 

@@ -105,6 +105,10 @@ def test_what_filter_and_rows_made_alike_is_told_apart(home, tmp_path):
     assert filtered is not None and filtered.name == "web/filter"
     rows = records.made(table.digest, filtered, "table")
     assert rows is not None and rows.name == "web/rows"
+    (model,) = records.named("register")
+    read = {role: records.made(table.digest, model, role) for role in ("rows.web", "table.web")}
+    names = {role: record and record.name for role, record in read.items()}
+    assert names == {"rows.web": "web/rows", "table.web": "web/filter"}
 
 
 def test_the_records_of_a_step_are_had_without_reading_the_others(home, tmp_path):
