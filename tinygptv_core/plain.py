@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
@@ -22,6 +22,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 NOT_IDENTITY: Mapping[str, Any] = {"identity": False}
+MOST_NAMES = 3
+"""That are named where one may have been meant."""
 IDENTITY_UNLESS_DEFAULT: Mapping[str, Any] = {"identity": "unless default"}
 
 
@@ -199,9 +201,37 @@ def nearest(name: str, names: list[str]) -> str:
     return f"Did you mean {near[0]}? " if near else ""
 
 
-def unknown(prefix: str, name: str, names: list[str]) -> str:
-    """The message for a name that is not one of `names`."""
-    return f"there is no {prefix}{name}. {nearest(name, names)}There are: {', '.join(names) or 'none'}."
+def unknown(prefix: str, name: str, names: list[str], deeper: Sequence[str] = ()) -> str:
+    """The message for a name that is not one of `names`.
+
+    Args:
+        deeper: dotted names that lie below some of them, and end as what was typed does.
+    """
+    hint = f"Did you mean {alternatives(deeper)}? " if deeper else nearest(name, names)
+    return f"there is no {prefix}{name}. {hint}There are: {', '.join(names) or 'none'}."
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return " or ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
+def names_ending(value: object, end: str, prefix: str = "") -> list[str]:
+    """The dotted names in a plain `value` that end with the parts of `end`: of those that lie least deep the first few.
+
+    Of things in a list each is named by its `name`.
+    """
+    found = [name for name in _names(value, prefix) if f".{name}".endswith(f".{end}")]
+    return sorted(found, key=lambda name: name.count("."))[:MOST_NAMES]
+
+
+def _names(value: object, prefix: str) -> Iterator[str]:
+    if isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):
+        value = {item["name"]: item for item in value}
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield f"{prefix}{name}"
+            yield from _names(item, f"{prefix}{name}.")
 
 
 def change(value: T, settings: Mapping[str, str]) -> T:
@@ -216,9 +246,9 @@ def change(value: T, settings: Mapping[str, str]) -> T:
     for dotted, text in settings.items():
         *groups, leaf = dotted.split(".")
         node, prefix = tree, ""
-        for name in groups:
-            node, prefix = node[_place(node, name, prefix)], f"{prefix}{name}."
-        node[_place(node, leaf, prefix)] = _read(text)
+        for depth, name in enumerate(groups):
+            node, prefix = node[_place(node, [*groups[depth:], leaf], prefix)], f"{prefix}{name}."
+        node[_place(node, [leaf], prefix)] = _read(text)
     return from_plain(type(value), tree, "")
 
 
@@ -240,8 +270,9 @@ def pairs_of(settings: Sequence[str], option: str, example: str) -> list[tuple[s
     return pairs
 
 
-def _place(node: Any, name: str, prefix: str) -> Any:
-    """The index of what `name` names below a plain value. Things in a list are named by their `name`."""
+def _place(node: Any, parts: Sequence[str], prefix: str) -> Any:
+    """The index of what the first of `parts` names below a plain value. Things in a list are named by their `name`."""
+    name = parts[0]
     if isinstance(node, list) and all(isinstance(item, dict) and "name" in item for item in node):
         places = {item["name"]: place for place, item in enumerate(node)}
     elif isinstance(node, dict):
@@ -251,7 +282,7 @@ def _place(node: Any, name: str, prefix: str) -> Any:
             f"{prefix.removesuffix('.')} is {node!r}, which holds no names, so there is no {prefix}{name}"
         )
     if name not in places:
-        raise ConfigError(unknown(prefix, name, list(places)))
+        raise ConfigError(unknown(prefix, name, list(places), names_ending(node, ".".join(parts), prefix)))
     return places[name]
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from tinygptv_core import evals
-from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, pairs_of, unknown
+from tinygptv_core.plain import NOT_IDENTITY, ConfigError, change, names_ending, pairs_of, plain, unknown
 from tinygptv_core.run import RunOptions
 from tinygptv_core.settings import (
     BackboneSettings,
@@ -21,6 +21,9 @@ from tinygptv_core.settings import (
 from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stage import Norm, Share, Stage, check_adapters, samples_wanted
 from tinygptv_core.stages import NANO_STAGES, PAPER_EVALS, PAPER_STAGES, PUBLISHED_STAGES, SMALL_EVALS, SMALL_STAGES
+
+BAD_IN_NAMES = frozenset("/:.%\"'@")
+"""What MLflow takes in no model's name, and `@`, behind which an alias stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +60,19 @@ class Preset:
             read = {*stage.mix, *(evals.load(name).dataset for name in stage.evals)}
             if missing := sorted(read - self.data.keys()):
                 raise ConfigError(f"{stage.name}: " + unknown("data set ", missing[0], list(self.data)))
+        self._check_model_name()
         self._check_evaluations()
         if len({stage.without for stage in self.stages}) > 1:
             told = "; ".join(f"{stage.name}: {', '.join(stage.without) or 'none'}" for stage in self.stages)
             raise ConfigError(f"the stages are without different norms ({told}); they train one model: set all alike")
         for earlier, stage in pairwise(self.stages):
             check_adapters(earlier.name, earlier.lora, stage)
+
+    def _check_model_name(self) -> None:
+        """Refuse what a registry would refuse after the training."""
+        if not self.model_name.strip() or BAD_IN_NAMES & set(self.model_name):
+            marks = " ".join(sorted(BAD_IN_NAMES))
+            raise ConfigError(f"model_name is {self.model_name!r}; a registry takes none that is empty or has {marks}")
 
     def _check_evaluations(self) -> None:
         """Refuse to ask about what a stage or one before it was trained on: it draws from all splits of a data set."""
@@ -297,7 +307,8 @@ def with_settings(preset: Preset, settings: Sequence[str]) -> Preset:
     for name, text in pairs_of(settings, "--set", "stage3.schedule.peak=2e-5"):
         head = name.split(".")[0]
         if head not in stages | parts:
-            raise ConfigError(unknown("", head, sorted(stages) + sorted(parts)))
+            deeper = [found.removeprefix("stages.") for found in names_ending(plain(preset), name)]
+            raise ConfigError(unknown("", head, sorted(stages) + sorted(parts - {"stages"}), deeper))
         values[f"stages.{name}" if head in stages else name] = text
     return change(preset, values)
 

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from flows.commands import model_commands, run_commands, store_commands, up_command, weights_commands
+from flows.commands.parser import HintingParser
 from flows.provenance import commit, version_of
 from tasks.storing.differences import short_commit
 
@@ -33,7 +34,7 @@ class _Version(argparse.Action):
 
 def parser() -> argparse.ArgumentParser:
     """The command's grammar; `act` of what is parsed is the function that does it."""
-    top = argparse.ArgumentParser(
+    top = HintingParser(
         prog="tinygptv",
         description="From lists of image URLs to a trained, evaluated, registered vision-language model.",
         epilog=EXAMPLES,

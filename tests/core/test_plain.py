@@ -129,8 +129,14 @@ def test_values_that_must_fit_each_other_are_changed_together():
     [
         (
             "stage9.schedule.peak=1",
-            "there is no stage9. Did you mean stages? There are: stage1, stage2, stage3, stage4, ",
+            "there is no stage9. Did you mean stage4? There are: stage1, stage2, stage3, stage4, ",
         ),
+        ("seed=1", "Did you mean scenes.seed, stage1.seed or stage2.seed?"),
+        ("stage3.steps=5", "Did you mean stages.stage3.schedule.steps?"),
+        ("data.scenes_web.wanted=5", "Did you mean data.scenes_web.fetch.wanted?"),
+        ("stage3.schedule.peek=1", "Did you mean peak?"),
+        ("model_name=", "model_name is ''; a registry takes none that is empty"),
+        ("model_name=me/mine", "model_name is 'me/mine'; a registry takes none that is empty or has"),
         ("stage3.evals=scenes_vqa", """evals is 'scenes_vqa'; it must be a list of texts, as in ["scenes_vqa"]"""),
         ("stage3.without=qk_norm", """without is 'qk_norm'; it must be a list of texts, as in ["qk_norm"]"""),
     ],

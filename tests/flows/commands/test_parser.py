@@ -1,0 +1,35 @@
+"""What a person mistypes on the command line: one message that names what may have been meant, and status 2."""
+
+import pytest
+
+from flows.cli import main
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["plan", "--prest", "nano"],
+            "tinygptv plan: error: unrecognized arguments: --prest nano. Did you mean --preset?",
+        ),
+        (["run", "--alow-host=a"], "unrecognized arguments: --alow-host=a. Did you mean --allow-host?"),
+        (["plan", "extra"], "tinygptv plan: error: unrecognized arguments: extra"),
+        (["plna"], "Did you mean plan?"),
+        (["run", "--promote", "nver"], "Did you mean never?"),
+        (["weights", "import", "backbone"], "Did you mean backbones?"),
+        (["run", "--home", ""], "tinygptv run: error: argument --home: it is empty"),
+        (["run", "--preset="], "tinygptv run: error: argument --preset: it is empty"),
+        (["data", ""], "tinygptv data: error: an argument is empty"),
+        (["plan", "--list", ""], "tinygptv plan: error: argument --list: it is empty"),
+    ],
+)
+def test_what_is_mistyped_or_empty_is_refused(capsys, argv, said):
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.rstrip("\n").endswith(said)
+
+
+def test_a_setting_may_have_an_empty_value(tmp_path):
+    """`--set NAME=` is no empty argument; whether the value is one is said of the setting itself."""
+    assert main(["plan", "--home", str(tmp_path), "--set", "stage1.end_symbol="]) == 0
