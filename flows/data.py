@@ -201,7 +201,8 @@ def _shards_step(name: str, form: Recipe, preset: Preset, environment: RunEnviro
     def estimate(inputs: Inputs) -> Estimate | None:
         if form.how == "file":
             return None
-        return estimate_fetch(wanted, form, inputs.get("table"), environment.fetching, environment.store)
+        listed = environment.listed.get(name)
+        return estimate_fetch(wanted, form, inputs.get("table"), environment.fetching, environment.store, listed)
 
     return Request(
         name=f"{name}/fetch",

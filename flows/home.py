@@ -1,6 +1,7 @@
 """The folder in which everything is that a run writes: which it is, and whether it can be one."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from flows.serving.who_is_up import up_on
@@ -17,6 +18,11 @@ OTHER_HOME = "  name another home with --home DIR, or set TINYGPTV_HOME"
 def default_home() -> Path:
     """The home of a run that names none."""
     return typed_path(os.environ.get("TINYGPTV_HOME") or ".tinygptv")
+
+
+def home_option(home: Path) -> list[str]:
+    """What names `home` in a command that is to be typed; nothing where it is the default."""
+    return [] if home == default_home() else ["--home", str(home)]
 
 
 def tracking_uri(home: Path) -> str:
@@ -44,19 +50,20 @@ def check_folder(home: Path) -> None:
 
 
 def check_writable(home: Path) -> None:
-    """Make the home, and a file in it and in each of its folders, which may lie elsewhere (a link, a mount).
+    """Refuse a home in which nothing can be written, or in a folder of it, which may lie elsewhere (a link, a mount).
+
+    Changes nothing: a home that is not there is made when something is written, so that a refused command leaves none.
 
     Raises:
-        ConfigError: that cannot be done.
+        ConfigError: the home, a folder of it, or what the home is to be made in cannot be written to.
     """
-    for folder in (home, *(home / name for name in HELD if (home / name).is_dir())):
+    there = next(path for path in (home, *home.parents) if path.is_dir())
+    for folder in (there, *(home / name for name in HELD if (home / name).is_dir())):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             if has_no_room(error):
                 raise
-            what = "the home" if folder == home else f"{folder.name}/ of the home"
-            raise ConfigError(f"{what} {folder} cannot be written to ({error.strerror}).\n{OTHER_HOME}") from None
+            what = f"the home {home}" if folder == there else f"{folder.name}/ of the home {folder}"
+            raise ConfigError(f"{what} cannot be written to ({error.strerror}).\n{OTHER_HOME}") from None

@@ -1,17 +1,19 @@
 """What would be built, what reused, and why. Builds nothing and imports nothing heavy."""
 
+import difflib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.build import FORCED, Store
+from tasks.quantities import counted
 from tasks.request import Estimate, Inputs, Request, TrainingEstimate
 from tasks.sources import NO_FOLDER
 from tasks.step_times import seconds_last_time
 from tasks.training.vision_cache import CacheAdvice
 from tinygptv_core.artifact import Artifact
-from tinygptv_core.plain import ConfigError, unknown
+from tinygptv_core.plain import MOST_NAMES, ConfigError, alternatives
 
 TO_BE_BUILT = "its input {} is still to be built; may yet be reused, if that gives the same bytes"
 
@@ -55,15 +57,23 @@ def named(requests: Sequence[Request], step: str) -> frozenset[str]:
     """The steps that `step` means: one by its name, or all below `stage3`, `laion`.
 
     Raises:
-        ConfigError: there is no such step; says which there are, and the nearest.
+        ConfigError: there is no such step; says which are nearest, and what lists all.
     """
     names = [request.name for request in requests]
     found = frozenset(name for name in names if name == step or name.startswith(f"{step}/"))
     if not found:
-        groups = list(dict.fromkeys(name.split("/")[0] for name in names))
-        near = names if "/" in step else groups
-        raise ConfigError(unknown("step ", step, near))
+        raise ConfigError(f"there is no step {step}. {_meant(step, names)}\n  to list all steps  tinygptv plan")
     return found
+
+
+def _meant(step: str, names: Sequence[str]) -> str:
+    """The steps, or the groups of steps, that may have been meant."""
+    groups = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    named_so = [name for name in names if name.partition("/")[2] == step]
+    near = named_so or difflib.get_close_matches(step, names if "/" in step else groups, n=MOST_NAMES, cutoff=0.5)
+    return (
+        f"Did you mean {alternatives(near[:MOST_NAMES])}?" if near else "A step is named as in stage3/train or stage3."
+    )
 
 
 def upstream(requests: Sequence[Request], names: frozenset[str]) -> frozenset[str]:
@@ -192,18 +202,37 @@ def check_present(selection: Selection, planned: Sequence[Planned], options: Seq
     Raises:
         ConfigError: names what is missing and the command that builds it.
     """
-    for item in planned:
-        if item.step in selection.must_exist and item.action == "build":
-            target = next(request.name for request in selection.walked if request.name not in selection.must_exist)
-            raise ConfigError(
-                f"{target} is to be built alone, but {item.step} before it is not in the store ({item.why}).\n"
-                f"  to build it  {shlex.join([*_command(item.step), *options])}"
-            )
+    missing = [item for item in planned if item.step in selection.must_exist and item.action == "build"]
+    if not missing:
+        return
+    target = next(request.name for request in selection.walked if request.name not in selection.must_exist)
+    commands = [shlex.join([*command, *options]) for command in _commands(selection.walked, missing)]
+    others = len(missing) - 1
+    rest, them = (f" and {counted(others, 'other step')}", "them") if others else ("", "it")
+    listed = f"\n{' ' * len(f'  to build {them}  ')}".join(commands)
+    raise ConfigError(
+        f"{target} is to be built alone, but {missing[0].step} ({missing[0].why}){rest} before it "
+        f"{'are' if rest else 'is'} not in the store.\n  to build {them}  {listed}"
+    )
+
+
+def _commands(requests: Sequence[Request], missing: Sequence[Planned]) -> list[list[str]]:
+    """The commands, in their order, that build all that is missing."""
+    commands: list[list[str]] = []
+    left = [item.step for item in missing]
+    while left:
+        command, built = _command(left[-1]), frozenset(left[-1:])
+        if "--only" not in command:
+            built = upstream(requests, built)
+        if command not in commands:
+            commands.insert(0, command)
+        left = [step for step in left if step not in built]
+    return commands
 
 
 def _command(step: str) -> list[str]:
-    """The command that builds `step` and what it is made from."""
+    """The command that builds `step`: with what it is made from, or else (`--only`) alone."""
     group, _, work = step.partition("/")
     if work in ("rows", "filter", "fetch", "hash", "screen") or work.startswith("rate-"):
         return ["tinygptv", "data", group]
-    return ["tinygptv", "train", group] if work == "train" else ["tinygptv", "run"]
+    return ["tinygptv", "train", group] if work == "train" else ["tinygptv", "run", "--only", step]

@@ -62,6 +62,7 @@ class RunEnvironment:
         fetching: how pictures are fetched; which hosts are allowed although their address is not public.
         removal_list: the user's file of what is to be left out.
         own_lists: data set -> the user's own files in its place, paths or addresses: `list`, `instruct`.
+        listed: data set -> how many records the user's own files hold, where all of them were read beforehand.
         images: where the pictures of `instruct` lie.
         data: the folder of what the user got by hand or from a URL, as the recipes say; None where none is named.
         ray_address: a running Ray cluster; None starts one on this machine.
@@ -78,6 +79,7 @@ class RunEnvironment:
     fetching: FetchOptions
     removal_list: Path | None
     own_lists: Mapping[str, tuple[str, ...]]
+    listed: Mapping[str, int]
     images: Path | None
     data: Path | None
     ray_address: str | None

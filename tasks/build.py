@@ -76,6 +76,10 @@ class Store:
         self.root = root
         self._hashed: set[str] = set()
 
+    def has_records(self) -> bool:
+        """Whether anything was ever built here."""
+        return any((self.root / "keys").glob("*/*.json"))
+
     def key(self, request: Request, inputs: Inputs) -> str:
         """SHA-256 of what is asked for: step, version, config and the digests of the inputs."""
         return sha256_of(request_identity(request, inputs))

@@ -33,12 +33,18 @@ class Measured:
 
 
 def estimate_fetch(
-    wanted: FetchTarget, form: Recipe, table: Artifact | None, options: FetchOptions, store: Store
+    wanted: FetchTarget,
+    form: Recipe,
+    table: Artifact | None,
+    options: FetchOptions,
+    store: Store,
+    listed: int | None = None,
 ) -> Estimate | None:
     """What is still to be fetched; None where nobody knows how many rows there are, and all are wanted.
 
     Args:
         table: the rows, if they are there already.
+        listed: how many records the user's own lists hold, if that is known: the rows are no more.
     """
     name = f"{wanted.name}/{SEGMENT.name}"
     records = [record for record in Records(store).of_step(SEGMENT.name) if record.name == name]
@@ -47,7 +53,7 @@ def estimate_fetch(
     rows = read_counts(table.path)["kept"] if table else form.expected_rows
     per_row = ever.kept / ever.rows if ever.kept else form.expected_success or SUCCESS
     enough = None if wanted.pictures is None else there.rows + ceil(max(0, wanted.pictures - there.kept) / per_row)
-    known = [number for number in (rows, enough) if number is not None]
+    known = [number for number in (listed if rows is None else rows, enough) if number is not None]
     if not known:
         return None
     left = max(0, min(known) - there.rows)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.hosts import host_of
 from tasks.quantities import counted
 from tasks.reading.annotations import Unjoined, is_list, records
 from tasks.reading.captions import captioned, is_captioned, side_of, wanted_of, with_names
@@ -41,6 +42,8 @@ ROWS = Step(name="rows", kind="table", version=2)
 COLUMNS_FROM_RECORDS = 100
 # A longer list is not read to its end only to be checked; converting it tells the rest.
 CHECKED_RECORDS = 2_000_000
+MOST_LOOKED_AT = 1_000
+"""Records of a list whose hosts are looked at before a run."""
 
 # Fewer rows than this share of what a recipe expects are told: a file that was cut is still a file.
 EXPECTED_SHARE = 0.95
@@ -240,6 +243,15 @@ def check_list(path: Path, recipe: Recipe) -> int:
     if isinstance(example, Drop):
         raise ConfigError(_refusal(path, num_records, example, list(columns)))
     return num_records
+
+
+def hosts_listed(path: Path, recipe: Recipe) -> frozenset[str] | None:
+    """The hosts of the URLs in a user's list that has no more than `MOST_LOOKED_AT` records; None if it has more."""
+    records = list(islice(read_list(path), MOST_LOOKED_AT + 1))
+    if len(records) > MOST_LOOKED_AT:
+        return None
+    rows = (row for position, record in enumerate(records) for row in rows_of(recipe, position, record))
+    return frozenset(filter(None, (host_of(row.url) for row in rows)))
 
 
 def _refusal(path: Path, num_records: int, example: Drop, columns: list[str]) -> str:

@@ -3,12 +3,12 @@
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.choosing.fitting import check_given, check_pictures, lacking_device
+from flows.choosing.fitting import check_given, check_pictures, lacking_device, refused_hosts
 from flows.choosing.preset_files import preset_in
 from flows.data import INSTRUCT, LIST
 from flows.home import check_folder, check_writable, default_home, tracking_uri
@@ -87,17 +87,17 @@ def prepare(choice: Choice, *, writes: bool) -> Prepared:
         ConfigError: something the person can mend: an unknown name, a wrong value, a list that cannot be read ...
     """
     init = _init(choice.init)
-    preset = _preset(choice, init)
+    preset, listed = _preset(choice, init), _listed(choice)
     options = change(preset.options, dict(pairs_of(choice.options, "--option", "micro_batch=8")))
     check_folder(choice.home)
     if writes:
         check_writable(choice.home)
     terminal = Terminal()
-    environment = _environment(choice, preset, options, terminal)
+    environment = _environment(choice, preset, listed, options, terminal)
     selection = _selection(choice, preset, environment, init)
     planned = with_cache_advice(preset, plan(environment.store, selection))
     if writes:
-        _check_complete(preset, options, selection, planned)
+        _check_complete(preset, environment, selection, planned)
     check_present(selection, planned, typed(choice))
     if writes and choice.ray_address and any(item.action == "build" for item in planned):
         check_answers(choice.ray_address)  # now, not when a step that comes late needs it
@@ -125,12 +125,15 @@ def _preset(choice: Choice, init: Init | None) -> Preset:
     return starting_at(preset, init.stage) if init else preset
 
 
-def _environment(choice: Choice, preset: Preset, options: RunOptions, terminal: Terminal) -> RunEnvironment:
+def _environment(
+    choice: Choice, preset: Preset, listed: Mapping[str, int], options: RunOptions, terminal: Terminal
+) -> RunEnvironment:
     """Where and how it is to be run."""
     return RunEnvironment(
         home=choice.home,
         fetching=_fetching(choice, options),
         own_lists={name: lists_named(typed) for name, typed in _own(choice).items()},
+        listed=listed,
         removal_list=_removal_list(choice.removal_list),
         images=typed_path(choice.images) if choice.images else None,
         data=_folder("--data", choice.data) if choice.data else None,
@@ -185,11 +188,13 @@ def check_reads(preset: Preset, name: str) -> None:
     raise ConfigError(told)
 
 
-def _check_complete(preset: Preset, options: RunOptions, selection: Selection, planned: Sequence[Planned]) -> None:
-    """Refuse a run that lacks files of the user's or a device."""
-    lacks = [lacking_files(selection), lacking_device(preset, options, planned, at_once=False)]
-    if any(lacks):
-        raise ConfigError("\n".join(filter(None, lacks)))
+def _check_complete(
+    preset: Preset, environment: RunEnvironment, selection: Selection, planned: Sequence[Planned]
+) -> None:
+    """Refuse a run that lacks files of the user's, hosts that it may fetch from, or a device."""
+    device = lacking_device(preset, environment.options, planned, at_once=False)
+    if lacks := [*filter(None, (lacking_files(selection), refused_hosts(environment, planned), device))]:
+        raise ConfigError("\n".join(lacks))
 
 
 def preset_named(name: str) -> Preset:
@@ -236,20 +241,35 @@ def _own(choice: Choice) -> dict[str, str]:
 
 
 def _with_own(preset: Preset, choice: Choice) -> Preset:
-    """`preset` with the user's own lists and conversations, which are looked at."""
-    from tasks.rows import check_list
+    """`preset` with the user's own lists and conversations."""
+    for name in _own(choice):
+        preset = with_list(preset) if name == LIST else with_instruct(preset)
+    return preset
+
+
+def _listed(choice: Choice) -> dict[str, int]:
+    """How many records the user's own files hold, which are looked at; not of those that are not read to their end.
+
+    Raises:
+        ConfigError: a file or folder is not there, or holds no such records.
+    """
+    from tasks.rows import CHECKED_RECORDS, check_list
 
     if (choice.instruct is None) != (choice.images is None):
         raise ConfigError(
             "--instruct FILE and --images DIR go together: the conversations, and the folder of their images"
         )
+    listed: dict[str, int] = {}
     for name, typed in _own(choice).items():
-        for one in lists_named(typed):
-            state_of(one) if is_far(one) else check_list(Path(one), recipe(name))
-        preset = with_list(preset) if name == LIST else with_instruct(preset)
+        lists = lists_named(typed)
+        for one in filter(is_far, lists):
+            state_of(one)
+        counts = [check_list(Path(one), recipe(name)) for one in lists if not is_far(one)]
+        if len(counts) == len(lists) and max(counts) < CHECKED_RECORDS:
+            listed[name] = sum(counts)
     if choice.images is not None:
         _folder("--images", choice.images)
-    return preset
+    return listed
 
 
 def _removal_list(typed: str | None) -> Path | None:

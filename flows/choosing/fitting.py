@@ -1,10 +1,19 @@
-"""What a plan can say at once that would stop a run later: pictures, a given checkpoint or a device that do not fit."""
+"""What a plan can say at once that would stop a run later: pictures, a checkpoint, hosts or a device that do not do."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.data import LIST
 from flows.plan import Planned
+from flows.recipes import recipe
+from flows.run_environment import RunEnvironment
 from flows.train import sizes_of
+from tasks.fetch import FETCH
+from tasks.fetching.guard import is_named_private
+from tasks.hosts import canonical_host
+from tasks.quantities import first_of
+from tasks.reading.list_files import is_far
+from tasks.rows import hosts_listed
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.checkpoint_form import check_norms, read_form
 from tinygptv_core.plain import ConfigError
@@ -14,6 +23,8 @@ from tinygptv_core.stage import check_adapters
 
 COMPUTING = ("/features", "/train", "/evaluate")
 """How the names of the steps end that compute on the device."""
+MOST_HOSTS = 5
+"""That are named of those in a list."""
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Files of which there is one where torch can see a GPU: NVIDIA's driver, Windows' own Linux, AMD's driver."""
 
@@ -50,6 +61,27 @@ def check_given(preset: Preset, checkpoint: Artifact) -> None:
     check_norms(checkpoint.path, form, stage)
     for following in preset.stages[1:2]:
         check_adapters(f"the given checkpoint of {form.name}", form.lora, following)
+
+
+def refused_hosts(environment: RunEnvironment, planned: Sequence[Planned]) -> str | None:
+    """That nothing of the user's own list can be fetched, because no host in it has a public address or is allowed.
+
+    Said of a short list alone, which is read for it, and of what the URLs themselves say: no name is looked up.
+    """
+    lists = environment.own_lists.get(LIST, ())
+    if any(map(is_far, lists)) or not any(i.action == "build" and i.step == f"{LIST}/{FETCH.name}" for i in planned):
+        return None
+    found = [hosts_listed(Path(path), recipe(LIST)) for path in lists]
+    hosts = frozenset[str]().union(*(some or () for some in found))
+    allowed = set(map(canonical_host, environment.fetching.allow_hosts))
+    if None in found or not hosts or not all(is_named_private(h) and canonical_host(h) not in allowed for h in hosts):
+        return None
+    names = sorted(hosts)
+    allowing = first_of([f"--allow-host {host}" for host in names], MOST_HOSTS, " ")
+    return (
+        f"{LIST}: nothing of it can be fetched (refused_address): none of its hosts has a public address, or is "
+        f"allowed: {first_of(names, MOST_HOSTS, ', ')}.\n  to fetch from them all the same  {allowing}"
+    )
 
 
 def lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned], *, at_once: bool) -> str | None:

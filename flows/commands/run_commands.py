@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.choosing.choice import Choice, prepare
-from flows.choosing.fitting import lacking_device
+from flows.choosing.fitting import lacking_device, refused_hosts
 from flows.choosing.presets import described
 from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
 from flows.plan import lacking_files, probed
@@ -76,6 +76,8 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([for_machines(item) for item in planned], indent=1))
         return DONE
+    if not prepared.environment.store.has_records():
+        print(f"nothing is built yet on {options.home}: every step is to be built\n")
     for item in planned:
         print(f"{item.action:6s} {item.step:28s} {item.why.partition(chr(10))[0]}")
         for told in what_it_takes(item):
@@ -83,7 +85,8 @@ def _plan(options: argparse.Namespace) -> int:
     builds = sum(item.action == "build" for item in planned)
     print("; ".join(filter(None, [f"{builds} to build, {len(planned) - builds} to reuse", in_all(planned)])))
     device = lacking_device(prepared.preset, prepared.environment.options, planned, at_once=True)
-    for lacking in filter(None, (lacking_files(prepared.selection), device)):
+    hosts = refused_hosts(prepared.environment, planned)
+    for lacking in filter(None, (lacking_files(prepared.selection), hosts, device)):
         print(f"\n{lacking}")
     return DONE
 

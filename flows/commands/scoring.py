@@ -1,12 +1,15 @@
 """The scores of a checkpoint on what this home has, as `tinygptv eval` computes and tells them."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.choosing.choice import DEFAULT_PRESET
 from flows.evaluate import evaluate_step
+from flows.home import home_option
 from flows.inputs import data_inputs
 from flows.provenance import noted
 from flows.terminal import say
@@ -21,6 +24,7 @@ from tinygptv_core import evals
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.compute import Compute, Progress
 from tinygptv_core.plain import ConfigError, from_plain
+from tinygptv_core.presets import PRESETS
 from tinygptv_core.stage import Stage
 
 
@@ -78,7 +82,7 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Stand
         if found is None:
             raise ConfigError(
                 f"the data of {name} are not in {store.root}: there is no {dataset}/screen, or what it read is gone.\n"
-                f"  to build them  tinygptv data {dataset}, with the --preset that reads them"
+                f"  to build them  {_to_build(dataset, store.root.parent)}"
             )
         data |= found
     told = from_plain(Stage, {**origin.stage, "evals": list(chosen)}, "stage")
@@ -89,12 +93,27 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Stand
 
 
 def _possible(records: Records) -> tuple[str, ...]:
-    found = tuple(name for name in evals.names() if data_of(evals.load(name).dataset, records))
+    """The evaluations whose data are in the store.
+
+    Raises:
+        ConfigError: there are none; says of each which data set it asks about, and the command that builds that.
+    """
+    asked = {name: evals.load(name).dataset for name in evals.names()}
+    found = tuple(name for name, dataset in asked.items() if data_of(dataset, records))
     if not found:
-        raise ConfigError(
-            f"{records.root} holds the data of no evaluation.\n  to build them  tinygptv data NAME, with a --preset"
-        )
+        asking = {one: [name for name in asked if asked[name] == one] for one in asked.values()}
+        lines = [
+            f"{_to_build(dataset, records.root.parent)}    for {', '.join(names)}" for dataset, names in asking.items()
+        ]
+        raise ConfigError("\n  ".join([f"{records.root} holds the data of no evaluation. To build them:", *lines]))
     return found
+
+
+def _to_build(dataset: str, home: Path) -> str:
+    """The command that builds a data set on `home`, with the first of the presets that read it."""
+    preset = next((name for name, one in PRESETS.items() if dataset in one.data), "FILE.py:NAME")
+    chosen = [] if preset == DEFAULT_PRESET else ["--preset", preset]
+    return shlex.join(["tinygptv", "data", dataset, *chosen, *home_option(home)])
 
 
 def data_of(dataset: str, records: Records) -> dict[str, Artifact] | None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.choosing.choice import DEFAULT_PRESET, preset_named
+from flows.home import home_option
 from flows.provenance import noted
 from flows.train import BACKBONES
 from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
 from tasks.build import BuildResult, Store
 from tasks.request import SHORT, Request, StepFolders
+from tasks.typed_paths import typed_path
 from tasks.weights import (
     CHECKPOINT,
     RESTORE_BACKBONES,
@@ -22,7 +24,7 @@ from tasks.weights import (
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.checkpoint_form import form_of, read_form
 from tinygptv_core.plain import ConfigError, change, pairs_of
-from tinygptv_core.presets import PAPER_BACKBONES, starting_at, with_settings
+from tinygptv_core.presets import PAPER, PAPER_BACKBONES, starting_at, with_settings
 from tinygptv_core.settings import BackboneSettings
 from tinygptv_core.tensor_files.weight_folders import check_pins, files_of
 
@@ -105,18 +107,43 @@ def build(request: Request, store: Store) -> BuildResult:
     return store.build(request, inputs, {}, noted=told, force=False, waiting=lambda text: None)
 
 
-def words(built: BuildResult, store: Store, preset: str) -> str:
-    """What a person wants to know of an import: the account of every tensor, the digest, and what to do with it.
-
-    Args:
-        preset: as typed; a checkpoint goes on with the one whose stage it was imported as.
-    """
+def words(built: BuildResult, store: Store, after: str) -> str:
+    """What a person wants to know of an import: the account of every tensor, the digest, and what to do `after`."""
     coverage = (store.notes(built.key) / COVERAGE).read_text()
     artifact = built.artifact
-    after = "a preset with these sources takes them: tinygptv run --preset FILE.py:NAME"
-    if artifact.kind == CHECKPOINT.kind:
-        run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
-        init = f"{read_form(artifact.path).name}={artifact.digest[:SHORT]}"
-        after = f"go on from it: {shlex.join([*run, '--init', init])}"
     did = "imported" if built.action == "build" else "there already"
     return f"{coverage}\n{artifact.kind} {artifact.digest}\n  {did}, in {artifact.path}\n  {after}"
+
+
+def run_with_backbones(preset: str | None, paths: Mapping[str, str | None], settings: Sequence[str], home: Path) -> str:
+    """The command that trains on what `backbones_to_import` names, which is then found in the store of `home`.
+
+    Args:
+        preset, paths, settings: as typed.
+    """
+    named = [f"backbones.sources.{role}.path={typed_path(path)}" for role, path in paths.items() if path]
+    words = [word for setting in (*named, *settings) for word in ("--set", setting)]
+    run = ["tinygptv", "run", "--preset", preset or PAPER.name]
+    return f"train on them: {shlex.join([*run, *words, *home_option(home)])}"
+
+
+def run_with_checkpoint(preset: str, checkpoint: Artifact) -> str:
+    """The command that goes on from a checkpoint, with the preset as whose stage it was imported."""
+    run = ["tinygptv", "run", *([] if preset == DEFAULT_PRESET else ["--preset", preset])]
+    init = f"{read_form(checkpoint.path).name}={checkpoint.digest[:SHORT]}"
+    return f"go on from it: {shlex.join([*run, '--init', init, *_on_home_of(checkpoint)])}"
+
+
+def trying(restored: Artifact) -> str:
+    """What can be done with a part of a model that was restored."""
+    if restored.kind != CHECKPOINT.kind:
+        return "its checkpoint, restored with it, was trained on them"
+    digest, home = restored.digest[:SHORT], _on_home_of(restored)
+    ask, score = (["tinygptv", *words, *home] for words in (["ask", digest, "IMAGE", "QUESTION"], ["eval", digest]))
+    asking = f"ask it: {shlex.join(ask)}\n  score it: {shlex.join(score)}"
+    return f"{asking}\n  {run_with_checkpoint(DEFAULT_PRESET, restored)}"
+
+
+def _on_home_of(artifact: Artifact) -> list[str]:
+    """The option that names the home in whose store it lies."""
+    return home_option(artifact.path.parents[2])

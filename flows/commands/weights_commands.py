@@ -1,7 +1,8 @@
 """`tinygptv weights`: the ways in and out for weights of others and for others."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from flows.choosing.choice import DEFAULT_PRESET
@@ -12,6 +13,7 @@ from flows.train import backbones_step
 from tasks.build import Store
 from tasks.request import Request
 from tasks.typed_paths import typed_path
+from tinygptv_core.artifact import Artifact
 
 EXAMPLES = """\
 examples:
@@ -84,32 +86,36 @@ def add_parsers(commands: Any) -> None:
 
 def _import_backbones(options: argparse.Namespace) -> int:
     paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
-    store = _store(options)
     backbones = weight_transfer.backbones_to_import(options.preset, paths, options.settings)
-    return _import(store, [backbones_step(backbones, store)])
+    store = _store(options)
+    after = weight_transfer.run_with_backbones(options.preset, paths, options.settings, options.home)
+    return _import(store, [backbones_step(backbones, store)], lambda _: after)
 
 
 def _import_checkpoint(options: argparse.Namespace) -> int:
     store = _store(options)
     asked = (options.preset, options.stage, options.settings, options.file)
-    return _import(store, [weight_transfer.checkpoint_request(*asked, store)], options.preset)
+    after = partial(weight_transfer.run_with_checkpoint, options.preset)
+    return _import(store, [weight_transfer.checkpoint_request(*asked, store)], after)
 
 
 def _import_model(options: argparse.Namespace) -> int:
     store = _store(options)
-    return _import(store, weight_transfer.model_requests(options.folder, store))
+    return _import(store, weight_transfer.model_requests(options.folder, store), weight_transfer.trying)
 
 
 def _store(options: argparse.Namespace) -> Store:
     check_writable(options.home)
     store = Store(options.home / "store")
-    store.root.mkdir(exist_ok=True)
+    store.root.mkdir(parents=True, exist_ok=True)
     return store
 
 
-def _import(store: Store, requests: Sequence[Request], preset: str = DEFAULT_PRESET) -> int:
+def _import(store: Store, requests: Sequence[Request], after: Callable[[Artifact], str]) -> int:
+    """Import all of `requests`; say of each artifact what it is, and by `after` what to do with it."""
     for request in requests:
-        print(weight_transfer.words(weight_transfer.build(request, store), store, preset))
+        built = weight_transfer.build(request, store)
+        print(weight_transfer.words(built, store, after(built.artifact)))
     return DONE
 
 

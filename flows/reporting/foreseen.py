@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.plan import Planned
-from tasks.quantities import duration, first_of, size
+from tasks.quantities import counted, duration, first_of, size
 from tasks.request import Estimate, TrainingEstimate
 from tasks.training.vision_cache import CacheAdvice, in_words
 
@@ -80,8 +80,8 @@ def _cache(advice: CacheAdvice) -> dict[str, Any]:
 
 def _fetch_in_words(taken: Estimate) -> str:
     source = "by what was fetched of it before" if taken.is_measured else "by what such lists take; nothing is measured"
-    disk, hours = f"{taken.bytes / GIGABYTE:,.2f} GB", f"{taken.seconds / HOUR:,.2f} hours"
-    return f"to fetch: {'at most ' * taken.is_bound}{taken.rows:,} rows, {disk} on disk, {hours} ({source})"
+    rows = f"{'at most ' * taken.is_bound}{counted(taken.rows, 'row')}"
+    return f"to fetch: {rows}, {size(taken.bytes)} on disk, {duration(taken.seconds)} ({source})"
 
 
 def _train_in_words(taken: TrainingEstimate) -> str:

@@ -336,6 +336,15 @@ def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def is_named_private(host: str) -> bool:
+    """Whether `host` itself says that its address is not public: it is such an address, or this machine's name."""
+    name = canonical_host(host)
+    try:
+        return not is_public(name)
+    except ValueError:
+        return name == "localhost"
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, also where an IPv6 address holds an IPv4 one."""
     number = ipaddress.ip_address(address)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DESCRIPTION_CHARACTERS = 5_000
 """What MLflow's database takes as the description of a version."""
 CUT = "... the rest is in card.md among the version's artifacts"
-MOST_REASONS = 3
+MOST_REASONS = 10
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """evaluation -> metric -> score, as `scores.json` has it."""

@@ -9,7 +9,7 @@ from tasks.reporting.card import DataCardSources, data_card_of, recipe_facts
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import sha256_of
 
-CARD_VERSION = 3
+CARD_VERSION = 4
 """Raised when a card of the same artifacts comes to say something else."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks.quantities import duration, known, loss, size
+from tasks.quantities import counted, duration, known, loss, size
 from tinygptv_core.image import decode
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,7 +25,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters.update(percent=percent, signed=signed, points=points, duration=duration, size=size, count=count)
-    found.filters["known"] = known
+    found.filters.update(known=known, counted=counted)
     found.globals.update(loss=loss, duration=duration, size=size)
     return found
 

@@ -134,6 +134,7 @@ class Page:
     def html(self) -> str:
         """The page. Whatever comes from data (captions, URLs, answers) is escaped by the template."""
         report, metrics = self._report, metrics_of(self._report)
+        gains = {stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]}
         return (
             environment()
             .get_template("report.html.jinja")
@@ -143,7 +144,8 @@ class Page:
                 cards=self._details.cards,
                 metrics=metrics,
                 points=list(dict.fromkeys(point for metric in metrics for point in metric.points)),
-                gains={stage: [gain(metric, stage) for metric in metrics] for stage in report["stages"]},
+                gains=gains,
+                fell=any(one and one.clear and one.difference < 0 for stage in gains.values() for one in stage),
                 score_charts=[score_chart(_title(metric), metric.points) for metric in metrics],
                 loss_charts=list(self.loss_charts.values()),
                 courses={name: course_of(lines) for name, lines in self._lines.items()},

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tasks.quantities import size
+from tasks.quantities import counted, size
 from tinygptv_core.sizes import QFormerSizes
 
 WORTH_READS = 1.25
@@ -50,12 +50,20 @@ def in_words(advice: CacheAdvice) -> str:
     kept, of = "kept" if advice.is_kept else "not kept", f"vision tokens of {advice.pictures}"
     if advice.count is None or advice.bytes is None:
         return f"{of}: {kept}; how many pictures there will be is not known yet{_to_keep(advice)}"
-    told = f"at most {advice.count:,} pictures, each looked at {advice.reads:.1f} times or more, {size(advice.bytes)}"
+    told = f"at most {counted(advice.count, 'picture')}, {_looks(advice)}, {size(advice.bytes)}"
     if advice.is_worth_it is None:
         return f"{of}: {told}; {kept}; how many there will be is not known yet{_to_keep(advice)}"
     if advice.is_worth_it == advice.is_kept:
         return f"{of}: {told}; {kept}, as is best"
     return f"{of}: {told}; {kept}, but better is {_setting(advice, 'on' if advice.is_worth_it else 'off')}"
+
+
+def _looks(advice: CacheAdvice) -> str:
+    """How often a picture is looked at."""
+    assert advice.reads is not None, "known with the number of pictures"
+    if advice.reads >= 1:
+        return f"each looked at {advice.reads:.1f} times or more"
+    return f"of which {'at least ' * advice.is_bound}{advice.reads:.0%} are looked at"
 
 
 def _to_keep(advice: CacheAdvice) -> str:

@@ -129,15 +129,33 @@ def test_only_builds_one_step_and_refuses_without_what_comes_before_it(store, tm
     empty = Store(tmp_path / "empty")
     selection = everything(requests, only="stage2/train")
     with pytest.raises(
-        ConfigError, match=r"stage2/train is to be built alone, but x/rows .*\n .*tinygptv data x --set 'a=b c'"
-    ):
+        ConfigError, match=r"stage2/train is to be built alone, but x/rows .* and 2 other steps"
+    ) as told:
         check_present(selection, plan(empty, selection), ["--set", "a=b c"])
+    first, second = (line.split("tinygptv")[1] for line in str(told.value).splitlines()[1:])
+    assert (first, second) == (" data y --set 'a=b c'", " train stage1 --set 'a=b c'")  # which builds x/rows, too
 
 
-@pytest.mark.parametrize(("step", "said"), [("stge2", "Did you mean stage2"), ("stage2/trian", "mean stage2/train")])
-def test_an_unknown_step_is_refused_with_the_nearest_name(step, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_no_other_command_builds_is_built_alone_after_what_it_is_made_from(tmp_path):
+    requests = (*graph()[:3], adding("stage1/evaluate", 0, "stage1/train"), adding("register", 0, "stage1/evaluate"))
+    empty, selection = Store(tmp_path / "empty"), everything(requests, only="register")
+    with pytest.raises(ConfigError, match=r"train stage1\n +tinygptv run --only stage1/evaluate$"):
+        check_present(selection, plan(empty, selection), [])
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("stge2", "Did you mean stage2 or stage1?"),
+        ("stage2/trian", "Did you mean stage2/train, stage1/train or stage2/evaluate?"),
+        ("train", "Did you mean stage1/train or stage2/train?"),
+        ("none", "A step is named as in stage3/train or stage3."),
+    ],
+)
+def test_an_unknown_step_is_refused_with_the_nearest_names_and_what_lists_all(step, said):
+    with pytest.raises(ConfigError) as told:
         everything(graph(), only=step)
+    assert str(told.value) == f"there is no step {step}. {said}\n  to list all steps  tinygptv plan"
 
 
 def test_only_and_from_exclude_each_other():

@@ -38,10 +38,10 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
     [
         (["--preset", "nanno"], "Did you mean nano"),
         (["--preset", "mine.py:MINE"], "there is no file"),
-        (["--only", "stage9"], "There are:"),
+        (["--only", "stage9"], "to list all steps  tinygptv plan"),
         (["--from", "stage3/trian"], "Did you mean stage3/train"),
-        (["--only", "stage3/train"], "to build it  tinygptv run"),
-        (["--only", "stage3/train", "--set", "stage1.seed=5"], "tinygptv run --set stage1.seed=5"),
+        (["--only", "stage3/train"], "tinygptv train stage2"),
+        (["--only", "stage3/train", "--set", "stage1.seed=5"], "tinygptv train stage2 --set stage1.seed=5"),
         (["--set", "stage1.mix={}"], "mix is empty"),
         (["--set", "stages=[]"], "there must be one"),
         (["--set", "stage2.name=stage1"], "no two of one name"),
@@ -51,6 +51,7 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--set", "backbones.name=foo"], "There are: nano"),
         (["--preset", f"{__file__}:NONE"], "there is no preset NONE"),
         (["--set", "stage3.schedule.peek=1"], "Did you mean peak"),
+        (["--set", "stage3.steps=5"], "stage3.schedule.steps?"),
         (["--set", "stage3.schedule.peak"], "NAME=VALUE"),
         (["--set", "stage3.schedule.steps=many"], "a whole number"),
         (["--set", "stage3.schedule.peak=1e-9"], "above the peak"),
@@ -63,12 +64,13 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--home", "/proc/nothing"], "--home DIR"),
         (["--home", __file__], "is no folder"),
         (["--home", "/dev/null/x"], "/dev/null is a file"),
+        (["--home", ""], "argument --home: it is empty"),
     ],
 )
-def test_a_wrong_option_is_refused(fresh_home, arguments, said):
+def test_a_wrong_option_is_refused_and_leaves_no_home(fresh_home, arguments, said):
     out, errors = fresh_home.run("run", *arguments, status=2)
     assert out == "" and said in errors and "Traceback" not in errors
-    assert not (fresh_home.path / "store").exists()
+    assert not fresh_home.path.exists()
 
 
 def test_help_teaches(fresh_home):

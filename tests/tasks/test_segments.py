@@ -276,10 +276,10 @@ def test_the_store_notes_what_each_segment_took(web, table, tmp_path):
     assert all(any(tar.samefile(mine) for tar in tars) for mine in place.out.glob("*.tar"))  # no byte is twice on disk
 
 
-def estimated(tmp_path, table=None, wanted=None, **recipe):
+def estimated(tmp_path, table=None, wanted=None, listed=None, **recipe):
     asked = FetchTarget(name="web", settings=LIMITS, pictures=wanted, allowed={})
     given = Artifact(kind="table", digest="0" * 64, path=table) if table else None
-    return estimate_fetch(asked, replace(LISTED, **recipe), given, options(), Store(tmp_path / "store"))
+    return estimate_fetch(asked, replace(LISTED, **recipe), given, options(), Store(tmp_path / "store"), listed)
 
 
 def test_what_a_fetch_takes_is_told_before_anything_is_there(tmp_path):
@@ -290,6 +290,8 @@ def test_what_a_fetch_takes_is_told_before_anything_is_there(tmp_path):
     assert estimated(tmp_path, wanted=60_000, expected_rows=90_000, expected_success=0.5).rows == 90_000
     assert estimated(tmp_path, wanted=6, expected_success=0.5).is_bound
     assert estimated(tmp_path) is None
+    listed = estimated(tmp_path, wanted=60_000, listed=3)
+    assert (listed.rows, listed.is_bound) == (3, True)  # the filter may leave fewer
 
 
 def test_a_segment_that_gave_nothing_is_still_to_be_fetched(web, table, tmp_path):

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from flows.choosing.choice import DEFAULT_PRESET, DEFAULT_RULE, typed
 from flows.cli import main
 from flows.commands.grammar import parser
 from flows.home import default_home
+from tasks.request import Step
 from tests.flows.choices import CHOICE
+from tests.tasks.made_store import MadeHome
 
 USUAL = replace(CHOICE, preset=DEFAULT_PRESET, home=default_home(), promote=DEFAULT_RULE)
 
@@ -50,7 +53,54 @@ def test_a_data_set_or_stage_that_the_preset_has_not_is_refused_with_those_it_ha
     assert main([*argv, "--home", str(tmp_path / "home")]) == 2
     said = capsys.readouterr().err
     assert told in said and "/screen" not in said and "/train" not in said
-    assert not (tmp_path / "home" / "store").exists()
+    assert not (tmp_path / "home").exists()
+
+
+LIST = ("http://10.0.0.5/1.jpg", "http://localhost:8000/2.jpg", "http://[::1]/3.jpg")
+
+
+def listed(folder, *urls):
+    (folder / "my.json").write_text(json.dumps([{"url": url, "caption": "a red circle"} for url in urls]))
+    return ["--list", str(folder / "my.json"), "--home", str(folder / "home")]
+
+
+def test_a_list_whose_hosts_will_all_be_refused_is_refused_before_anything_is_fetched(tmp_path, capsys):
+    argv = listed(tmp_path, *LIST)
+    told = "--allow-host 10.0.0.5 --allow-host ::1 --allow-host localhost\n"
+    assert main(["plan", *argv]) == 0
+    assert capsys.readouterr().out.endswith(told)
+    assert main(["run", *argv]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(told) and "nothing of it can be fetched (refused_address)" in said
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("urls", "more"),
+    [
+        (LIST, ["--allow-host", "LOCALHOST"]),
+        ([*LIST, "http://a.example/1.jpg"], []),
+        ([*LIST, "http://8.8.8.8/1.jpg"], []),
+    ],
+)
+def test_a_list_of_which_something_may_be_fetched_is_not_refused(tmp_path, capsys, urls, more):
+    assert main(["plan", *listed(tmp_path, *urls), *more]) == 0
+    assert "can be fetched" not in capsys.readouterr().out
+
+
+def test_a_plan_counts_what_a_list_holds(tmp_path, capsys):
+    assert main(["plan", *listed(tmp_path, "http://a.example/1.jpg", "http://a.example/2.jpg")]) == 0
+    assert "to fetch: at most 2 rows, " in capsys.readouterr().out
+
+
+def test_a_plan_on_a_new_home_says_once_that_nothing_is_built(tmp_path, capsys):
+    home = tmp_path / "home"
+    assert main(["plan", "--home", str(home)]) == 0
+    assert capsys.readouterr().out.startswith(f"nothing is built yet on {home}: every step is to be built\n\nbuild ")
+    draw = Step(name="draw", kind="source", version=1)
+    MadeHome(root=home).build("other/draw", draw, {}, {}, lambda _, folders: (folders.out / "list").touch())
+    assert main(["plan", "--home", str(home)]) == 0
+    assert capsys.readouterr().out.startswith("build ")
 
 
 def test_what_has_no_recipe_is_not_said_to_have_one(tmp_path, capsys):

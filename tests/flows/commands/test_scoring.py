@@ -47,6 +47,11 @@ def said(capsys, home, *argv):
 def test_without_data_it_is_said_how_they_are_got(home, capsys):
     status, _, told = said(capsys, home, "tinygptv/1")
     assert status == 2 and "holds the data of no evaluation" in told
+    there = f"--home {home.root}    for"
+    assert (
+        f"\n  tinygptv data scenes_test {there} scenes_caption, scenes_refer, scenes_vqa, scenes_vqa_unseen\n" in told
+    )
+    assert f"\n  tinygptv data gqa_test --preset paper {there} gqa_vqa\n" in told
     status, _, told = said(capsys, home, "tinygptv/1", "--eval", "scenes_vqa")
     assert status == 2 and "tinygptv data scenes_test" in told
 

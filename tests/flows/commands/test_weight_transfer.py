@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +166,15 @@ def test_a_wrong_file_is_one_message(command, published, tmp_path, fault):
     said = {"hostile": "could run any code", "another revision": "2 missing: lm_head"}.get(fault, fault)
     assert said.replace("not there", "there is no file") in told and "Traceback" not in told
     assert not (tmp_path / "pwned").exists() and not (command.home / "store" / "backbones").exists()
+
+
+def test_the_command_that_an_import_of_backbones_ends_with_takes_them_from_the_store(command, published, capsys):
+    told = command.backbones(published, "--set=backbones.sources.dtype=float32")
+    *_, run = (line for line in told.splitlines() if "train on them: tinygptv run " in line)
+    _, _, *typed = shlex.split(run.partition(": ")[2])
+    assert main(["plan", "--json", *typed, "--set", "stage1.seed=7"]) == 0
+    planned = {item["step"]: item["action"] for item in json.loads(capsys.readouterr().out)}
+    assert planned["backbones/import"] == "reuse" and planned["stage1/train"] == "build"
 
 
 def test_a_file_that_nobody_touched_is_hashed_once(command, published, monkeypatch):

@@ -66,6 +66,14 @@ def test_all_together_is_what_was_measured_of_each():
     assert in_all([step("a/fetch", estimate=replace(FETCH, is_measured=True))]).startswith("1 h 0 min in all")
 
 
+def test_what_is_to_be_fetched_is_told_in_units_that_fit():
+    by = "by what such lists take; nothing is measured"
+    (told,) = what_it_takes(step(estimate=FETCH))
+    assert told == f"to fetch: at most 10 rows, 1.0 GB on disk, 1 h 0 min ({by})"
+    (told,) = what_it_takes(step(estimate=replace(FETCH, rows=1, is_bound=False, bytes=13_800, seconds=0.3)))
+    assert told == f"to fetch: 1 row, 13.8 kB on disk, 0.3 s ({by})"
+
+
 def test_a_setting_that_could_be_better_is_named():
     (told,) = what_it_takes(step(cache=(SEEN,)))
     assert told == (
@@ -83,6 +91,7 @@ def test_where_only_a_bound_is_known_nobody_is_told_that_keeping_them_is_not_wor
         None, True, False,
     )  # fmt: skip
     (told,) = what_it_takes(step(cache=(rare,)))
+    assert "at most 1,000 pictures, of which at least 70% are looked at, 1.0 GB; not kept" in told
     assert told.endswith(f"not kept; {asked}; to keep them {ON.format('a')} {ON.format('b')}")
     (told,) = what_it_takes(step(cache=(replace(rare, is_kept=True),)))
     assert told.endswith(f"kept; {asked}") and "not kept" not in told

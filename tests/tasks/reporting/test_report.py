@@ -190,6 +190,12 @@ def test_a_score_without_a_control_is_shown_without_one(tmp_path):
     assert "<dt>control</dt>" not in page
 
 
+@pytest.mark.parametrize(("last", "is_said"), [(0.1, True), (0.65, False)], ids=["clear", "chance"])
+def test_where_a_score_fell_clearly_it_is_said_how_that_can_be(tmp_path, last, is_said):
+    page = Page(report_of(0.25, 0.67, last), nothing_more()).html()
+    assert ("the model then answers in the form of that stage's texts" in " ".join(page.split())) == is_said
+
+
 def test_a_gain_is_clear_when_the_intervals_do_not_meet():
     (metric,) = metrics_of(report_of(0.25, 0.67, 0.69))
     first, second = gain(metric, "stage1"), gain(metric, "stage2")
@@ -239,8 +245,8 @@ def test_the_page_says_whether_a_loss_is_usual_and_what_was_predicted(tmp_path):
     )
     page = Page(report, details).html()
     assert '<small class="bad">above what is expected,</small>' in page
-    assert "<small>not predicted</small>" in page
-    assert "<small>weights and optimizer 500.0 MB</small><small>the rest not predicted</small>" in page
+    assert "<small>no earlier run to predict it from</small>" in page
+    assert "<small>predicted 500.0 MB or more,</small><small>for weights and optimizer</small>" in page
     assert "<li>stage1: the loss leapt</li>" in page
 
 
