@@ -14,7 +14,7 @@ from flows.plan import downstream
 from tasks.build import Store
 from tasks.filter import FILTER
 from tasks.filtering.removals import NO_REMOVALS, Removals, read_removals
-from tasks.quantities import counted
+from tasks.quantities import counted, first_of
 from tasks.registering.registry import names, versions
 from tasks.request import SHORT
 from tasks.screen import SCREEN
@@ -27,6 +27,7 @@ from tinygptv_core.plain import ConfigError
 
 SHOWN_ROWS = 20
 SHOWN_STEPS = 10
+SHOWN_MISSING = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +190,10 @@ def _about(tracked: PictureTrace) -> Iterator[str]:
     rows, sets = counted(len(named), "row"), counted(len(data), "data set")
     yield f"{rows} of {sets} ({', '.join(data) or 'none'}), and {alike} with the same bytes"
     if missing := _not_found(tracked):
-        shown = ", ".join(missing[:3])
-        yield f"{len(missing)} of {len(wanted.urls)} URLs are in no ledger: nothing was fetched for them ({shown} ...)"
+        urls, shown = counted(len(missing), "URL"), first_of(missing, SHOWN_MISSING, ", ")
+        yield f"{urls} of {len(wanted.urls)} in no ledger; nothing was fetched for {shown}"
     if wanted.phash:
-        yield f"{len(wanted.phash)} perceptual hashes are not looked for here; a run with the list compares them all"
+        yield f"perceptual hashes, not looked for here: {len(wanted.phash)}; a run with the list compares every image"
 
 
 def _rows(tracked: PictureTrace) -> Iterator[str]:
