@@ -87,7 +87,7 @@ def _add_store(store: argparse.ArgumentParser) -> None:
         help="keep the data that registered versions were trained on (default: yes)",
     )  # fmt: skip
     clean.add_argument(
-        "--days", type=float, default=LEFT_DAYS, metavar="N",
+        "--days", type=_days, default=LEFT_DAYS, metavar="N",
         help="keep the artifacts of an unfinished run for N days, so that it can continue (default: 7)",
     )  # fmt: skip
     clean.add_argument(
@@ -166,6 +166,17 @@ def _list(options: argparse.Namespace) -> int:
         else "\n".join(store_report.listed(found))
     )
     return DONE
+
+
+def _days(text: str) -> float:
+    """What `--days` is given."""
+    found = float(text)
+    if not found >= 0:  # which is no number either
+        raise argparse.ArgumentTypeError(f"{text}: it must be at least 0")
+    return found
+
+
+_days.__name__ = "number of days"  # which argparse names where the text is none
 
 
 def _verify(options: argparse.Namespace) -> int:

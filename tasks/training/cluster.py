@@ -42,6 +42,8 @@ LOCAL_SETTINGS = {
 """The same for a cluster of our own, which stays on loopback."""
 TOO_SLOW = "timed out during startup"
 MAX_STARTS = 4
+MEANT_BY_RAY = ("auto", "local")
+"""Addresses that are none of a machine."""
 ANSWER_SECONDS = 5.0
 BOOTSTRAP = "provider: {type: local}\n"
 """Without a file that names a provider, Ray asks the cloud's metadata address which cloud it is in."""
@@ -119,15 +121,16 @@ def check_answers(address: str) -> None:
         address: HOST:PORT, with or without ray:// in front; of others (`auto`, `local`) only Ray knows what they mean.
 
     Raises:
-        ConfigError: nobody listens there.
+        ConfigError: it is no address, or nobody listens there.
     """
     try:
         place = urlsplit(f"//{address.removeprefix('ray://')}")
-        if place.hostname is None or place.port is None:
-            return
-        socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
+        if named := place.hostname is not None and place.port is not None:
+            socket.create_connection((place.hostname, place.port), timeout=ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:  # the latter: no port can have that number
         raise ConfigError(_no_cluster(address, error)) from error
+    if not (named or address in MEANT_BY_RAY or "://" in address):
+        raise ConfigError(f"--ray-address {address}: it must be HOST:PORT, as in 10.0.0.1:6379, or auto")
 
 
 def _no_cluster(address: str, error: Exception) -> str:

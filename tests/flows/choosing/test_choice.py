@@ -10,6 +10,7 @@ from flows.commands.grammar import parser
 from flows.home import default_home
 from tasks.request import Step
 from tests.flows.choices import CHOICE
+from tests.ports import kept_port
 from tests.tasks.made_store import MadeHome
 
 USUAL = replace(CHOICE, preset=DEFAULT_PRESET, home=default_home(), promote=DEFAULT_RULE)
@@ -86,6 +87,13 @@ def test_a_list_whose_hosts_will_all_be_refused_is_refused_before_anything_is_fe
 def test_a_list_of_which_something_may_be_fetched_is_not_refused(tmp_path, capsys, urls, more):
     assert main(["plan", *listed(tmp_path, *urls), *more]) == 0
     assert "can be fetched" not in capsys.readouterr().out
+
+
+def test_a_list_on_a_server_that_is_not_there_is_one_message_that_names_it(tmp_path, capsys):
+    """ftp is connected to as soon as it is named."""
+    address = f"ftp://127.0.0.1:{kept_port()}/my.json"
+    assert main(["plan", "--list", address, "--home", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"tinygptv: {address} cannot be reached: Connection refused\n"
 
 
 def test_a_plan_counts_what_a_list_holds(tmp_path, capsys):

@@ -20,6 +20,9 @@ from flows.cli import main
         (["run", "--home", ""], "tinygptv run: error: argument --home: it is empty"),
         (["run", "--preset="], "tinygptv run: error: argument --preset: it is empty"),
         (["data", ""], "tinygptv data: error: an argument is empty"),
+        (["store", "clean", "--days", "-1"], "argument --days: -1: it must be at least 0"),
+        (["store", "clean", "--days=nan"], "argument --days: nan: it must be at least 0"),
+        (["store", "clean", "--days", "x"], "argument --days: invalid number of days value: 'x'"),
         (["plan", "--list", ""], "tinygptv plan: error: argument --list: it is empty"),
     ],
 )

@@ -25,6 +25,12 @@ def test_a_port_that_cannot_be_is_refused():
         check_answers("127.0.0.1:70000")
 
 
+@pytest.mark.parametrize("address", ["nope", "10.0.0.1", "[::1]", "autoo"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ConfigError, match="^--ray-address .* it must be HOST:PORT, as in 10.0.0.1:6379, or auto"):
+        check_answers(address)
+
+
 @pytest.mark.parametrize("address", ["auto", "local"])
 def test_of_a_name_only_ray_knows_what_it_means(address):
     check_answers(address)
