@@ -1,6 +1,8 @@
 """The options that several commands have, and the choice that they make."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from typing import get_args
 
@@ -11,6 +13,11 @@ from tasks.typed_paths import typed_path
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 """The command's exit statuses."""
+
+
+def stop_printing() -> None:
+    """Let what is printed from here on go nowhere: who reads it has enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def whole_number(*, at_least: int, at_most: int | None = None) -> Callable[[str], int]:

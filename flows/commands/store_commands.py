@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from flows.choosing.choice import Choice, prepare
-from flows.commands.options import DONE, FAILED, add_choice, add_home, choice_of
+from flows.commands.options import DONE, FAILED, add_choice, add_home, choice_of, stop_printing
 from flows.home import check_writable, tracking_uri
 from tasks.build import Store
 from tasks.storing.inventory import ArtifactInventory, for_machines
@@ -251,8 +250,8 @@ def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:
     try:
         for line in lines:
             print(line)
-    except BrokenPipeError:  # who reads them has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        stop_printing()
     for link in gone:
         print(f"tinygptv: the ledger of {link.step} {link.digest} is not on this home", file=sys.stderr)
     return DONE

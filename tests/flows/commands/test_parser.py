@@ -1,5 +1,10 @@
 """What a person mistypes on the command line: one message that names what may have been meant, and status 2."""
 
+import os
+import sys
+from pathlib import Path
+from subprocess import PIPE, Popen
+
 import pytest
 
 from flows.cli import main
@@ -36,3 +41,13 @@ def test_what_is_mistyped_or_empty_is_refused(capsys, argv, said):
 def test_a_setting_may_have_an_empty_value(tmp_path):
     """`--set NAME=` is no empty argument; whether the value is one is said of the setting itself."""
     assert main(["plan", "--home", str(tmp_path), "--set", "stage1.end_symbol="]) == 0
+
+
+def test_who_reads_only_the_first_line_of_what_is_printed_gets_no_error(tmp_path):
+    command = [sys.executable, "-u", "-m", "flows.cli", "plan", "--home", "none"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with Popen(command, stdout=PIPE, stderr=PIPE, cwd=tmp_path, env=environment, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
