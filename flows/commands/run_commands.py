@@ -16,7 +16,7 @@ from flows.choosing.presets import described
 from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
 from flows.plan import lacking_files, probed
 from flows.reporting.foreseen import for_machines, in_all, what_it_takes
-from flows.run_environment import import_ahead
+from flows.run_environment import import_ahead, wait_for_imports
 from flows.serving.server import start_prefect_server
 from flows.serving.who_is_up import use_up
 from flows.stopping import cut_short_the_end, ending_at_once
@@ -120,6 +120,7 @@ def _walk(choice: Choice) -> int:
 
             import_ahead(choice.ray_address, builds)  # while the server starts
             wait_for_server()
+            wait_for_imports()  # in the midst of which an interrupt can leave a lock behind, or a stack trace
         # A machine that is taken away says so by SIGTERM: what there is to save is saved then, as at Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         report = run_pipeline(choice, asdict(myself()))

@@ -1,7 +1,8 @@
 """`tinygptv weights`: the ways in and out for weights of others and for others."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -87,28 +88,36 @@ def add_parsers(commands: Any) -> None:
 def _import_backbones(options: argparse.Namespace) -> int:
     paths = {role: getattr(options, role) for role in ("vision", "qformer", "llm")}
     backbones = weight_transfer.backbones_to_import(options.preset, paths, options.settings)
-    store = _store(options)
     after = weight_transfer.run_with_backbones(options.preset, paths, options.settings, options.home)
-    return _import(store, [backbones_step(backbones, store)], lambda _: after)
+    with _store(options) as store:
+        return _import(store, [backbones_step(backbones, store)], lambda _: after)
 
 
 def _import_checkpoint(options: argparse.Namespace) -> int:
-    store = _store(options)
     asked = (options.preset, options.stage, options.settings, options.file)
     after = partial(weight_transfer.run_with_checkpoint, options.preset)
-    return _import(store, [weight_transfer.checkpoint_request(*asked, store)], after)
+    with _store(options) as store:
+        return _import(store, [weight_transfer.checkpoint_request(*asked, store)], after)
 
 
 def _import_model(options: argparse.Namespace) -> int:
-    store = _store(options)
-    return _import(store, weight_transfer.model_requests(options.folder, store), weight_transfer.trying)
+    with _store(options) as store:
+        return _import(store, weight_transfer.model_requests(options.folder, store), weight_transfer.trying)
 
 
-def _store(options: argparse.Namespace) -> Store:
+@contextmanager
+def _store(options: argparse.Namespace) -> Iterator[Store]:
+    """The home's store, which is there meanwhile, to remember files that were hashed; nothing of it stays empty."""
     check_writable(options.home)
     store = Store(options.home / "store")
+    made = [folder for folder in (store.root, *store.root.parents) if not folder.exists()]
     store.root.mkdir(parents=True, exist_ok=True)
-    return store
+    try:
+        yield store
+    finally:
+        with suppress(OSError):  # something was kept there
+            for folder in made:
+                folder.rmdir()
 
 
 def _import(store: Store, requests: Sequence[Request], after: Callable[[Artifact], str]) -> int:

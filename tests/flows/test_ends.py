@@ -80,6 +80,24 @@ sys.exit(main(["run", "--home", {home!r}]))
 """
 
 
+SIGNAL_WHILE_A_THREAD_IMPORTS = """
+import os, signal, sys, time
+from threading import Thread
+from types import SimpleNamespace
+from flows.cli import main
+from flows.commands import run_commands
+from flows.run_environment import IMPORTS
+def imports():
+    time.sleep(1)
+    os.kill(os.getpid(), signal.{signal})
+    time.sleep(5)
+run_commands.prepare = lambda choice, writes: SimpleNamespace(planned=())
+run_commands.use_up = lambda home: None
+run_commands.start_prefect_server = lambda home: lambda: None
+run_commands.import_ahead = lambda *arguments: Thread(target=imports, name=IMPORTS, daemon=True).start()
+sys.modules["flows.walk"] = SimpleNamespace(run_pipeline=lambda choice, process: print("begun") or time.sleep(5))
+sys.exit(main(["run", "--home", {home!r}]))
+"""
 SIGNAL_AT_THE_END = """
 import atexit, os, signal, sys, time
 from types import SimpleNamespace
@@ -121,7 +139,11 @@ def test_a_signal_while_a_command_ends_cuts_that_short_and_changes_nothing(tmp_p
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("code", [INTERRUPTED_IMPORT, LOST_EXCEPTION], ids=["while it imports", "where none is raised"])
+@pytest.mark.parametrize(
+    "code",
+    [INTERRUPTED_IMPORT, LOST_EXCEPTION, SIGNAL_WHILE_A_THREAD_IMPORTS],
+    ids=["while it imports", "where none is raised", "while a thread imports"],
+)
 def test_a_command_that_is_stopped_before_it_has_begun_says_so_in_one_line(tmp_path, code, number):
     """Where Python calls back, an exception would be told with its trace, and lost: the command would go on."""
     code = code.format(signal=number, home=str(tmp_path))

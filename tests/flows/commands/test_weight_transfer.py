@@ -177,6 +177,12 @@ def test_the_command_that_an_import_of_backbones_ends_with_takes_them_from_the_s
     assert planned["backbones/import"] == "reuse" and planned["stage1/train"] == "build"
 
 
+def test_an_import_that_is_refused_leaves_no_home(command, tmp_path):
+    assert "there is no file" in command("weights", "import", "model", tmp_path / "none", status=2)
+    assert "There are: stage1" in command.checkpoint(tmp_path / "none.pth", "stage9", status=2)
+    assert not command.home.exists()
+
+
 def test_a_file_that_nobody_touched_is_hashed_once(command, published, monkeypatch):
     command.backbones(published)
     hashed = []
