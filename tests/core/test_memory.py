@@ -28,7 +28,7 @@ del before
 after, small = more_than_at_first(lambda: b"1" * (64 << 20))
 print(large, small)
 """)
-    assert 256 <= large < 300 and 64 <= small < 100
+    assert 250 < large < 300 and 60 < small < 100  # the kernel counts pages by the batch, and says some too few
 
 
 def test_what_was_freed_in_small_pieces_is_no_part_of_the_next_peak():
