@@ -30,7 +30,7 @@ from tasks.tables import (
 )
 from tinygptv_core.annotations import picture_of, samples_of
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.recipe import Recipe, Row, UnfitError, check_turns
+from tinygptv_core.recipe import Recipe, Row, UnfitError, check_place, check_turns
 from tinygptv_core.user_code import line_raised
 
 if TYPE_CHECKING:
@@ -213,6 +213,9 @@ def _turns(recipe: Recipe, record: Mapping[str, object]) -> str:
     if not turns:
         raise ValueError("nothing is said in it")
     check_turns(turns)
+    if turns[0].role == "user":
+        for prompt in recipe.prompts:
+            check_place(prompt, turns[0].text)
     text = json.dumps([[turn.role, *turn.texts] for turn in turns], ensure_ascii=False)
     text.encode()
     return text

@@ -210,7 +210,7 @@ class _Fetch:
         """Fetch the rows of these tables; the seconds that it took."""
         jobs = [_with_urls(self._job(rows), rows.path) for rows in tables]
         for job in jobs:
-            forget_damaged(job)
+            forget_damaged(job, self.wanted.settings.samples_per_shard)
         waiting = tuple(job for job in jobs if not job.done.exists())
         total = sum(num_rows(rows.path) for rows in tables)
         began, before = time.monotonic(), self.done_rows

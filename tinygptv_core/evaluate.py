@@ -284,7 +284,8 @@ def _try_scores(name: str, question: EvalQuestion) -> None:
 
 
 def _asked(evaluation: evals.Eval, question: EvalQuestion, picture: int) -> PictureQuestion:
-    return PictureQuestion(text=question.text, prompt=evaluation.prompt, picture=picture)
+    text = question.text if evaluation.has_questions else ""
+    return PictureQuestion(text=text, prompt=evaluation.prompt, picture=picture)
 
 
 Reply = tuple[str, float | None]

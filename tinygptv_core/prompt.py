@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from tinygptv_core.batch import IGNORED, Batch
-from tinygptv_core.recipe import Turn, check_alternation
+from tinygptv_core.recipe import Turn, check_alternation, check_place
 from tinygptv_core.stage import Dialect, Stage
 
 IMAGE_MARK = "<ImageHere>"
@@ -74,9 +74,8 @@ def question(text: str, prompt: str, template: str, has_image: bool) -> str:
 
 
 def _filled(prompt: str, text: str) -> str:
+    check_place(prompt, text)
     before, place, after = prompt.partition("{}")
-    if text and not place:
-        raise ValueError(f"the prompt {prompt!r} has no {{}}, where {text!r:.80} is to stand")
     return f"{before}{text}{after}" if place else prompt
 
 

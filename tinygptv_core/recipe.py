@@ -58,6 +58,16 @@ def check_turns(turns: object) -> None:
         raise ValueError("an answer is empty")
 
 
+def check_place(prompt: str, text: str) -> None:
+    """Whether `prompt` has a place, `{}`, for `text`, which a caption has none of.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if text and "{}" not in prompt:
+        raise ValueError(f"the prompt {prompt!r} has no {{}}, where {text!r:.80} is to stand")
+
+
 def check_alternation(roles: Sequence[str]) -> None:
     """Whether these speakers ask and answer in turn; a first answer without a question is asked for by a prompt.
 

@@ -103,15 +103,33 @@ def unwritten(spec: DownloadSpec, job: Job) -> list[int]:
     return sorted(set(range(shards)) - finished_shards(job.first).keys())
 
 
-def forget_damaged(job: Job) -> None:
+def forget_damaged(job: Job, samples_per_shard: int) -> None:
     """Have the shards fetched again that were finished, and whose files are not whole."""
-    for folder in (job.first, job.second):
-        for shard, rows in finished_shards(folder).items():
-            if not is_whole(folder, shard, rows):
-                forget(folder, shard)
-                job.done.unlink(missing_ok=True)
-                if folder == job.first:  # other rows may have to be tried again
-                    shutil.rmtree(job.second, ignore_errors=True)
+    if not _all_whole(job.first, num_rows(job.urls), samples_per_shard):
+        job.done.unlink(missing_ok=True)
+        shutil.rmtree(job.second, ignore_errors=True)  # other rows may have to be tried again
+        job.again.unlink(missing_ok=True)
+    elif (job.again.exists() or job.second.exists()) and not _is_second_whole(job, samples_per_shard):
+        job.done.unlink(missing_ok=True)
+
+
+def _all_whole(folder: Path, rows: int, samples_per_shard: int) -> bool:
+    """Whether all shards of so many rows are there and whole; those that are not whole are forgotten."""
+    finished = finished_shards(folder)
+    damaged = {shard for shard, told in finished.items() if not is_whole(folder, shard, told)}
+    for shard in damaged:
+        forget(folder, shard)
+    return finished.keys() - damaged == set(range(-(-rows // samples_per_shard)))
+
+
+def _is_second_whole(job: Job, samples_per_shard: int) -> bool:
+    import pyarrow as pa
+
+    try:
+        rows = num_rows(job.again)
+    except (pa.ArrowException, OSError):
+        rows = 0
+    return _all_whole(job.second, rows, samples_per_shard) and rows > 0
 
 
 class SuccessMonitor:

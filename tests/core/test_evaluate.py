@@ -197,6 +197,15 @@ def test_other_splits_are_not_asked_and_a_missing_one_is_named(trained):
         evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(samples[2:])}, quiet)
 
 
+def test_an_evaluation_may_ask_the_same_of_every_picture_and_leave_the_samples_questions(trained, monkeypatch):
+    changed = replace(evals.load("scenes_vqa"), prompt="[caption] describe it")
+    monkeypatch.setattr(evals, "load", lambda name: changed)
+    own = evaluate(trained, ["scenes_vqa"], {"scenes_test": Held([sample(0), sample(1)])}, quiet)
+    others = [sample(0), replace(sample(1), turns=(Turn("user", "who?"), Turn("assistant", "red")))]
+    given = evaluate(trained, ["scenes_vqa"], {"scenes_test": Held(others)}, quiet)
+    assert [one.answer for one in given.answers] == [one.answer for one in own.answers]
+
+
 def test_a_sample_without_picture_is_refused(trained):
     blind = Sample(key="7", picture=None, turns=sample(0).turns, split="vqa", group=None)
     with pytest.raises(ValueError, match="sample 7, which evaluation scenes_vqa asks about, has no picture"):

@@ -348,3 +348,12 @@ def test_a_broken_line_in_a_good_list_is_one_drop(tmp_path, name):
     place = step_folders(tmp_path)
     rows(WEB, "list", tmp_path / name, place)
     assert read_counts(place.out) == {"rows": 3, "kept": 2, "dropped": {"broken_record": 1}}
+
+
+def test_a_question_that_a_prompt_has_no_place_for_is_a_drop_that_says_so(tmp_path):
+    asking = replace(
+        WEB, prompts=("[vqa] {}", "[vqa]"), turns=lambda row: (Turn("user", "who?"), Turn("assistant", "he"))
+    )
+    (tmp_path / "list.json").write_text(json.dumps(RECORDS))
+    with pytest.raises(ConfigError, match=r".*the prompt '\[vqa\]' has no \{\}, where 'who\?' is to stand"):
+        check_list(tmp_path / "list.json", asking)

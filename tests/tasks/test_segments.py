@@ -35,9 +35,13 @@ LISTED = Recipe(
 
 class Web(Handler):
     dead: frozenset[str]
+    busy: frozenset[str] = frozenset()
 
     def respond(self, name):
-        self.answer(404 if name in self.dead else 200, picture("JPEG", int(name)))
+        if name in self.busy and self.asked[name] == 1:
+            self.answer(503, b"")
+        else:
+            self.answer(404 if name in self.dead else 200, picture("JPEG", int(name)))
 
 
 @pytest.fixture
@@ -189,22 +193,45 @@ def halved(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("harm", [emptied, halved])
-@pytest.mark.parametrize("name", ["00001.tar", "00001.parquet", "00001.progress"])
-def test_what_a_lost_power_left_half_of_is_fetched_again_and_nothing_else(web, table, tmp_path, name, harm):
+def removed(path):
+    path.unlink()
+
+
+BUSY = ["12", "33"]
+SECOND_SHARD = [*map(str, range(10, 20)), "33"]
+"""What is asked for again where the second shard is: its rows, and then the others that failed in passing."""
+
+
+@pytest.mark.parametrize(
+    ("names", "harm", "asked"),
+    [
+        (["first/00001.tar"], halved, SECOND_SHARD),
+        (["first/00001.progress"], emptied, SECOND_SHARD),
+        (["first/00001_stats.json", "first/00001.parquet"], emptied, SECOND_SHARD),
+        (["second/00000.tar"], halved, BUSY),
+        (["second/00000_stats.json"], emptied, BUSY),
+        (["again.parquet", "second/00000_stats.json"], removed, BUSY),
+    ],
+)
+def test_what_a_lost_power_left_half_of_is_fetched_again_and_nothing_else(web, table, tmp_path, names, harm, asked):
     def stopping(done, total, text):
         if text == "packing":
             raise InterruptedError
 
+    web[0].busy = frozenset(BUSY)
     one = replace(LIMITS, segment_rows=ROWS)
     place, whole = step_folders(tmp_path / "site"), step_folders(tmp_path / "whole")
     with pytest.raises(InterruptedError):
         fetch(table, one, place, progress=stopping)
-    (path,) = place.scratch.glob(f"*/first/{name}")
-    harm(path)
+    for name in names:
+        (path,) = place.scratch.glob(f"*/{name}")
+        harm(path)
+    web[0].busy = frozenset()
     web[0].asked.clear()
     fetch(table, one, place)
-    assert web[0].asked == {str(row): 1 for row in range(10, 20)}
+    assert web[0].asked == dict.fromkeys(asked, 1)
+    web[0].asked.clear()
+    web[0].busy = frozenset(BUSY)
     fetch(table, one, whole, store=tmp_path / "store")
     assert digest_of(members_of(place.out)) == digest_of(members_of(whole.out))
 
