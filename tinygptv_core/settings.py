@@ -10,6 +10,8 @@ from tinygptv_core.compute import Precision
 from tinygptv_core.plain import IDENTITY_UNLESS_DEFAULT, NOT_IDENTITY, ConfigError, require
 from tinygptv_core.sizes import ModelSizes
 
+SCHEMES: Mapping[str, int] = {"http": 80, "https": 443}
+"""Those of the URLs that pictures are fetched from, and the port that each has where the URL names none."""
 _LANGUAGE = re.compile("[a-z]{2,3}")
 
 SHIPPED = Path(__file__).parent / "backbones"
@@ -97,9 +99,6 @@ def check_host(host: str, where: str) -> None:
         raise ConfigError(f"{where} {host!r}: give the host alone, as in 192.168.0.7 or pictures.lan")
 
 
-FETCHED_SCHEMES = ("http", "https")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """What a row must be before anything is fetched for it.
@@ -150,8 +149,8 @@ class Filter:
             for host in getattr(self, name):
                 check_host(host, name)
         for scheme in self.schemes:
-            if scheme not in FETCHED_SCHEMES:
-                raise ConfigError(f"schemes has {scheme!r}; pictures are fetched by {' and '.join(FETCHED_SCHEMES)}")
+            if scheme not in SCHEMES:
+                raise ConfigError(f"schemes has {scheme!r}; pictures are fetched by {' and '.join(SCHEMES)}")
         for language in self.languages:
             if not _LANGUAGE.fullmatch(language):
                 raise ConfigError(f'languages has {language!r}; a language has its code of ISO 639, as in "en"')

@@ -33,7 +33,7 @@ from tasks.tables import data_counts
 from tinygptv_core import evals
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
-from tinygptv_core.stages import Stage
+from tinygptv_core.stage import Stage
 from tinygptv_core.training.bands import band_of
 from tinygptv_core.training.metrics import lines_of
 

@@ -25,8 +25,8 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from tasks.fetching.reservations import reservation
 from tasks.hosts import canonical_host
+from tinygptv_core.settings import SCHEMES
 
-SCHEMES = {"http": 80, "https": 443}
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 READ_BYTES = 1 << 16

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-_PLAIN_SCHEMES = ("http", "https")
 _BEFORE, _AFTER = '[["assistant", "', '"]]'
 _OTHER = 0
 _IN_HOSTS = bytes(letter if chr(letter) in f"{ascii_lowercase}{digits}._-" else _OTHER for letter in range(256))
@@ -99,7 +98,7 @@ def _before_slash(urls: "pa.StringArray", schemes: Sequence[str]) -> "pa.StringA
 
     offsets, text = bytes_of(urls)
     begins, ends = offsets[:-1].copy(), offsets[1:]
-    for scheme in set(schemes) & set(_PLAIN_SCHEMES):
+    for scheme in set(schemes):
         start = f"{scheme}://"
         begins[np.array(compute().starts_with(urls, start).fill_null(False))] += len(start)
     slashes = np.append(np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("/")), len(text))
