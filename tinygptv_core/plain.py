@@ -234,10 +234,13 @@ def _names(value: object, prefix: str) -> Iterator[str]:
             yield from _names(item, f"{prefix}{name}.")
 
 
-def change(value: T, settings: Mapping[str, str]) -> T:
+def change(value: T, settings: Mapping[str, str], unsaid: str = "") -> T:
     """`value` with each leaf that a dotted name of `settings` names set to its text, read as JSON or else as it is.
 
     All are set before anything is checked, so that values which must fit each other can be changed together.
+
+    Args:
+        unsaid: how names may begin that are typed without it; said of none that does not exist, nor of the nearest.
 
     Raises:
         ConfigError: no such name (says which there are, and the nearest), or a value of the wrong type or range.
@@ -247,8 +250,8 @@ def change(value: T, settings: Mapping[str, str]) -> T:
         *groups, leaf = dotted.split(".")
         node, prefix = tree, ""
         for depth, name in enumerate(groups):
-            node, prefix = node[_place(node, [*groups[depth:], leaf], prefix)], f"{prefix}{name}."
-        node[_place(node, [leaf], prefix)] = _read(text)
+            node, prefix = node[_place(node, [*groups[depth:], leaf], prefix.removeprefix(unsaid))], f"{prefix}{name}."
+        node[_place(node, [leaf], prefix.removeprefix(unsaid))] = _read(text)
     return from_plain(type(value), tree, "")
 
 

@@ -296,6 +296,10 @@ def named(name: str) -> Preset:
     return PRESETS[name]
 
 
+_STAGES = "stages."
+"""How the names of settings of a stage begin; whoever types one leaves it out."""
+
+
 def with_settings(preset: Preset, settings: Sequence[str]) -> Preset:
     """`preset` with every `dotted.name=value` of `settings` set. `stage3` is short for `stages.stage3`.
 
@@ -307,10 +311,10 @@ def with_settings(preset: Preset, settings: Sequence[str]) -> Preset:
     for name, text in pairs_of(settings, "--set", "stage3.schedule.peak=2e-5"):
         head = name.split(".")[0]
         if head not in stages | parts:
-            deeper = [found.removeprefix("stages.") for found in names_ending(plain(preset), name)]
+            deeper = [found.removeprefix(_STAGES) for found in names_ending(plain(preset), name)]
             raise ConfigError(unknown("", head, sorted(stages) + sorted(parts - {"stages"}), deeper))
-        values[f"stages.{name}" if head in stages else name] = text
-    return change(preset, values)
+        values[f"{_STAGES}{name}" if head in stages else name] = text
+    return change(preset, values, _STAGES)
 
 
 def starting_at(preset: Preset, stage: str) -> Preset:

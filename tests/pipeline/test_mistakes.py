@@ -51,7 +51,10 @@ def test_a_wrong_list_is_refused(fresh_home, tmp_path, name):
         (["--set", "backbones.name=foo"], "There are: nano"),
         (["--preset", f"{__file__}:NONE"], "there is no preset NONE"),
         (["--set", "stage3.schedule.peek=1"], "Did you mean peak"),
-        (["--set", "stage3.steps=5"], "stage3.schedule.steps?"),
+        (
+            ["--set", "stage3.steps=5"],
+            "there is no stage3.steps. Did you mean stage3.schedule.steps? There are: name, ",
+        ),
         (["--set", "stage3.schedule.peak"], "NAME=VALUE"),
         (["--set", "stage3.schedule.steps=many"], "a whole number"),
         (["--set", "stage3.schedule.peak=1e-9"], "above the peak"),
