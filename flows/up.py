@@ -76,14 +76,15 @@ def run_up(options: UpOptions) -> None:
         ConfigError: the home or a port is taken.
         RuntimeError: a server ended by itself, or did not start.
     """
+    if not options.home.exists():  # so that none is left behind; in one that is there, they may be a killed one's
+        _check_ports(options)
     with lease(options.home / "up.lease", _refusing_second(options.home)):
         _run_up(options)
 
 
 def _run_up(options: UpOptions) -> None:
     _end_what_was_left(options.home)
-    for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
-        check_free(name, port)
+    _check_ports(options)
     configure_prefect(options.home)
     os.environ.update(_environment(options))
     if options.mlflow_database is None:
@@ -94,6 +95,11 @@ def _run_up(options: UpOptions) -> None:
             _serve(options, servers)
     finally:
         (options.home / "up.json").unlink(missing_ok=True)
+
+
+def _check_ports(options: UpOptions) -> None:
+    for name, port in (("--port", options.port), ("--mlflow-port", options.mlflow_port)):
+        check_free(name, port)
 
 
 def _serve(options: UpOptions, servers: "_Servers") -> NoReturn:

@@ -1,6 +1,7 @@
 """`tinygptv up` as a person has it: started once, for all tests of this file."""
 
 import os
+import socket
 import urllib.error
 import urllib.request
 from contextlib import closing
@@ -157,6 +158,15 @@ def test_a_second_one_on_that_home_and_a_port_that_is_taken_are_refused(up, tmp_
     with pytest.raises(ConfigError, match=rf"--port {up.ports[0]}: the port is taken by process \d+ "):
         run_up(options(tmp_path, up.ports))
     assert up_on(tmp_path) is None
+
+
+@pytest.mark.parametrize("option", ["--port", "--mlflow-port"])
+def test_where_a_port_is_taken_no_home_is_left(tmp_path, option):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [taken.getsockname()[1], kept_port()]
+        with pytest.raises(ConfigError, match=f"^{option} {ports[0]}: the port is taken by process {os.getpid()} "):
+            run_up(options(tmp_path / "home", ports if option == "--port" else ports[::-1]))
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_worker_that_dies_is_started_again_and_its_runs_end_with_it(up):
