@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.choosing.fitting import check_given, check_pictures, lacking_device, refused_hosts
+from flows.choosing.fitting import check_given, check_pictures, lacking
 from flows.choosing.preset_files import preset_in
 from flows.data import INSTRUCT, LIST
 from flows.home import check_folder, check_writable, default_home, tracking_uri
 from flows.pipeline import steps
-from flows.plan import Planned, Selection, check_present, given, lacking_files, plan, select
+from flows.plan import Planned, Selection, check_present, given, plan, select
 from flows.recipes import recipe, recipes
 from flows.run_environment import RunEnvironment
 from flows.terminal import Terminal
@@ -192,8 +192,7 @@ def _check_complete(
     preset: Preset, environment: RunEnvironment, selection: Selection, planned: Sequence[Planned]
 ) -> None:
     """Refuse a run that lacks files of the user's, hosts that it may fetch from, or a device."""
-    device = lacking_device(preset, environment.options, planned, at_once=False)
-    if lacks := [*filter(None, (lacking_files(selection), refused_hosts(environment, planned), device))]:
+    if lacks := lacking(preset, environment, selection, planned, at_once=False):
         raise ConfigError("\n".join(lacks))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.data import LIST
-from flows.plan import Planned
+from flows.plan import Planned, Selection, lacking_files
 from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
 from flows.train import sizes_of
@@ -63,7 +63,19 @@ def check_given(preset: Preset, checkpoint: Artifact) -> None:
         check_adapters(f"the given checkpoint of {form.name}", form.lora, following)
 
 
-def refused_hosts(environment: RunEnvironment, planned: Sequence[Planned]) -> str | None:
+def lacking(
+    preset: Preset, environment: RunEnvironment, selection: Selection, planned: Sequence[Planned], *, at_once: bool
+) -> list[str]:
+    """What a run has not that it needs: files of the user's, hosts that it may fetch from, a device.
+
+    Args:
+        at_once: look for the device by its driver alone: what takes no second, and may miss that it cannot be used.
+    """
+    device = _lacking_device(preset, environment.options, planned, at_once=at_once)
+    return [*filter(None, (lacking_files(selection), _refused_hosts(environment, planned), device))]
+
+
+def _refused_hosts(environment: RunEnvironment, planned: Sequence[Planned]) -> str | None:
     """That nothing of the user's own list can be fetched, because no host in it has a public address or is allowed.
 
     Said of a short list alone, which is read for it, and of what the URLs themselves say: no name is looked up.
@@ -77,19 +89,15 @@ def refused_hosts(environment: RunEnvironment, planned: Sequence[Planned]) -> st
     if None in found or not hosts or not all(is_named_private(h) and canonical_host(h) not in allowed for h in hosts):
         return None
     names = sorted(hosts)
-    allowing = first_of([f"--allow-host {host}" for host in names], MOST_HOSTS, " ")
+    allowing = " ".join(f"--allow-host {host}" for host in names[:MOST_HOSTS])
     return (
         f"{LIST}: nothing of it can be fetched (refused_address): none of its hosts has a public address, or is "
         f"allowed: {first_of(names, MOST_HOSTS, ', ')}.\n  to fetch from them all the same  {allowing}"
     )
 
 
-def lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned], *, at_once: bool) -> str | None:
-    """That there is no GPU, where a step to build computes on one; told before anything is fetched for it.
-
-    Args:
-        at_once: look for a driver alone: what takes no second, and may miss that the GPU behind it cannot be used.
-    """
+def _lacking_device(preset: Preset, options: RunOptions, planned: Sequence[Planned], *, at_once: bool) -> str | None:
+    """That there is no GPU, where a step to build computes on one; told before anything is fetched for it."""
     if options.device != "cuda" or not any(i.action == "build" and i.step.endswith(COMPUTING) for i in planned):
         return None
     if (at_once and any(map(_exists, DRIVERS))) or (not at_once and _torch_sees_one()):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.choosing.choice import Choice, prepare
-from flows.choosing.fitting import lacking_device, refused_hosts
+from flows.choosing.fitting import lacking
 from flows.choosing.presets import described
 from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
-from flows.plan import lacking_files, probed
+from flows.plan import probed
 from flows.reporting.foreseen import for_machines, in_all, what_it_takes
 from flows.run_environment import import_ahead, wait_for_imports
 from flows.serving.server import start_prefect_server
@@ -84,10 +84,8 @@ def _plan(options: argparse.Namespace) -> int:
             print(f"       {item.step:28s} {told}")
     builds = sum(item.action == "build" for item in planned)
     print("; ".join(filter(None, [f"{builds} to build, {len(planned) - builds} to reuse", in_all(planned)])))
-    device = lacking_device(prepared.preset, prepared.environment.options, planned, at_once=True)
-    hosts = refused_hosts(prepared.environment, planned)
-    for lacking in filter(None, (lacking_files(prepared.selection), hosts, device)):
-        print(f"\n{lacking}")
+    for told in lacking(prepared.preset, prepared.environment, prepared.selection, planned, at_once=True):
+        print(f"\n{told}")
     return DONE
 
 

@@ -76,6 +76,14 @@ def test_a_list_whose_hosts_will_all_be_refused_is_refused_before_anything_is_fe
     assert not (tmp_path / "home").exists()
 
 
+def test_of_many_hosts_that_will_be_refused_the_first_are_in_a_command_that_can_be_typed(tmp_path, capsys):
+    assert main(["plan", *listed(tmp_path, *(f"http://10.0.0.{place}/1.jpg" for place in range(1, 9)))]) == 0
+    *_, sentence, command = capsys.readouterr().out.splitlines()
+    assert sentence.endswith(": 10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4, 10.0.0.5, and 3 more.")
+    allowing = " ".join(f"--allow-host 10.0.0.{place}" for place in range(1, 6))
+    assert command == f"  to fetch from them all the same  {allowing}"
+
+
 @pytest.mark.parametrize(
     ("urls", "more"),
     [
