@@ -6,10 +6,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from flows.statuses import FAILED
 
 STOPPED = "tinygptv: stopped. The same command goes on from here."
-STATUS = 1
 
 
 @contextmanager
@@ -20,8 +21,9 @@ def ending_at_once() -> Iterator[None]:
     """
 
     def end(number: int, frame: object) -> None:
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{STOPPED}\n".encode())
-        os._exit(STATUS)
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{STOPPED}\n".encode())
+        os._exit(FAILED)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     is_main = threading.current_thread() is threading.main_thread()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.commands.grammar import parser
-from flows.commands.options import DONE, FAILED, MISTAKE, stop_printing
 from flows.home import check_folder
+from flows.statuses import FAILED, MISTAKE
 from tasks.build import DamagedError
 from tasks.shortages import has_no_room, what_is_full
 from tinygptv_core.plain import ConfigError
@@ -21,9 +21,6 @@ def act(argv: Sequence[str] | None) -> int:
         status = options.act(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        stop_printing()
-        return DONE
     except (ConfigError, OSError) as error:  # the latter: what may not be read, a folder in the place of a file, ...
         full = what_is_full(error, [getattr(options, "home", Path.cwd())]) if has_no_room(error) else None
         print(f"tinygptv: {f'{full}; the same command goes on from here' if full else _said(error)}", file=sys.stderr)

@@ -6,10 +6,11 @@ import os
 import threading
 from typing import Any
 
-from flows.commands.options import DONE, add_home, whole_number
+from flows.commands.options import add_home, whole_number
 from flows.commands.scoring import StandaloneEnvironment, checkpoint_named, lines_of, score
 from flows.home import check_writable, tracking_uri
 from flows.serving.ports import MOST_PORT, check_free
+from flows.statuses import DONE
 from flows.terminal import Terminal, say
 from tasks.build import Store
 from tasks.register import CHALLENGER, CHAMPION

@@ -1,8 +1,6 @@
 """The options that several commands have, and the choice that they make."""
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from typing import get_args
 
@@ -10,14 +8,6 @@ from flows.choosing.choice import DEFAULT_PRESET, DEFAULT_RULE, Choice, default_
 from flows.home import default_home
 from tasks.promote import Rule
 from tasks.typed_paths import typed_path
-
-DONE, FAILED, MISTAKE = 0, 1, 2
-"""The command's exit statuses."""
-
-
-def stop_printing() -> None:
-    """Let what is printed from here on go nowhere: who reads it has enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def whole_number(*, at_least: int, at_most: int | None = None) -> Callable[[str], int]:

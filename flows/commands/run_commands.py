@@ -13,12 +13,13 @@ from typing import Any
 from flows.choosing.choice import Choice, prepare
 from flows.choosing.fitting import lacking
 from flows.choosing.presets import described
-from flows.commands.options import DONE, FAILED, add_choice, add_registering, choice_of
+from flows.commands.options import add_choice, add_registering, choice_of
 from flows.plan import probed
 from flows.reporting.foreseen import for_machines, in_all, what_it_takes
 from flows.run_environment import import_ahead, wait_for_imports
 from flows.serving.server import start_prefect_server
 from flows.serving.who_is_up import use_up
+from flows.statuses import DONE, FAILED, MISTAKE
 from flows.stopping import cut_short_the_end, ending_at_once
 from flows.terminal import say
 from tasks.lease import myself
@@ -123,6 +124,7 @@ def _walk(choice: Choice) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         report = run_pipeline(choice, asdict(myself()))
     except ConfigError:
+        cut_short_the_end(MISTAKE)
         raise
     except Exception as error:  # noqa: BLE001 - whatever failed, a person gets a message and the place of the details
         cut_short_the_end(FAILED)

@@ -9,8 +9,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from flows.choosing.choice import Choice, prepare
-from flows.commands.options import DONE, FAILED, add_choice, add_home, choice_of, stop_printing
+from flows.commands.options import add_choice, add_home, choice_of
 from flows.home import check_writable, tracking_uri
+from flows.output import is_read
+from flows.statuses import DONE, FAILED
 from tasks.build import Store
 from tasks.storing.inventory import ArtifactInventory, for_machines
 from tasks.storing.lineage import Link
@@ -247,11 +249,10 @@ def _asking(choice: Choice, urls: Sequence[str], model: str | None) -> Choice:
 
 
 def _print_urls(lines: Iterator[str], gone: Sequence[Link]) -> int:
-    try:
-        for line in lines:
-            print(line)
-    except BrokenPipeError:
-        stop_printing()
+    for line in lines:
+        print(line)
+        if not is_read():  # there may be millions more
+            break
     for link in gone:
         print(f"tinygptv: the ledger of {link.step} {link.digest} is not on this home", file=sys.stderr)
     return DONE

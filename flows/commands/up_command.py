@@ -5,9 +5,10 @@ import os
 import sys
 from typing import Any
 
-from flows.commands.options import DONE, FAILED, add_home, whole_number
+from flows.commands.options import add_home, whole_number
 from flows.home import check_writable
 from flows.serving.ports import MOST_PORT
+from flows.statuses import DONE, FAILED
 from flows.up import MLFLOW_PORT, PREFECT_PORT, UpOptions, run_up
 
 

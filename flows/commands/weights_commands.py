@@ -8,8 +8,9 @@ from typing import Any
 
 from flows.choosing.choice import DEFAULT_PRESET
 from flows.commands import weight_transfer
-from flows.commands.options import DONE, add_home, add_settings
+from flows.commands.options import add_home, add_settings
 from flows.home import check_writable, tracking_uri
+from flows.statuses import DONE
 from flows.train import backbones_step
 from tasks.build import Store
 from tasks.request import Request

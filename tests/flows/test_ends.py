@@ -1,8 +1,10 @@
 """What a run that failed says of going on: so only where the same command can."""
 
 import errno
+import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -75,7 +77,9 @@ class Called:
         time.sleep(5)
 run_commands.prepare = lambda choice, writes: SimpleNamespace(planned=())
 run_commands.use_up = lambda home: None
-run_commands.start_prefect_server = lambda home: (Called(), None)[1]
+run_commands.start_prefect_server = lambda home: (Called(), lambda: None)[1]
+run_commands.import_ahead = lambda *arguments: None
+sys.modules["flows.walk"] = SimpleNamespace(run_pipeline=lambda choice, process: "REPORT")
 sys.exit(main(["run", "--home", {home!r}]))
 """
 
@@ -127,8 +131,9 @@ sys.exit(main(["run", "--home", {home!r}]))
         ("pass", 0, "REPORT\n", ""),
         ("raise KeyboardInterrupt", 1, "", "tinygptv: stopped. The same command goes on from here.\n"),
         ("raise RuntimeError('lost')", 1, "", "tinygptv: the run failed: lost\n"),
+        ("raise run_commands.ConfigError('no such file')", 2, "", "tinygptv: no such file\n"),
     ],
-    ids=["done", "stopped", "failed"],
+    ids=["done", "stopped", "failed", "mistaken"],
 )
 def test_a_signal_while_a_command_ends_cuts_that_short_and_changes_nothing(tmp_path, number, does, status, out, said):
     """Prefect's server may take seconds to end, in which an exception would be told with its trace."""
@@ -150,3 +155,92 @@ def test_a_command_that_is_stopped_before_it_has_begun_says_so_in_one_line(tmp_p
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "tinygptv: stopped. The same command goes on from here.\n"
+
+
+PRINTING = """
+import sys
+from types import SimpleNamespace
+from flows.cli import main
+from flows.commands import run_commands
+from flows.terminal import say
+def run(choice, process):
+    say("first")
+    print("second", flush=True)
+    {does}
+    (choice.home / "done").touch()
+    return "REPORT"
+run_commands.prepare = lambda choice, writes: SimpleNamespace(planned=())
+run_commands.use_up = run_commands.import_ahead = lambda *arguments: None
+run_commands.start_prefect_server = lambda home: lambda: None
+sys.modules["flows.walk"] = SimpleNamespace(run_pipeline=run)
+sys.exit(main(["run", "--home", {home!r}]))
+"""
+
+
+@contextmanager
+def unread():
+    """Where something can be written whose reader has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+
+
+def status_of(code, streams):
+    """How the code ends where nobody reads these of its streams."""
+    with unread() as pipe:
+        others = {"stdout", "stderr"} - set(streams)
+        to = dict.fromkeys(streams, pipe) | dict.fromkeys(others, subprocess.DEVNULL)
+        return subprocess.run([sys.executable, "-c", code], **to, timeout=120).returncode
+
+
+ENDS = pytest.mark.parametrize(
+    ("does", "status"),
+    [
+        ("pass", 0),
+        ("raise KeyboardInterrupt", 1),
+        ("raise RuntimeError('lost')", 1),
+        ("raise run_commands.ConfigError('no such file')", 2),
+    ],
+    ids=["done", "stopped", "failed", "mistaken"],
+)
+
+
+@ENDS
+@pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")], ids=" and ".join)
+def test_a_run_that_nobody_reads_any_more_goes_on_and_ends_with_its_status(tmp_path, does, status, streams):
+    """As after `| head`, or after Ctrl-C, which ends `| tee` too."""
+    assert status_of(PRINTING.format(does=does, home=str(tmp_path)), streams) == status
+    assert (tmp_path / "done").exists() == (status == 0)
+    assert (tmp_path / "failed.txt").exists() == ("lost" in does)
+
+
+@ENDS
+def test_so_does_a_run_whose_streams_were_closed_before_it_began(tmp_path, does, status):
+    code = PRINTING.format(does=does, home=str(tmp_path))
+    closed = ["sh", "-c", 'exec "$0" "$@" >&- 2>&-', sys.executable, "-c", code]
+    assert subprocess.run(closed).returncode == status
+    assert (tmp_path / "done").exists() == (status == 0)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "code",
+    [INTERRUPTED_IMPORT, LOST_EXCEPTION, SIGNAL_WHILE_A_THREAD_IMPORTS],
+    ids=["while it imports", "where none is raised", "while a thread imports"],
+)
+def test_a_command_that_is_stopped_before_it_has_begun_ends_also_where_nobody_reads_that(tmp_path, code, number):
+    assert status_of(code.format(signal=number, home=str(tmp_path)), ["stderr"]) == 1
+
+
+def test_a_list_without_end_ends_where_nobody_reads_it_any_more():
+    code = """
+import itertools, sys
+from flows.commands.store_commands import _print_urls
+from flows.output import outlast_readers
+outlast_readers()
+sys.exit(_print_urls(map(str, itertools.count()), []))
+"""
+    assert status_of(code, ["stdout"]) == 0

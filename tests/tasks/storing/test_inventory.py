@@ -3,8 +3,11 @@
 import json
 import os
 import queue
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,10 @@ def home(made, tmp_path):
 def inventory(home, *, keep_data=True, days=7.0, unregistered=False, known=None):
     known = versions(home.uri, "tinygptv") if known is None else known
     return ArtifactInventory(home.root, known, keep_data=keep_data, days=days, unregistered=unregistered)
+
+
+def manifests(store):
+    return {path.relative_to(store) for path in store.glob("*/*/manifest.json")}
 
 
 def store(home, *options):
@@ -244,6 +251,19 @@ def test_a_home_without_a_store_is_told(tmp_path, capsys):
         assert main(["store", *argv, "--home", str(tmp_path)]) == 2
         assert f"there is no store in {tmp_path}" in capsys.readouterr().err
     assert not Store(tmp_path / "store").root.exists()
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_a_transfer_is_whole_though_nobody_reads_what_it_prints(home, tmp_path, way):
+    there, root = tmp_path / "there", home.root if way == "push" else tmp_path / "other"
+    if way == "pull":
+        assert store(home, "push", str(there)) == 0
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-u", "-m", "flows.cli", "store", way, str(there), "--home", str(root)]
+    assert subprocess.run(command, stdout=writing, cwd=Path(__file__).parents[3]).returncode == 0
+    os.close(writing)
+    assert manifests(there if way == "push" else root / "store") == manifests(home.root / "store")
 
 
 def test_where_nothing_was_pushed_nothing_can_be_pulled(tmp_path, capsys):
