@@ -217,17 +217,16 @@ def check_present(selection: Selection, planned: Sequence[Planned], options: Seq
 
 
 def _commands(requests: Sequence[Request], missing: Sequence[Planned]) -> list[list[str]]:
-    """The commands, in their order, that build all that is missing."""
-    commands: list[list[str]] = []
-    left = [item.step for item in missing]
-    while left:
-        command, built = _command(left[-1]), frozenset(left[-1:])
-        if "--only" not in command:
-            built = upstream(requests, built)
-        if command not in commands:
-            commands.insert(0, command)
-        left = [step for step in left if step not in built]
-    return commands
+    """The commands, in their order, that build all that is missing: last the steps that are only built alone."""
+    commands = {item.step: _command(item.step) for item in missing}
+    whole, built = list[list[str]](), frozenset[str]()
+    for step, command in reversed(commands.items()):
+        if "--only" in command or step in built:
+            continue
+        built |= upstream(requests, frozenset([step]))
+        if command not in whole:
+            whole.insert(0, command)
+    return [*whole, *(command for step, command in commands.items() if "--only" in command and step not in built)]
 
 
 def _command(step: str) -> list[str]:

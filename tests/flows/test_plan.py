@@ -1,5 +1,6 @@
 """What a change builds, on a toy graph with a real store."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -141,6 +142,39 @@ def test_what_no_other_command_builds_is_built_alone_after_what_it_is_made_from(
     empty, selection = Store(tmp_path / "empty"), everything(requests, only="register")
     with pytest.raises(ConfigError, match=r"train stage1\n +tinygptv run --only stage1/evaluate$"):
         check_present(selection, plan(empty, selection), [])
+
+
+def selected(requests, words):
+    """The steps that a command of `tinygptv` means, with that of them which it builds alone."""
+    command, *rest = words
+    if command == "run":
+        return everything(requests, only=rest[1]), {"only": rest[1]}
+    until = (f"{rest[0]}/{'train' if command == 'train' else 'rows'}",)
+    return everything(requests, until=until), {"until": until}
+
+
+@pytest.mark.parametrize("target", ["register", "stage2/evaluate", "stage1/evaluate"])
+def test_the_commands_that_a_refusal_names_work_in_their_order_and_then_so_does_what_was_refused(tmp_path, target):
+    """Only trainings build backbones and checkpoints, and what evaluations read is made from both."""
+    requests = (
+        adding("test/rows", 1),
+        adding("x/rows", 2),
+        adding("backbones/import", 3),
+        adding("evaluation-stage1/features", 4, "backbones/import", "test/rows"),
+        adding("stage1/train", 10, "backbones/import", "x/rows"),
+        adding("stage1/evaluate", 11, "stage1/train", "evaluation-stage1/features", "test/rows"),
+        adding("stage2/train", 20, "stage1/train", "x/rows"),
+        adding("stage2/evaluate", 21, "stage2/train", "evaluation-stage1/features", "test/rows"),
+        adding("register", 30, "stage2/train", "stage1/evaluate", "stage2/evaluate"),
+    )
+    store, selection = Store(tmp_path), everything(requests, only=target)
+    with pytest.raises(ConfigError) as told:
+        check_present(selection, plan(store, selection), [])
+    commands = [shlex.split(line.partition("tinygptv ")[2]) for line in str(told.value).splitlines()[1:]]
+    for words in [*commands, ["run", "--only", target]]:
+        chosen, options = selected(requests, words)
+        check_present(chosen, plan(store, chosen), [])
+        assert run(store, requests, **options), f"{words} builds nothing"
 
 
 @pytest.mark.parametrize(
