@@ -125,7 +125,8 @@ def _some(names: Sequence[str]) -> Iterator[Sequence[str]]:
 def push(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
     """Bring artifacts, all that they are made from, and the records of it to `url`.
 
-    What is there is not sent again, so a push that was interrupted goes on where it was.
+    What is there is not sent again, so a push that was interrupted goes on where it was. Of the builds of one key the
+    record that is pushed last stands there, and with another digest the notes of that build.
 
     Args:
         wanted: the beginnings of digests; none of them: everything that records speak of.
@@ -145,8 +146,7 @@ def push(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:
         artifact = Artifact(kind=folder.parent.name, digest=digest, path=folder)
         sent = _send(store, remote, artifact, tell)
         moved, num_bytes = moved + (sent is not None), num_bytes + (sent or 0)
-    notes = [name for name in _notes(of) if (store.root / "notes" / name).is_file()]
-    remote.upload(store.root / "notes", "notes", notes)
+    remote.upload(store.root / "notes", "notes", _new_notes(store, remote, of))
     # Last: what a record speaks of is there.
     remote.upload(store.root / "keys", "keys", [f"{record.step}/{record.key}.json" for record in of])
     there = len(digests) - len(lacking)
@@ -167,6 +167,25 @@ def _send(store: Store, remote: Remote, artifact: Artifact, tell: Tell) -> int |
     remote.upload(artifact.path, place, [member.path for member in wanted])
     remote.upload(artifact.path, place, [MANIFEST])
     return num_bytes
+
+
+def _new_notes(store: Store, remote: Remote, records: Sequence[Record]) -> list[str]:
+    """The notes here that are to go there: those of a record that gives another digest there, or that are missing."""
+    there = remote.sizes("notes")
+    told = [
+        record for record in records if record.step == TRAIN.name and _digest_there(remote, record) == record.digest
+    ]
+    known = {name for name in _notes(told) if name in there}
+    return [name for name in _notes(records) if name not in known and (store.root / "notes" / name).is_file()]
+
+
+def _digest_there(remote: Remote, record: Record) -> str | None:
+    """The current digest of the record of that key there; None where there is none, or it is damaged."""
+    data = remote.read(f"keys/{record.step}/{record.key}.json")
+    try:
+        return json.loads(data)["digest"] if data is not None else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def pull(store: Store, url: str, wanted: Sequence[str], tell: Tell) -> Moved:

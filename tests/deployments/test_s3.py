@@ -94,6 +94,43 @@ def test_what_a_report_shows_of_a_training_goes_along_with_its_record(made, url,
     assert (other / "store" / "notes" / key / "summary.json").read_text() == '{"steps": 6}'
 
 
+@pytest.fixture
+def trained(made, tmp_path):
+    """A home of the test's own, the record of its first training, and where that tells how it went."""
+    shutil.copytree(made.root, tmp_path / "home")
+    (record,) = [path for path in (tmp_path / "home").glob("store/keys/train/*") if "stage1" in path.read_text()]
+    notes = tmp_path / "home" / "store" / "notes" / record.stem
+    shutil.rmtree(notes, ignore_errors=True)
+    notes.mkdir(parents=True)
+    return tmp_path / "home", record, notes / "summary.json"
+
+
+def test_a_push_leaves_the_notes_of_another_home_unless_they_are_of_another_digest(made, trained, url, s3):
+    """With `--from` a training may give another one: then its record goes there, and what it tells with it."""
+    home, record, summary = trained
+    there = f"{url}/notes/{record.stem}"
+    summary.write_text("first")
+    assert store("push", url, home) == 0
+    summary.write_text("second")
+    summary.with_name("metrics.jsonl").write_text("new")
+    assert store("push", url, home) == 0
+    assert (s3.cat_file(f"{there}/summary.json"), s3.cat_file(f"{there}/metrics.jsonl")) == (b"first", b"new")
+    told = json.loads(record.read_text())
+    again = {**told, "digest": made.made["stage2/train"].digest, "others": [told["digest"]]}
+    record.write_text(json.dumps(again))
+    assert store("push", url, home) == 0
+    assert s3.cat_file(f"{there}/summary.json") == b"second"
+
+
+def test_a_push_that_was_stopped_before_its_records_sends_the_notes_again(trained, url, s3):
+    home, record, summary = trained
+    summary.write_text("whole")
+    there = f"{url}/notes/{record.stem}/summary.json"
+    s3.pipe_file(there, b"who")
+    assert store("push", url, home) == 0
+    assert s3.cat_file(there) == b"whole"
+
+
 def test_of_one_artifact_only_what_it_is_made_from_goes_along(made, url, tmp_path, capsys):
     wanted = made.made["web/screen"]
     assert store("push", url, made.root) == 0
