@@ -4,9 +4,10 @@ import difflib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
-from tasks.build import FORCED, Store
+from tasks.build import FORCED, RecordsOf, Store
 from tasks.quantities import counted
 from tasks.request import Estimate, Inputs, Request, TrainingEstimate
 from tasks.sources import NO_FOLDER
@@ -130,9 +131,12 @@ def given(requests: Sequence[Request], name: str, artifact: Artifact) -> tuple[R
 def plan(store: Store, selection: Selection) -> tuple[Planned, ...]:
     """What a run of `selection` would do, step by step. Changes nothing."""
     planned: dict[str, Planned] = {}
+    records_of = cache(store.records_of)  # many steps are of one kind, and its records may be thousands
     for request in selection.walked:
-        one = _planned(store, request, planned, request.name in selection.forced)
-        planned[request.name] = _foreseen(store, request, one, planned) if one.action == "build" else one
+        is_forced = request.name in selection.forced
+        one = _planned(store, request, planned, records_of, is_forced=is_forced)
+        is_built = one.action == "build"
+        planned[request.name] = _foreseen(store, request, one, planned, records_of) if is_built else one
     return tuple(planned.values())
 
 
@@ -154,21 +158,27 @@ def probed(selection: Selection, planned: Sequence[Planned], tell: Callable[[str
     return tuple(found)
 
 
-def _foreseen(store: Store, request: Request, item: Planned, before: dict[str, Planned]) -> Planned:
+def _foreseen(
+    store: Store, request: Request, item: Planned, before: dict[str, Planned], records_of: RecordsOf
+) -> Planned:
     """`item`, a step to be built, with what that would take."""
     there = {name: item.artifact for name, item in before.items()}
     estimate = request.estimate(resolve(request, there))
-    return replace(item, estimate=estimate, last_seconds=seconds_last_time(request, store))
+    if isinstance(estimate, Estimate):  # it is about the whole step
+        return replace(item, estimate=estimate)
+    return replace(item, estimate=estimate, last_seconds=seconds_last_time(request, store, records_of))
 
 
-def _planned(store: Store, request: Request, before: dict[str, Planned], forced: bool) -> Planned:
-    if request.lacks or forced:
+def _planned(
+    store: Store, request: Request, before: dict[str, Planned], records_of: RecordsOf, *, is_forced: bool
+) -> Planned:
+    if request.lacks or is_forced:
         return Planned(step=request.name, action="build", why=request.lacks or FORCED, artifact=None)
     missing = [s for s in request.inputs.values() if isinstance(s, str) and before[s].artifact is None]
     if missing:
         return Planned(step=request.name, action="build", why=TO_BE_BUILT.format(missing[0]), artifact=None)
     inputs = resolve(request, {name: item.artifact for name, item in before.items()})
-    known = store.lookup(request, inputs)
+    known = store.lookup(request, inputs, records_of)
     action = "reuse" if known.artifact else "build"
     return Planned(step=request.name, action=action, why=known.why, artifact=known.artifact)
 

@@ -39,6 +39,9 @@ RECORD_NAMES = frozenset({"name", "step", "version", "config", "inputs", "digest
 USERS_FOLDER = "folder"
 """The kind of a folder of the user's own, as an input."""
 
+RecordsOf = Callable[[str], Mapping[str, Mapping[str, Any]]]
+"""`Store.records_of`, or what keeps its answers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreLookup:
@@ -123,12 +126,23 @@ class Store:
             raise ConfigError(f"{found[0]} is damaged: {damage or 'it holds ' + artifact.digest[:SHORT]}")
         return artifact
 
-    def lookup(self, request: Request, inputs: Inputs) -> StoreLookup:
-        """Whether the request can be answered from the store, and why or why not. Changes nothing."""
+    def records_of(self, step: str) -> dict[str, dict[str, Any]]:
+        """Key -> its record, of all builds of that step (`train`), the newest first."""
+        paths = sorted((self.root / "keys" / step).glob("*.json"))
+        found = {path.stem: record for path in paths if (record := _noted_at(path))}
+        return dict(sorted(found.items(), key=lambda item: -item[1]["noted"]["time"]))
+
+    def lookup(self, request: Request, inputs: Inputs, records_of: RecordsOf | None = None) -> StoreLookup:
+        """Whether the request can be answered from the store, and why or why not. Changes nothing.
+
+        Args:
+            records_of: what earlier builds are asked of; who looks up many requests need not read them for each.
+        """
         key = self.key(request, inputs)
         record = _noted_at(self._record_path(request.step, key))
         if record is None:
-            return StoreLookup(key=key, artifact=None, why=self._difference(request, inputs))
+            why = _differs_from(request, inputs, (records_of or self.records_of)(request.step.name))
+            return StoreLookup(key=key, artifact=None, why=why)
         artifact = self.artifact(request.step.kind, record["digest"])
         damage = self._damage(artifact)
         why = f"{artifact.path} is damaged: {damage}" if damage else request.gone(artifact)
@@ -324,16 +338,15 @@ class Store:
     def _record_path(self, step: Step, key: str) -> Path:
         return self.root / "keys" / step.name / f"{key}.json"
 
-    def _difference(self, request: Request, inputs: Inputs) -> str:
-        """In words, how the request differs from the most similar earlier one of that name."""
-        paths = (self.root / "keys" / request.step.name).glob("*.json")
-        earlier = [record for path in paths if (record := _noted_at(path)) and record["name"] == request.name]
-        earlier.sort(key=lambda record: -record["noted"]["time"])
-        now = request_identity(request, inputs)
-        former = nearest(now, earlier, lambda record: record)
-        if former is None:
-            return "never built on this home"
-        return difference(former, now)
+
+def _differs_from(request: Request, inputs: Inputs, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """In words, how the request differs from the most similar earlier one of that name."""
+    earlier = [record for record in records.values() if record["name"] == request.name]
+    now = request_identity(request, inputs)
+    former = nearest(now, earlier, lambda record: record)
+    if former is None:
+        return "never built on this home"
+    return difference(former, now)
 
 
 def _unless_taken_over(request: Request, is_ours: Callable[[], bool]) -> Request:

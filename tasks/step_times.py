@@ -1,22 +1,26 @@
 """How long a step took the last time, as the store's records have it."""
 
-import json
-
-from tasks.build import Store
+from tasks.build import RecordsOf, Store
 from tasks.request import Request
-from tasks.storing.records import Records
+from tasks.train import TRAIN
+from tasks.training.told import summary_in
 
 
-def seconds_last_time(request: Request, store: Store) -> float | None:
+def seconds_last_time(request: Request, store: Store, records_of: RecordsOf) -> float | None:
     """Of the newest build of a step of this name, whatever its settings; None where there is none.
 
     Without the steps of a training, which are estimated apart: what is left are the start of its processes, the
-    held-out losses and the checkpoint. Of one that was stopped in between the last part counts.
+    held-out losses and the checkpoint. Of one that was stopped in between the last part counts. None, too, where what
+    its steps took is not in the store.
+
+    Raises:
+        ConfigError: what a training told is damaged.
     """
-    found = (record for record in Records(store).of_step(request.step.name) if record.name == request.name)
-    last = next((record for record in found if "seconds" in record.noted), None)
-    if last is None:
-        return None
-    summary = store.notes(last.key) / "summary.json"
-    steps = json.loads(summary.read_text())["seconds"] if summary.exists() else 0.0
-    return max(0.0, last.noted["seconds"] - steps)
+    found = (
+        (key, told["noted"]) for key, told in records_of(request.step.name).items() if told["name"] == request.name
+    )
+    key, seconds = next(((key, noted["seconds"]) for key, noted in found if "seconds" in noted), ("", None))
+    if seconds is None or request.step.name != TRAIN.name:
+        return seconds
+    summary = summary_in(store.notes(key))
+    return None if summary is None else max(0.0, seconds - summary["seconds"])

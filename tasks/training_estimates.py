@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tasks.build import Store
 from tasks.request import TrainingEstimate, changed_names
 from tasks.storing.records import Records
 from tasks.train import TRAIN
+from tasks.training.told import spec_in, summary_in
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import parameters, trained_parameters
 from tinygptv_core.plain import leaves, plain
@@ -147,7 +147,7 @@ def _runs(name: str, backbones: Artifact, store: Store) -> list[LastRun]:
         if record.name != f"{name}/train" or record.inputs.get("backbones") != backbones.digest:
             continue
         notes = store.notes(record.key)
-        summary, run = _json(notes / "summary.json"), _json(notes / "RUN.json")
+        summary, run = summary_in(notes), spec_in(notes)
         if summary and run:
             found.append(
                 LastRun(
@@ -159,7 +159,3 @@ def _runs(name: str, backbones: Artifact, store: Store) -> list[LastRun]:
                 )
             )
     return found
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None

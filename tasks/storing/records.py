@@ -3,14 +3,14 @@
 Two requests may give one digest (a filter that drops nothing), so who asks what made it says for whom.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.build import Store, read_record
+from tasks.build import Store
 from tasks.request import SHORT
 
 NO_KINDS = ("keys", "work", "notes", "stamps", "leases", "damaged")
@@ -72,16 +72,18 @@ class Records:
     """The records of a store, read when they are first asked for, and the folders of its artifacts."""
 
     def __init__(self, store: Store) -> None:
-        self.root = store.root
+        self._store, self.root = store, store.root
 
     @cached_property
     def all(self) -> tuple[Record, ...]:
         """Every one, the newest first."""
-        return _newest_first((self.root / "keys").glob("*/*.json"))
+        steps = sorted(path.name for path in (self.root / "keys").glob("*"))
+        found = (record for step in steps for record in self.of_step(step))
+        return tuple(sorted(found, key=lambda record: -record.time))
 
     def of_step(self, step: str) -> tuple[Record, ...]:
         """Those of that step (`train`), the newest first; no others are read."""
-        return _newest_first((self.root / "keys" / step).glob("*.json"))
+        return tuple(_record(key, told) for key, told in self._store.records_of(step).items())
 
     @cached_property
     def _by_digest(self) -> dict[str, list[Record]]:
@@ -145,14 +147,9 @@ class Records:
         return max(found, key=fits, default=None)
 
 
-def _newest_first(paths: Iterable[Path]) -> tuple[Record, ...]:
-    return tuple(sorted(map(_record, sorted(paths)), key=lambda record: -record.time))
-
-
-def _record(path: Path) -> Record:
-    told = read_record(path)
+def _record(key: str, told: Mapping[str, Any]) -> Record:
     fields = ("name", "step", "version", "config", "inputs", "digest", "noted")
-    return Record(key=path.stem, others=tuple(told["others"]), **{name: told[name] for name in fields})
+    return Record(key=key, others=tuple(told["others"]), **{name: told[name] for name in fields})
 
 
 def clock(seconds: float) -> str:

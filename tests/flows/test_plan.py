@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from flows.plan import check_present, plan, probed, select
+from tasks import build
 from tasks.build import Store
 from tasks.request import Estimate, Request, Step, TrainingEstimate
 from tinygptv_core.plain import ConfigError
@@ -175,6 +176,24 @@ def test_the_commands_that_a_refusal_names_work_in_their_order_and_then_so_does_
         chosen, options = selected(requests, words)
         check_present(chosen, plan(store, chosen), [])
         assert run(store, requests, **options), f"{words} builds nothing"
+
+
+def test_a_plan_reads_each_record_once(store, monkeypatch):
+    """Beside the look for that of a request's own key, which for a new one is not there."""
+    read = []
+    seen = build.read_record
+    monkeypatch.setattr(build, "read_record", lambda path: (read.append(path.stem), seen(path))[1])
+    assert len(to_build(store, graph(a=7, b=8))) == 5
+    there = {path.stem for path in (store.root / "keys").glob("*/*.json")}
+    assert len(there) == 5 and sorted(key for key in read if key in there) == sorted(there)
+
+
+def test_how_long_a_step_took_is_asked_where_its_estimate_is_not_about_all_of_it(store):
+    whole = Estimate(rows=1, is_bound=False, bytes=0, seconds=5.0, is_measured=True)
+    costly, *rest = graph(a=7, b=8)
+    requests = (replace(costly, estimate=lambda inputs: whole), *rest)
+    last = {item.step: item.last_seconds for item in plan(store, everything(requests))}
+    assert last["x/rows"] is None and last["y/rows"] is not None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tasks.training_probe import probe, samples_per_second, shortened
 from tests.core.tiny_run import OPTIONS, tiny_spec
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.parameters import sizes_in
-from tinygptv_core.plain import plain
+from tinygptv_core.plain import ConfigError, plain
 from tinygptv_core.settings import SHIPPED
 from tinygptv_core.sizes import PAPER_SIZES
 from tinygptv_core.stage import Share
@@ -21,6 +21,7 @@ from tinygptv_core.stages import NANO_STAGE1, PAPER_STAGE1
 
 SIZES = sizes_in(SHIPPED / "nano")
 BACKBONES = Artifact(kind="backbones", digest="b" * 64, path=Path("backbones"))
+SUMMARY = {"seconds": 55.0, "samples_per_second": 64.0, "peak_memory_bytes": 1_000_000_000}
 TWICE = replace(NANO_STAGE1, schedule=replace(NANO_STAGE1.schedule, steps=220))
 
 
@@ -38,7 +39,7 @@ def note_run(store, key, *, stage=NANO_STAGE1, speed=64.0, backbones=BACKBONES, 
     }
     for path, value in (
         (store.root / "keys" / "train" / f"{key}.json", record),
-        (store.notes(key) / "summary.json", {"samples_per_second": speed, "peak_memory_bytes": 1_000_000_000}),
+        (store.notes(key) / "summary.json", {**SUMMARY, "samples_per_second": speed}),
         (store.notes(key) / "RUN.json", {"options": plain(replace(OPTIONS, **options)), "features": features}),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +120,21 @@ def test_a_run_under_the_same_conditions_comes_before_newer_ones(tmp_path):
     note_run(store, "few at once", speed=32.0, micro_batch=1, time=3.0)
     assert (seconds_of(store, aided=True), seconds_of(store), seconds_of(store, micro_batch=1)) == (5.5, 55.0, 110.0)
     assert {estimate(store, **asked).note for asked in ({"aided": True}, {}, {"micro_batch": 1})} == {""}
+
+
+@pytest.mark.parametrize("name", ["summary.json", "RUN.json"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seconds": 1'])
+def test_what_a_training_told_that_is_damaged_is_one_message_with_its_path(tmp_path, name, text):
+    store = Store(tmp_path)
+    note_run(store, "run")
+    path = store.notes("run") / name
+    path.write_text(text)
+    with pytest.raises(
+        ConfigError, match=rf"^{path} is damaged: .*\n  rm {path}  lets plans and reports do without it$"
+    ):
+        estimate(store)
+    path.unlink()
+    assert seconds_of(store) is None
 
 
 def test_a_mix_draws_by_its_weights():
