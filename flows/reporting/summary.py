@@ -30,6 +30,7 @@ from tasks.reporting.report import (
 )
 from tasks.request import TrainingEstimate
 from tasks.tables import data_counts
+from tasks.training.told import summary_in
 from tinygptv_core import evals
 from tinygptv_core.presets import Preset
 from tinygptv_core.run import DataFolders
@@ -53,7 +54,7 @@ def report_on(prepared: Prepared, built: Mapping[str, BuildResult]) -> tuple[Rep
     report: Report = {
         "run": environment.run,
         "preset": preset.name,
-        "world_size": (told[trained[-1]] if told else {}).get("world_size", environment.options.processes),
+        "world_size": told[trained[-1]].get("world_size") if trained else None,
         "steps": [_step(item) for item in built.values()],
         "data": {name: _data(built, name) for name in preset.data if f"{name}/screen" in built},
         "fresh": {"scores": _scores(built, FRESH)} if f"{FRESH}/evaluate" in built else None,
@@ -85,8 +86,7 @@ def _data(built: Mapping[str, BuildResult], name: str) -> DataReport:
 
 def _told(environment: RunEnvironment, trained: BuildResult) -> dict[str, Any]:
     """What the processes that trained a stage told about it; nothing where that was pulled without it, or removed."""
-    path = environment.store.notes(trained.key) / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return summary_in(environment.store.notes(trained.key)) or {}
 
 
 def _init(built: Mapping[str, BuildResult], first: str) -> InitReport | None:

@@ -109,11 +109,14 @@ class ModelReport(TypedDict):
 
 
 class Report(TypedDict):
-    """report.json. `scores` is the final model's; `fresh`, `init` and `model` are None where a run has none."""
+    """report.json. `scores` is the final model's; `fresh`, `init` and `model` are None where a run has none.
+
+    `world_size` is what the processes of the last stage told, None where the store has nothing of them.
+    """
 
     run: str
     preset: str
-    world_size: int
+    world_size: int | None
     steps: list[StepReport]
     data: dict[str, DataReport]
     fresh: FreshReport | None
