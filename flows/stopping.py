@@ -45,9 +45,11 @@ def cut_short_the_end(status: int) -> None:
     What it would still wait for, its Prefect server for one, ends by itself.
     """
 
-    def begin() -> None:
-        sys.stdout.flush()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: os._exit(status))
+    atexit.unregister(_end_at_once_with)  # what is said last holds
+    atexit.register(_end_at_once_with, status)  # late, so that it is called before what others have registered
 
-    atexit.register(begin)  # late, so that it is called before what others have registered
+
+def _end_at_once_with(status: int) -> None:
+    sys.stdout.flush()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: os._exit(status))

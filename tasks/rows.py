@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,6 +165,8 @@ def _row_of(recipe: Recipe, position: int, sample: Row) -> TableRow | Drop:
         for text in (picture, split, group):
             (text or "").encode()  # half a surrogate pair is no text, and nothing after this step could write it
         width, height = (side_of(sample.get(column)) for column in recipe.size) if recipe.size else (None, None)
+    except ConfigError as error:  # of the recipe's prompts, which no key of this step covers: a drop would stay
+        raise ConfigError(f"its recipe failed at row {_key(position)}: {error}") from error
     except UNREADABLE as error:
         return _drop(position, url, error)
     except MemoryError:
@@ -208,14 +210,15 @@ def _turns(recipe: Recipe, record: Mapping[str, object]) -> str:
     Raises:
         LookupError, AttributeError, TypeError, ValueError: the record does not have the data set's form, or what is
             said is none.
+        ConfigError: a prompt has no place for the question.
     """
     turns = recipe.turns(record)
     if not turns:
         raise ValueError("nothing is said in it")
     check_turns(turns)
     if turns[0].role == "user":
-        for prompt in recipe.prompts:
-            check_place(prompt, turns[0].text)
+        for prompt, asked in product(recipe.prompts, turns[0].texts):
+            check_place(prompt, asked)
     text = json.dumps([[turn.role, *turn.texts] for turn in turns], ensure_ascii=False)
     text.encode()
     return text

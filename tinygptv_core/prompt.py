@@ -67,7 +67,7 @@ def question(text: str, prompt: str, template: str, has_image: bool) -> str:
         has_image: puts the picture's slot in front.
 
     Raises:
-        ValueError: there is a text, and `prompt` has no place for it.
+        ConfigError: there is a text, and `prompt` has no place for it.
     """
     before, _, after = template.partition("{}")
     return f"{before}{IMAGE_SLOT if has_image else ''}{_filled(prompt, text)}{after}"

@@ -62,10 +62,10 @@ def check_place(prompt: str, text: str) -> None:
     """Whether `prompt` has a place, `{}`, for `text`, which a caption has none of.
 
     Raises:
-        ValueError: it has not.
+        ConfigError: it has not.
     """
     if text and "{}" not in prompt:
-        raise ValueError(f"the prompt {prompt!r} has no {{}}, where {text!r:.80} is to stand")
+        raise ConfigError(f"the prompt {prompt!r} has no {{}}, where {text!r:.80} is to stand")
 
 
 def check_alternation(roles: Sequence[str]) -> None:

@@ -89,10 +89,11 @@ def _refused_hosts(environment: RunEnvironment, planned: Sequence[Planned]) -> s
     if None in found or not hosts or not all(is_named_private(h) and canonical_host(h) not in allowed for h in hosts):
         return None
     names = sorted(hosts)
+    to_fetch = f"to fetch from {'the first of ' if len(names) > MOST_HOSTS else ''}them all the same"
     allowing = " ".join(f"--allow-host {host}" for host in names[:MOST_HOSTS])
     return (
         f"{LIST}: nothing of it can be fetched (refused_address): none of its hosts has a public address, or is "
-        f"allowed: {first_of(names, MOST_HOSTS, ', ')}.\n  to fetch from them all the same  {allowing}"
+        f"allowed: {first_of(names, MOST_HOSTS, ', ')}.\n  {to_fetch}  {allowing}"
     )
 
 

@@ -132,8 +132,9 @@ sys.exit(main(["run", "--home", {home!r}]))
         ("raise KeyboardInterrupt", 1, "", "tinygptv: stopped. The same command goes on from here.\n"),
         ("raise RuntimeError('lost')", 1, "", "tinygptv: the run failed: lost\n"),
         ("raise run_commands.ConfigError('no such file')", 2, "", "tinygptv: no such file\n"),
+        ("run_commands.cut_short_the_end(0); raise KeyboardInterrupt", 1, "", "tinygptv: stopped."),
     ],
-    ids=["done", "stopped", "failed", "mistaken"],
+    ids=["done", "stopped", "failed", "mistaken", "stopped when it was done"],
 )
 def test_a_signal_while_a_command_ends_cuts_that_short_and_changes_nothing(tmp_path, number, does, status, out, said):
     """Prefect's server may take seconds to end, in which an exception would be told with its trace."""

@@ -178,7 +178,7 @@ def test_the_commands_that_a_refusal_names_work_in_their_order_and_then_so_does_
         assert run(store, requests, **options), f"{words} builds nothing"
 
 
-def test_a_plan_reads_each_record_once(store, monkeypatch):
+def test_a_plan_looks_up_and_times_steps_by_one_reading_of_each_record(store, monkeypatch):
     """Beside the look for that of a request's own key, which for a new one is not there."""
     read = []
     seen = build.read_record

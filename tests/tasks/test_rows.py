@@ -350,10 +350,15 @@ def test_a_broken_line_in_a_good_list_is_one_drop(tmp_path, name):
     assert read_counts(place.out) == {"rows": 3, "kept": 2, "dropped": {"broken_record": 1}}
 
 
-def test_a_question_that_a_prompt_has_no_place_for_is_a_drop_that_says_so(tmp_path):
-    asking = replace(
-        WEB, prompts=("[vqa] {}", "[vqa]"), turns=lambda row: (Turn("user", "who?"), Turn("assistant", "he"))
+@pytest.mark.parametrize("question", [Turn("user", "who?"), Turn("user", "", ("who?",))])
+def test_a_question_that_a_prompt_has_no_place_for_is_a_mistake_of_the_recipe(tmp_path, question):
+    asked = {"a dog": (Turn("assistant", "a dog"),), "who?": (question, Turn("assistant", "he"))}
+    mixed = replace(WEB, prompts=("[vqa] {}", "[caption]"), turns=lambda row: asked[row["caption"]])
+    (tmp_path / "list.json").write_text(
+        json.dumps([{"url": f"http://a.example/{text}", "caption": text} for text in asked])
     )
-    (tmp_path / "list.json").write_text(json.dumps(RECORDS))
-    with pytest.raises(ConfigError, match=r".*the prompt '\[vqa\]' has no \{\}, where 'who\?' is to stand"):
-        check_list(tmp_path / "list.json", asking)
+    said = r"row 000000001: the prompt '\[caption\]' has no \{\}, where 'who\?' is to stand"
+    with pytest.raises(ConfigError, match=said):
+        rows(mixed, "mixed", tmp_path / "list.json", step_folders(tmp_path))
+    rows(replace(mixed, prompts=("{}",)), "mixed", tmp_path / "list.json", step_folders(tmp_path / "mended"))
+    assert read_counts(tmp_path / "mended" / "out")["kept"] == 2

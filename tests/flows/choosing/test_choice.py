@@ -81,7 +81,7 @@ def test_of_many_hosts_that_will_be_refused_the_first_are_in_a_command_that_can_
     *_, sentence, command = capsys.readouterr().out.splitlines()
     assert sentence.endswith(": 10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4, 10.0.0.5, and 3 more.")
     allowing = " ".join(f"--allow-host 10.0.0.{place}" for place in range(1, 6))
-    assert command == f"  to fetch from them all the same  {allowing}"
+    assert command == f"  to fetch from the first of them all the same  {allowing}"
 
 
 @pytest.mark.parametrize(
