@@ -14,7 +14,6 @@ The only place that decides whether something is built already. Two names for tw
 
 import json
 import os
-import shlex
 import shutil
 import stat
 import time
@@ -26,6 +25,7 @@ from typing import Any, Literal
 
 from tasks.lease import held, in_use, lease
 from tasks.request import SHORT, Inputs, Request, Step, StepFolders, difference, digests, nearest, request_identity
+from tasks.whole_files import read_whole
 from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError, canonical_json, sha256_of
@@ -383,16 +383,8 @@ def read_record(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ConfigError: it is damaged; says what helps.
     """
-    try:
-        told = json.loads(path.read_bytes())
-    except ValueError:
-        told = None
-    if not isinstance(told, dict) or not told.keys() >= RECORD_NAMES:
-        raise ConfigError(
-            f"{path} is damaged: it is no record of a build.\n"
-            f"  rm {shlex.quote(str(path))}  lets what it speaks of be built anew when it is asked for"
-        )
-    return told
+    cure = "lets what it speaks of be built anew when it is asked for"
+    return read_whole(path, RECORD_NAMES, damage="it is no record of a build", cure=cure)
 
 
 def _noted_at(path: Path) -> dict[str, Any] | None:

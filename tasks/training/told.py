@@ -1,11 +1,9 @@
 """What a training told of itself, in the notes of its build: how it went, and what it was asked to do."""
 
-import json
-import shlex
 from pathlib import Path
 from typing import Any
 
-from tinygptv_core.plain import ConfigError
+from tasks.whole_files import read_whole
 
 
 def summary_in(notes: Path) -> dict[str, Any] | None:
@@ -27,15 +25,8 @@ def spec_in(notes: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path, names: set[str]) -> dict[str, Any] | None:
+    damage, cure = "it is not what a training tells of itself", "lets plans and reports do without it"
     try:
-        told = json.loads(path.read_bytes())
+        return read_whole(path, names, damage=damage, cure=cure)
     except FileNotFoundError:
         return None
-    except ValueError:
-        told = None
-    if not isinstance(told, dict) or not told.keys() >= names:
-        raise ConfigError(
-            f"{path} is damaged: it is not what a training tells of itself.\n"
-            f"  rm {shlex.quote(str(path))}  lets plans and reports do without it"
-        )
-    return told
