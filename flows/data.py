@@ -9,7 +9,6 @@ from flows.inputs import pictures_name, set_inputs, sets_in
 from flows.provenance import noted
 from flows.recipes import recipe
 from flows.run_environment import RunEnvironment
-from tasks.build import MANIFEST
 from tasks.fetch import FETCH, fetch_files
 from tasks.fetch_estimates import estimate_fetch
 from tasks.fetching.serve import serving
@@ -21,6 +20,7 @@ from tasks.reading.list_files import COPY, copy_lists, is_far, state_of
 from tasks.request import Estimate, Inputs, Request, StepFolders
 from tasks.rows import ROWS, rows_of_lists
 from tasks.scenes import DRAW, draw
+from tasks.sealed import MANIFEST
 from tasks.segments import FetchTarget, SegmentStore, fetch_urls, rounded
 from tasks.sources import brought_file, brought_pictures, warn_of_size
 from tinygptv_core import evals

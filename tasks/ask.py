@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.build import MANIFEST, Store
+from tasks.build import Store
 from tasks.registering.registry import BACKBONES_TAG, Version, find
+from tasks.sealed import MANIFEST
 from tasks.storing.lineage import of_digest
 from tasks.storing.records import Record, Records
 from tinygptv_core.artifact import sha256_of_file
@@ -239,7 +240,7 @@ def _in_store(folder: Path) -> ModelFiles:
         digest = origin_of(folder).backbones
     else:
         raise ConfigError(f"{folder} holds neither a model nor a checkpoint: there is no model.json or stage.json")
-    return ModelFiles(folder=folder, backbones=(_store_of(folder).artifact("backbones", digest).path,))
+    return ModelFiles(folder=folder, backbones=(_store_of(folder).sealed.at("backbones", digest).path,))
 
 
 def card_of(folder: Path) -> "ModelCard":
@@ -299,7 +300,7 @@ def origin_of(checkpoint: Path) -> CheckpointOrigin:
         for record in records.of_step("restore_checkpoint"):
             if digest in record.digests and (backbones := _restored_beside(record, records)):
                 return CheckpointOrigin(
-                    backbones=backbones, stage=_stage_of(checkpoint, store.find("backbones", backbones).path)
+                    backbones=backbones, stage=_stage_of(checkpoint, store.sealed.find("backbones", backbones).path)
                 )
     raise ConfigError(
         f"{checkpoint} is a checkpoint, but no store around it says on which backbones it was trained. Ask one that a "

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.build import FILE_STAMPS, remembered, write_json
 from tasks.request import Step, StepFolders
+from tasks.stamps import remembered_digest
 from tasks.typed_paths import typed_path
-from tinygptv_core.artifact import Artifact, digest_of, members_of, sha256_of_file
+from tasks.whole_files import write_json
+from tinygptv_core.artifact import Artifact, digest_of, members_of
 from tinygptv_core.plain import ConfigError, plain, unknown
 from tinygptv_core.settings import SHIPPED, BackboneSettings, BackboneSources, Source
 from tinygptv_core.tensor_files.weight_folders import check_pins, files_of
@@ -148,23 +149,3 @@ def source_path(role: str, source: Source) -> Path:
             f"  name it with --set backbones.sources.{role}.path=PATH"
         )
     return typed_path(source.path)
-
-
-def remembered_digest(path: Path, stamps: Path) -> str:
-    """The SHA-256 of a file; taken from what `stamps` remembers while the file and its size and times are the same.
-
-    A time of writing can be set back to hide a change; that the file was changed at all cannot.
-    Nothing is remembered before there is a store.
-    """
-    book = stamps / FILE_STAMPS
-    known = remembered(book)
-    status = path.stat()
-    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    entry = known.get(str(path))
-    if entry and entry[:-1] == stamp:
-        return entry[-1]
-    digest = sha256_of_file(path)
-    if stamps.parent.is_dir():
-        stamps.mkdir(exist_ok=True)
-        write_json(book, {**known, str(path): [*stamp, digest]})
-    return digest

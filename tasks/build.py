@@ -4,41 +4,31 @@ The only place that decides whether something is built already. Two names for tw
 *key* says what was asked for, the *digest* says what it is (docs/adr/0001-identity-by-content.md).
 
     keys/<step>/<key>.json        which digest that request gave, and what is noted about it
-    <kind>/<digest[:12]>/         the sealed folder
+    <kind>/<digest[:12]>/         the sealed folder (`sealed.py`)
     work/<step>/<key>/            a build in progress, or what a killed one left
     notes/<key>/                  what is kept and hashed nowhere
-    stamps/<kind>-<digest>.json   when each sealed file was last written, to spare hashing it again
     leases/<key>                  who is building it now
     in-use                        locked by whoever reads or builds, together, and by who cleans, alone
 """
 
-import json
-import os
 import shutil
-import stat
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tasks.lease import held, in_use, lease
-from tasks.request import SHORT, Inputs, Request, Step, StepFolders, difference, digests, nearest, request_identity
-from tasks.whole_files import read_whole
-from tinygptv_core.artifact import Artifact, Member, digest_of, members_of, sha256_of_file
-from tinygptv_core.drafts import write_whole
-from tinygptv_core.plain import ConfigError, canonical_json, sha256_of
+from tasks.request import Inputs, Request, Step, StepFolders, difference, digests, nearest, request_identity
+from tasks.sealed import SealedFolders, unseal
+from tasks.whole_files import read_whole, write_json
+from tinygptv_core.artifact import Artifact
+from tinygptv_core.plain import sha256_of
 
-MANIFEST = "manifest.json"
 FORCED = "asked for with --from"
-FILE_STAMPS = "files.json"
-"""In `stamps/`: the SHA-256 of the user's own files, to spare hashing them again."""
 RECORD_NAMES = frozenset({"name", "step", "version", "config", "inputs", "digest", "others", "noted"})
 """What a file of `keys/` has."""
-USERS_FOLDER = "folder"
-"""The kind of a folder of the user's own, as an input."""
-
 RecordsOf = Callable[[str], Mapping[str, Mapping[str, Any]]]
 """`Store.records_of`, or what keeps its answers."""
 
@@ -64,10 +54,6 @@ class BuildResult:
     artifact: Artifact
 
 
-class DamagedError(Exception):
-    """A sealed folder is not what was sealed, or a file of the user's not what it was when it was asked for."""
-
-
 class TakenOverError(RuntimeError):
     """Another machine has gone on with a build whose machine was silent for long; it seals what there is to seal."""
 
@@ -77,7 +63,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._hashed: set[str] = set()
+        self.sealed = SealedFolders(root)
 
     def has_records(self) -> bool:
         """Whether anything was ever built here."""
@@ -104,28 +90,6 @@ class Store:
         """Where what is kept beside the artifact of `key` lies."""
         return self.root / "notes" / key
 
-    def artifact(self, kind: str, digest: str) -> Artifact:
-        """The artifact of that digest and where it lies, if it is there."""
-        return Artifact(kind=kind, digest=digest, path=self.root / kind / digest[:SHORT])
-
-    def find(self, kind: str, digest: str) -> Artifact:
-        """The sealed folder of that kind whose digest begins with `digest`.
-
-        Raises:
-            ConfigError: there is none, or more than one, or it is damaged; says which there are.
-        """
-        folders = sorted((self.root / kind).glob("*")) if (self.root / kind).is_dir() else []
-        found = [path for path in folders if digest and (path.name.startswith(digest) or digest.startswith(path.name))]
-        if len(found) != 1:
-            there = ", ".join(path.name for path in folders) or "none"
-            raise ConfigError(f"{kind} {digest}: {len(found)} of that name in {self.root}. There are: {there}.")
-        manifest = found[0] / MANIFEST
-        artifact = self.artifact(kind, sha256_of_file(manifest) if manifest.is_file() else found[0].name)
-        damage = self._damage(artifact)
-        if damage or not artifact.digest.startswith(digest):
-            raise ConfigError(f"{found[0]} is damaged: {damage or 'it holds ' + artifact.digest[:SHORT]}")
-        return artifact
-
     def records_of(self, step: str) -> dict[str, dict[str, Any]]:
         """Key -> its record, of all builds of that step (`train`), the newest first."""
         paths = sorted((self.root / "keys" / step).glob("*.json"))
@@ -143,8 +107,8 @@ class Store:
         if record is None:
             why = _differs_from(request, inputs, (records_of or self.records_of)(request.step.name))
             return StoreLookup(key=key, artifact=None, why=why)
-        artifact = self.artifact(request.step.kind, record["digest"])
-        damage = self._damage(artifact)
+        artifact = self.sealed.at(request.step.kind, record["digest"])
+        damage = self.sealed.damage(artifact)
         why = f"{artifact.path} is damaged: {damage}" if damage else request.gone(artifact)
         if why:
             return StoreLookup(key=key, artifact=None, why=why)
@@ -157,7 +121,7 @@ class Store:
         known = self.lookup(request, inputs)
         if known.artifact is None:
             return known
-        self._doubt(known.artifact)
+        self.sealed.doubt(known.artifact)
         return self.lookup(request, inputs)
 
     def build(
@@ -192,7 +156,7 @@ class Store:
                 return _built(request, now, "reuse", before)
             for artifact in (*inputs.values(), *aids.values()):
                 if artifact is not None:
-                    self._check_hashes(artifact)
+                    self.sealed.require_whole(artifact)
             artifact = self._make(_unless_taken_over(request, is_ours), inputs, aids, now, noted, force)
         why = FORCED if force else first.why
         return _built(request, StoreLookup(key=first.key, artifact=artifact, why=why), "build", before)
@@ -207,12 +171,12 @@ class Store:
         folders = StepFolders(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
         for folder in (folders.out, folders.scratch, folders.notes):
             folder.mkdir(parents=True, exist_ok=True)
-        _unseal(folders.out)
+        unseal(folders.out)
         if force:
             (work / "forced").touch()
         read = {name: artifact for name, artifact in (*inputs.items(), *aids.items()) if artifact is not None}
         request.work(read, folders)
-        artifact = self._seal(folders.out, request.step.kind)
+        artifact = self.sealed.seal(folders.out, request.step.kind)
         aided = {"aids": digests(aids)} if aids else {}
         noted = {**noted, **aided, "seconds": time.monotonic() - before}
         artifact = self._note(request, inputs, known.key, artifact, noted, force)
@@ -227,32 +191,6 @@ class Store:
             with lease(path, lambda text: None):
                 shutil.rmtree(work, ignore_errors=True)
 
-    def _seal(self, folder: Path, kind: str) -> Artifact:
-        """Write the manifest last and rename the folder into place, unless the very same is there."""
-        members = members_of(folder)
-        if not members:
-            raise ValueError(f"the step wrote nothing into {folder}")
-        artifact = self.artifact(kind, digest_of(members))
-        if artifact.path.exists() and self._damage(artifact):
-            grave = self.root / "damaged" / f"{kind}-{artifact.digest[:SHORT]}-{time.time_ns()}"
-            grave.parent.mkdir(exist_ok=True)
-            artifact.path.rename(grave)
-        if not artifact.path.exists():
-            for member in members:
-                (folder / member.path).chmod(0o444)
-            draft = folder.with_name(MANIFEST)  # not inside, where a kill would leave half of it among the members
-            write_whole(draft, canonical_json(members))  # so that its own SHA-256 is the digest
-            draft.replace(folder / MANIFEST)
-            artifact.path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(OSError):  # another process sealed the same bytes meanwhile
-                folder.rename(artifact.path)
-            self._stamp(artifact, members)
-        return artifact
-
-    def adopt(self, folder: Path, kind: str) -> Artifact:
-        """Seal a folder that came from another store."""
-        return self._seal(folder, kind)
-
     def _note(
         self, request: Request, inputs: Inputs, key: str, artifact: Artifact, noted: Mapping[str, Any], force: bool
     ) -> Artifact:
@@ -261,8 +199,8 @@ class Store:
         old = _noted_at(path)
         found = [artifact.digest]
         if old:
-            first = self.artifact(request.step.kind, old["digest"])
-            keep_first = not force and self._damage(first) is None
+            first = self.sealed.at(request.step.kind, old["digest"])
+            keep_first = not force and self.sealed.damage(first) is None
             artifact = first if keep_first else artifact
             found = list(dict.fromkeys([artifact.digest, *found, old["digest"], *old["others"]]))
         told = {"digest": found[0], "others": found[1:], "noted": dict(noted)}
@@ -270,64 +208,6 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         return artifact
-
-    def verify(self, artifact: Artifact) -> str | None:
-        """What is wrong with a sealed folder, or None; all of it is hashed, whenever that was done before."""
-        self.forget(artifact)
-        return self._damage(artifact)
-
-    def forget(self, artifact: Artifact) -> None:
-        """Forget when its files were last written, so that they are hashed when it is next looked at."""
-        self._stamps_path(artifact).unlink(missing_ok=True)
-
-    def _damage(self, artifact: Artifact) -> str | None:
-        """What is wrong with a sealed folder, or None. Files that were touched since are hashed anew."""
-        path = artifact.path / MANIFEST
-        if not path.is_file():
-            return "its manifest is missing" if artifact.path.exists() else "it is missing"
-        if sha256_of_file(path) != artifact.digest:
-            return "its manifest is not the one that was sealed"
-        members = tuple(Member(**told) for told in json.loads(path.read_text()))  # the bytes are those that were sealed
-        stamps = remembered(self._stamps_path(artifact))
-        damage = _unlike(artifact.path, members, stamps)
-        if damage is None and not stamps:
-            self._stamp(artifact, members)
-        return damage
-
-    def _stamp(self, artifact: Artifact, members: tuple[Member, ...]) -> None:
-        path = self._stamps_path(artifact)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, {m.path: (artifact.path / m.path).stat().st_mtime_ns for m in members})
-
-    def _check_hashes(self, artifact: Artifact) -> None:
-        """Hash what a build is about to read: once, and then again what was touched since."""
-        if artifact.kind == USERS_FOLDER:
-            return  # no manifest says what is in it; the step that reads it looks whether it stays the same
-        if artifact.path.is_file():
-            self._check_file(artifact)
-            return
-        self._doubt(artifact)
-        if damage := self._damage(artifact):
-            raise DamagedError(f"{artifact.path}: {damage}. Run the same command again: what is damaged is built anew.")
-
-    def _check_file(self, artifact: Artifact) -> None:
-        found = sha256_of_file(artifact.path)
-        if found == artifact.digest:
-            return
-        (self.root / "stamps" / FILE_STAMPS).unlink(missing_ok=True)  # so that no second try trusts them either
-        raise DamagedError(
-            f"{artifact.path} was changed since it was looked at\n  found   {found}\n  wanted  {artifact.digest}\n"
-            "  once nothing writes to it any more, run the same command again: it takes the file as it is then"
-        )
-
-    def _doubt(self, artifact: Artifact) -> None:
-        """Have a sealed folder hashed when it is next looked at, if it was not hashed yet."""
-        if artifact.digest not in self._hashed:
-            self.forget(artifact)
-            self._hashed.add(artifact.digest)
-
-    def _stamps_path(self, artifact: Artifact) -> Path:
-        return self.root / "stamps" / f"{artifact.kind}-{artifact.digest[:SHORT]}.json"
 
     def _work(self, step: Step, key: str) -> Path:
         return self.root / "work" / step.name / key
@@ -363,19 +243,6 @@ def _unless_taken_over(request: Request, is_ours: Callable[[], bool]) -> Request
     return replace(request, work=work)
 
 
-def _unseal(folder: Path) -> None:
-    """Undo what a build that was killed while it sealed `folder` had done."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for base, _, names in os.walk(folder):
-        for name in names:
-            Path(base, name).chmod(0o644)
-
-
-def write_json(path: Path, value: object) -> None:
-    """`value` as JSON at `path`, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=1, sort_keys=True))
-
-
 def read_record(path: Path) -> dict[str, Any]:
     """A file of `keys/`.
 
@@ -394,44 +261,9 @@ def _noted_at(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def remembered(book: Path) -> dict[str, Any]:
-    """What a file of `stamps/` says; nothing where it is missing or damaged, for all that it saves is hashing."""
-    try:
-        told = json.loads(book.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
 def _built(request: Request, known: StoreLookup, action: Literal["build", "reuse"], before: float) -> BuildResult:
     assert known.artifact is not None
     seconds = time.monotonic() - before
     return BuildResult(
         name=request.name, key=known.key, action=action, why=known.why, seconds=seconds, artifact=known.artifact
     )
-
-
-def _unlike(folder: Path, members: tuple[Member, ...], stamps: Mapping[str, int]) -> str | None:
-    """The first thing in which `folder` is not what `members` say, in words. There may be thousands of them."""
-    for member in members:
-        path = f"{folder}/{member.path}"
-        status = _status(path)
-        if status is None:
-            return f"{member.path} is missing"
-        if status.st_size != member.bytes:
-            return f"{member.path} has {status.st_size} bytes, not {member.bytes}"
-        if status.st_mtime_ns != stamps.get(member.path) and sha256_of_file(Path(path)) != member.sha256:
-            return f"{member.path} was changed"
-    below = len(f"{folder}/")
-    there = {os.path.join(base[below:], name) for base, _, names in os.walk(folder) for name in names}
-    extra = there - {member.path for member in members} - {MANIFEST}
-    return f"{min(extra)} was added" if extra else None
-
-
-def _status(path: str) -> os.stat_result | None:
-    """Of a plain file; None where there is none."""
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None

@@ -77,14 +77,14 @@ def _is_of(record: Record, wanted: FetchTarget, table: Artifact | None) -> bool:
 
 def _has_pictures(record: Record, store: Store) -> bool:
     """Whether a segment gave any; one that gave none is asked for again."""
-    folder = store.artifact(SEGMENT.kind, record.digest).path
+    folder = store.sealed.at(SEGMENT.kind, record.digest).path
     return folder.is_dir() and read_counts(folder)["kept"] > 0
 
 
 def _sum(records: Sequence[Record], store: Store) -> Measured:
     rows = kept = num_bytes = 0
     for record in records:
-        folder = store.artifact(SEGMENT.kind, record.digest).path
+        folder = store.sealed.at(SEGMENT.kind, record.digest).path
         if folder.is_dir():
             counts = read_counts(folder)
             rows, kept = rows + counts["rows"], kept + counts["kept"]

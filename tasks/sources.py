@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.backbones_import import remembered_digest
-from tasks.build import USERS_FOLDER, remembered, write_json
 from tasks.picture_sets import UNLIKE, is_readable, picture_files, spelled
+from tasks.sealed import USERS_FOLDER
+from tasks.stamps import FOLDER_STAMPS, hashed_once, remembered_digest
 from tinygptv_core.artifact import Artifact, sha256_of_file
 from tinygptv_core.plain import ConfigError, sha256_of
 from tinygptv_core.recipe import Download, PictureSet
@@ -101,15 +101,7 @@ def _folder_digest(folder: Path, stamps: Path) -> str:
     """
     files = picture_files(folder)
     listed = sha256_of([_listed(folder, path) for path in files])
-    book = stamps / "folders.json"
-    known = remembered(book)
-    if str(folder) in known and known[str(folder)][0] == listed:
-        return known[str(folder)][1]
-    digest = _content(folder, files)
-    if stamps.parent.is_dir():
-        stamps.mkdir(exist_ok=True)
-        write_json(book, {**known, str(folder): [listed, digest]})
-    return digest
+    return hashed_once(stamps / FOLDER_STAMPS, folder, [listed], lambda: _content(folder, files))
 
 
 def _listed(folder: Path, path: Path) -> list[str | int]:

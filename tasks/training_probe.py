@@ -61,7 +61,8 @@ def probe(spec_of: Callable[[StepFolders], RunSpec], *, aided: bool) -> Training
 def shortened(stage: Stage) -> Stage:
     """`stage` with the steps of a probe, all of them at its peak rate or below."""
     steps = min(PROBE_STEPS, stage.schedule.steps)
-    return replace(stage, schedule=replace(stage.schedule, steps=steps, warmup_steps=0))
+    schedule = replace(stage.schedule, steps=steps, warmup_steps=0)
+    return replace(stage, schedule=schedule, published_accumulation=min(stage.published_accumulation, steps))
 
 
 def samples_per_second(lines: Sequence[Line]) -> float:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from tasks.ask import ModelFiles, card_of, model_files
 from tasks.backbones_import import note_coverage
-from tasks.build import MANIFEST, Store
+from tasks.build import Store
 from tasks.request import SHORT, Step, StepFolders
+from tasks.sealed import MANIFEST
 from tasks.shortages import has_no_room
 from tasks.storing.lineage import GIVEN, REGISTERED, chain, of_digest
 from tasks.storing.records import Records
@@ -149,7 +150,7 @@ def _local(model: str, store: Store) -> Path | None:
 
 def _backbones(wanted: Export, store: Store, files: ModelFiles) -> Artifact:
     if wanted.backbones is not None:
-        return store.find("backbones", wanted.backbones)
+        return store.sealed.find("backbones", wanted.backbones)
     from tinygptv_core.answer import find_backbones
 
     card = card_of(files.folder)

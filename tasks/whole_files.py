@@ -1,4 +1,4 @@
-"""JSON files that a user may find damaged: each with what it must have, and one message of what helps."""
+"""JSON files that are written whole or not at all; a damaged one is said to be, with what helps."""
 
 import json
 import shlex
@@ -6,6 +6,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import ConfigError
 
 
@@ -27,3 +28,8 @@ def read_whole(path: Path, names: Set[str], *, damage: str, cure: str) -> dict[s
     if not isinstance(told, dict) or not told.keys() >= names:
         raise ConfigError(f"{path} is damaged: {damage}.\n  rm {shlex.quote(str(path))}  {cure}")
     return told
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as JSON at `path`, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, sort_keys=True))

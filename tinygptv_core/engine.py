@@ -76,7 +76,7 @@ class Engine(Protocol):
 
 def is_due(stage: Stage, step: int) -> bool:
     """Whether the optimizer is stepped. As in the reference, what an epoch leaves over leaks into the next."""
-    in_epoch = step % (stage.schedule.published_epoch_steps or stage.schedule.steps)
+    in_epoch = step % stage.schedule.epoch_steps
     return (in_epoch + 1) % stage.published_accumulation == 0
 
 

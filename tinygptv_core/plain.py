@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -240,7 +241,7 @@ def change(value: T, settings: Mapping[str, str], unsaid: str = "") -> T:
     All are set before anything is checked, so that values which must fit each other can be changed together.
 
     Args:
-        unsaid: how names may begin that are typed without it; said of none that does not exist, nor of the nearest.
+        unsaid: how names may begin that are typed without it, so that no message says it.
 
     Raises:
         ConfigError: no such name (says which there are, and the nearest), or a value of the wrong type or range.
@@ -251,8 +252,19 @@ def change(value: T, settings: Mapping[str, str], unsaid: str = "") -> T:
         node, prefix = tree, ""
         for depth, name in enumerate(groups):
             node, prefix = node[_place(node, [*groups[depth:], leaf], prefix.removeprefix(unsaid))], f"{prefix}{name}."
-        node[_place(node, [leaf], prefix.removeprefix(unsaid))] = _read(text)
-    return from_plain(type(value), tree, "")
+        place, new = _place(node, [leaf], prefix.removeprefix(unsaid)), _read(text)
+        node[place] = _named(new, leaf, dotted.removeprefix(unsaid)) if isinstance(node, list) else new
+    try:
+        return from_plain(type(value), tree)
+    except ConfigError as error:
+        raise ConfigError(re.sub(f"^(there is no )?{re.escape(unsaid)}", r"\1", str(error))) from None
+
+
+def _named(value: Any, name: str, where: str) -> Any:
+    """A new value of what a list has of that name."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; it must be {_describe(Mapping)}")
+    return {"name": name, **value}
 
 
 def pairs_of(settings: Sequence[str], option: str, example: str) -> list[tuple[str, str]]:

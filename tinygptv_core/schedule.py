@@ -23,7 +23,7 @@ def rate(schedule: Schedule, step: int) -> float:
     if not 0 <= step < schedule.steps:
         raise ValueError(f"step is {step}; it must lie in 0..{schedule.steps - 1}")
     if step < schedule.warmup_steps:
-        warm = step % (schedule.published_epoch_steps or schedule.steps)
+        warm = step % schedule.epoch_steps
         return min(schedule.peak, schedule.start + (schedule.peak - schedule.start) * warm / schedule.warmup_steps)
     fraction = (1 + math.cos(math.pi * step / schedule.steps)) / 2
     return schedule.end + (schedule.peak - schedule.end) * fraction

@@ -82,6 +82,11 @@ class Schedule:
                 "The schedule as published, whose rate does rise, is named by published_epoch_steps."
             )
 
+    @property
+    def epoch_steps(self) -> int:
+        """The steps after which a published warm-up or accumulation begins again: all, unless it is published."""
+        return self.published_epoch_steps or self.steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -128,6 +133,11 @@ class Stage:
         for name in ("image_size", "max_tokens", "held_out_samples", "published_accumulation"):
             require(getattr(self, name), name, at_least=1)
         require(self.weight_decay, "weight_decay", at_least=0)
+        if self.published_accumulation > (most := min(self.schedule.epoch_steps, self.schedule.steps)):
+            raise ConfigError(
+                f"published_accumulation is {self.published_accumulation}; above {most}, the steps of an epoch, "
+                "the optimizer would never be stepped"
+            )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm is {self.clip_norm}; it must be above 0, or null for none")
         if not self.mix:

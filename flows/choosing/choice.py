@@ -156,7 +156,7 @@ def _selection(choice: Choice, preset: Preset, environment: RunEnvironment, init
     check_pictures(preset)
     requests = steps(preset, environment, init.stage if init else None)
     if init:
-        checkpoint = environment.store.find("checkpoint", init.digest)
+        checkpoint = environment.store.sealed.find("checkpoint", init.digest)
         check_given(preset, checkpoint)
         requests = given(requests, f"{init.stage}/train", checkpoint)
     return select(requests, only=choice.only, start_from=choice.start_from, until=choice.until)

@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.commands.grammar import parser
 from flows.home import check_folder
 from flows.statuses import FAILED, MISTAKE
-from tasks.build import DamagedError
+from tasks.sealed import DamagedError
 from tasks.shortages import has_no_room, what_is_full
 from tinygptv_core.plain import ConfigError
 

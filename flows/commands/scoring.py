@@ -14,10 +14,11 @@ from flows.inputs import data_inputs
 from flows.provenance import noted
 from flows.terminal import say
 from tasks.ask import origin_of
-from tasks.build import MANIFEST, BuildResult, Store
+from tasks.build import BuildResult, Store
 from tasks.quantities import interval, percent
 from tasks.registering.registry import CHECKPOINT_TAG, Version
 from tasks.request import Inputs
+from tasks.sealed import MANIFEST
 from tasks.storing.lineage import resolved
 from tasks.storing.records import Records
 from tinygptv_core import evals
@@ -46,16 +47,16 @@ def checkpoint_named(model: str, store: Store, uri: str) -> Artifact:
     if not folder.is_dir():
         found = resolved(model, store, uri)
         if isinstance(found, Version):
-            return store.find("checkpoint", _checkpoint_of(found))
+            return store.sealed.find("checkpoint", _checkpoint_of(found))
         folder = found.path
     if (folder / "model.json").is_file():
-        return store.find("checkpoint", json.loads((folder / "model.json").read_text())["checkpoint_digest"])
+        return store.sealed.find("checkpoint", json.loads((folder / "model.json").read_text())["checkpoint_digest"])
     if not (folder / MANIFEST).is_file():
         raise ConfigError(
             f"{folder} is no folder of a store: it has no {MANIFEST}.\n"
             "  to bring a model from elsewhere  tinygptv weights import"
         )
-    return store.find("checkpoint", sha256_of_file(folder / MANIFEST))
+    return store.sealed.find("checkpoint", sha256_of_file(folder / MANIFEST))
 
 
 def _checkpoint_of(version: Version) -> str:
@@ -86,7 +87,7 @@ def score(checkpoint: Artifact, names: Sequence[str], store: Store, where: Stand
             )
         data |= found
     told = from_plain(Stage, {**origin.stage, "evals": list(chosen)}, "stage")
-    backbones = store.find("backbones", origin.backbones)
+    backbones = store.sealed.find("backbones", origin.backbones)
     request = evaluate_step(told, told.name, {}, where)
     inputs: Inputs = {"backbones": backbones, "checkpoint": checkpoint, **data}
     return store.build(request, inputs, {}, noted=noted("eval", None), force=False, waiting=say)

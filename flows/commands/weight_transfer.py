@@ -9,9 +9,10 @@ from flows.choosing.choice import DEFAULT_PRESET, preset_named
 from flows.home import home_option
 from flows.provenance import noted
 from flows.train import BACKBONES
-from tasks.backbones_import import COVERAGE, files_as_inputs, remembered_digest
+from tasks.backbones_import import COVERAGE, files_as_inputs
 from tasks.build import BuildResult, Store
 from tasks.request import SHORT, Request, StepFolders
+from tasks.stamps import remembered_digest
 from tasks.typed_paths import typed_path
 from tasks.weights import (
     CHECKPOINT,

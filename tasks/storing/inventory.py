@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tasks.build import MANIFEST, Store
+from tasks.build import Store
 from tasks.lease import Holder, held
 from tasks.registering.registry import MODEL_TAG, Version
 from tasks.request import SHORT
+from tasks.sealed import MANIFEST
 from tasks.storing.lineage import REGISTERED, Link, chain, roots_of, segments_of
 from tasks.storing.records import Record, Records
 from tinygptv_core.artifact import Artifact, sha256_of_file
@@ -184,7 +185,7 @@ class ArtifactInventory:
         for number, item in enumerate(self.artifacts):
             tell(number, len(self.artifacts), item)
             told = None if item.digest.startswith(item.path.name) else "its manifest is not the one that was sealed"
-            if told := told or self.store.verify(Artifact(kind=item.kind, digest=item.digest, path=item.path)):
+            if told := told or self.store.sealed.verify(Artifact(kind=item.kind, digest=item.digest, path=item.path)):
                 yield item, told
 
     def missing(self) -> list[Record]:
@@ -295,7 +296,7 @@ def clean(inventory: ArtifactInventory, found: Sweep) -> None:
     for item in found.folders:
         aside = grave / f"removed-{item.kind}-{item.path.name}-{time.time_ns()}"
         item.path.rename(aside)
-        inventory.store.forget(Artifact(kind=item.kind, digest=item.digest, path=item.path))
+        inventory.store.sealed.forget(Artifact(kind=item.kind, digest=item.digest, path=item.path))
         shutil.rmtree(aside)
     for path in (*found.work, *found.graves, *found.notes):
         shutil.rmtree(path)

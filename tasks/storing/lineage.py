@@ -89,7 +89,7 @@ def of_digest(model: str, store: Store) -> Artifact | None:
     kinds = [kind for kind in (TRAINED, MODEL) if any((store.root / kind).glob(f"{model[:SHORT]}*"))]
     if len(kinds) > 1:
         raise ConfigError(f"{model}: a {TRAINED} and a {MODEL} of that name in {store.root}; give more digits")
-    return store.find(kinds[0] if kinds else TRAINED, model)
+    return store.sealed.find(kinds[0] if kinds else TRAINED, model)
 
 
 def is_digest(text: str) -> bool:

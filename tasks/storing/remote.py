@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from tasks.build import MANIFEST, DamagedError, Store, write_json
+from tasks.build import Store
 from tasks.lease import lease
 from tasks.request import SHORT
+from tasks.sealed import MANIFEST, DamagedError
 from tasks.storing.lineage import chain, segments_of
 from tasks.storing.records import NO_KINDS, Record, Records
 from tasks.train import TRAIN
+from tasks.whole_files import write_json
 from tinygptv_core.artifact import Artifact, Member, sha256_of_file
 from tinygptv_core.drafts import write_whole
 from tinygptv_core.file_systems import file_system_of
@@ -158,7 +160,7 @@ def _send(store: Store, remote: Remote, artifact: Artifact, tell: Tell) -> int |
     place = _place(artifact.kind, artifact.digest)
     if _sha256(remote.read(f"{place}/{MANIFEST}")) == artifact.digest:
         return None
-    if damage := store.verify(artifact):
+    if damage := store.sealed.verify(artifact):
         raise ConfigError(f"{artifact.path} is damaged: {damage}; it is not sent.\n  tinygptv store verify  says more")
     members, there = _members((artifact.path / MANIFEST).read_bytes()), remote.sizes(place)
     wanted = [member for member in members if there.get(member.path) != member.bytes]
@@ -231,8 +233,8 @@ def _fetched(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -
 
 def _fetch(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -> int | None:
     """The bytes that were fetched; None if the artifact is here."""
-    artifact = store.artifact(kind, digest)
-    if artifact.path.exists() and store.verify(artifact) is None:
+    artifact = store.sealed.at(kind, digest)
+    if artifact.path.exists() and store.sealed.verify(artifact) is None:
         return None
     place, folder = _place(kind, digest), store.root / "work" / "pull" / digest
     manifest = remote.read(f"{place}/{MANIFEST}")
@@ -249,7 +251,7 @@ def _fetch(store: Store, remote: Remote, kind: str, digest: str, tell: Tell) -> 
         if not _is_here(folder, member):
             (folder / member.path).unlink(missing_ok=True)
             raise DamagedError(f"{remote.url}/{place}/{member.path} is not what was pushed; push it again")
-    store.adopt(folder, kind)
+    store.sealed.seal(folder, kind)
     return num_bytes
 
 

@@ -12,13 +12,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.build import MANIFEST
 from tasks.evaluate import EVALUATE
 from tasks.filter import is_below
 from tasks.filtering.removals import Removals
 from tasks.hosts import hosts_of
 from tasks.registering.registry import Version
 from tasks.screen import SCREEN
+from tasks.sealed import MANIFEST
 from tasks.storing.lineage import chain, roots_of
 from tasks.storing.records import Record, Records
 from tasks.tables import DROPPED_FILE, KEPT, LEDGER_FILE, compute

@@ -107,7 +107,8 @@ def test_a_leaf_is_changed_by_its_dotted_name():
         ("leaves.a.rate.x", "1", "leaves.a.rate is 0.5, which holds no names"),
         ("sizes.y", "1.5", "sizes.y is 1.5; it must be a whole number"),
         ("leaves", "1", "leaves is 1; it must be a list"),
-        ("leaves.a", "5", "it must be a group of values"),
+        ("leaves.a", "5", "leaves.a is 5; it must be a group of values"),
+        ("leaves.a", '{"speed": 1}', "there is no leaves.a.speed"),
         ("leaves.a.rate", "NaN", "leaves.a.rate is nan; it must be a number"),
         ("leaves.a.rate", "1e999", "leaves.a.rate is inf; it must be a number"),
     ],
@@ -120,7 +121,7 @@ def test_a_wrong_change_says_what_there_is(name, text, said):
 def test_values_that_must_fit_each_other_are_changed_together():
     settings = ["stage1.schedule.steps=10", "stage1.schedule.warmup_steps=5"]
     assert with_settings(NANO, settings).stages[0].schedule.steps == 10
-    with pytest.raises(ConfigError, match=r"stages\.stage1\.schedule: warmup_steps is 20; it must lie in 0\.\.10"):
+    with pytest.raises(ConfigError, match=r"^stage1\.schedule: warmup_steps is 20; it must lie in 0\.\.10"):
         with_settings(NANO, settings[:1])
 
 
@@ -136,6 +137,8 @@ def test_values_that_must_fit_each_other_are_changed_together():
         ("stages.stage3.seed.x=5", "stage3.seed is 42, which holds no names, so there is no stage3.seed.x"),
         ("data.scenes_web.wanted=5", "Did you mean data.scenes_web.fetch.wanted?"),
         ("stage3.schedule.peek=1", "Did you mean peak?"),
+        ("stage3=5", "stage3 is 5; it must be a group of values"),
+        ('stage3.schedule={"peek": 1}', "there is no stage3.schedule.peek. Did you mean peak?"),
         ("model_name=", "model_name is ''; a registry takes none that is empty"),
         ("model_name=me/mine", "model_name is 'me/mine'; a registry takes none that is empty or has"),
         ("stage3.evals=scenes_vqa", """evals is 'scenes_vqa'; it must be a list of texts, as in ["scenes_vqa"]"""),
@@ -182,6 +185,14 @@ def test_the_published_ways_are_in_keys_and_nanos_keys_do_not_speak_of_them():
         assert sha256_of(replace(stage, **change_of)) != sha256_of(stage)
     with pytest.raises(ConfigError, match="published_accumulation is 0"):
         replace(stage, published_accumulation=0)
+
+
+@pytest.mark.parametrize(("steps", "epoch_steps"), [(8, None), (8, 20), (20, 8)])
+def test_an_accumulation_over_more_than_an_epoch_would_train_nothing_and_is_refused(steps, epoch_steps):
+    schedule = Schedule(start=0, peak=1, end=0, warmup_steps=0, steps=steps, published_epoch_steps=epoch_steps)
+    stage = replace(NANO.stages[3], schedule=schedule, published_accumulation=8)
+    with pytest.raises(ConfigError, match="published_accumulation is 9; above 8, the steps of an epoch"):
+        replace(stage, published_accumulation=9)
 
 
 def test_a_missing_name_is_said():

@@ -174,7 +174,7 @@ def test_what_was_changed_there_is_not_taken_in_and_what_is_whole_is_kept(made, 
     assert not (tmp_path / "other" / "store" / "checkpoint").exists()
     s3.pipe_file(name, data)
     assert store("pull", url, tmp_path / "other", checkpoint.digest) == 0
-    assert Store(tmp_path / "other" / "store").find("checkpoint", checkpoint.digest) is not None
+    assert Store(tmp_path / "other" / "store").sealed.find("checkpoint", checkpoint.digest) is not None
 
 
 def test_a_manifest_that_would_write_elsewhere_is_refused(made, url, s3, tmp_path, capsys):

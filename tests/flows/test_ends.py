@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from flows.commands.run_commands import _failed
-from tasks.build import DamagedError
+from tasks.sealed import DamagedError
 from tasks.train import FailsAgainError, TrainingError, _fails_again
 from tests.core.tiny_run import STAGE
 from tests.flows.choices import CHOICE

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from tasks.build import DamagedError, Store, TakenOverError
+from tasks.build import Store, TakenOverError
 from tasks.lease import lease
 from tasks.request import Request, Step
+from tasks.sealed import DamagedError
 from tinygptv_core.plain import ConfigError
 
 COUNT = Step(name="count", kind="number", version=1)
@@ -321,7 +322,7 @@ def test_the_next_writer_of_a_file_removes_what_killed_ones_left_of_it(store):
     for left in (dead, other_file, at_work, elsewhere):
         (stamps / left).write_text("{")
     assert build(store, request).action == "reuse" and (stamps / dead).exists()  # nothing was written
-    store.forget(artifact)
+    store.sealed.forget(artifact)
     assert build(store, request).action == "reuse"
     assert {path.name for path in stamps.iterdir()} == {name, other_file, at_work, elsewhere}
 

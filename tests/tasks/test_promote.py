@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tasks.build import USERS_FOLDER, Store
+from tasks.build import Store
 from tasks.evaluate import EVALUATE
 from tasks.promote import (
     compare,
@@ -19,6 +19,7 @@ from tasks.promote import (
 from tasks.register import CHAMPION, mlflow_at
 from tasks.registering.registry import CHECKPOINT_TAG, Version, find
 from tasks.request import Request
+from tasks.sealed import USERS_FOLDER
 from tasks.storing.records import Records
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import ConfigError

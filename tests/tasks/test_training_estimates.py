@@ -155,6 +155,7 @@ def test_the_steps_that_warm_up_do_not_count():
 def test_a_probe_has_twenty_steps_or_all_there_are():
     assert (shortened(PAPER_STAGE1).schedule.steps, shortened(PAPER_STAGE1).schedule.warmup_steps) == (20, 0)
     assert shortened(tiny_stage(5)).schedule.steps == 5
+    assert shortened(replace(PAPER_STAGE1, published_accumulation=50)).published_accumulation == 20
 
 
 def tiny_stage(steps):

@@ -6,9 +6,9 @@ import pytest
 
 from flows.cli import main
 from flows.commands.scoring import lines_of
-from tasks.build import USERS_FOLDER
 from tasks.register import register_version
 from tasks.request import Request, Step
+from tasks.sealed import USERS_FOLDER
 from tests.tasks.registered import SCORES, new_home, sealed
 from tinygptv_core.artifact import Artifact
 

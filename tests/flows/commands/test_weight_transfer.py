@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from flows.choosing.choice import prepare
 from flows.cli import main
 from flows.train import backbones_step
-from tasks import backbones_import
+from tasks import stamps
 from tasks.ask import origin_of
 from tasks.build import Store
 from tests.core import brought
@@ -186,7 +186,7 @@ def test_an_import_that_is_refused_leaves_no_home(command, tmp_path):
 def test_a_file_that_nobody_touched_is_hashed_once(command, published, monkeypatch):
     command.backbones(published)
     hashed = []
-    monkeypatch.setattr(backbones_import, "sha256_of_file", lambda path: hashed.append(path) or sha256_of_file(path))
+    monkeypatch.setattr(stamps, "sha256_of_file", lambda path: hashed.append(path) or sha256_of_file(path))
     command.backbones(published)
     assert hashed == []
     published.vision.touch()
@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_is_not_begun_with(command, tmp_path):
     path.chmod(0o644)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="is damaged: stage.json has 2 bytes"):
-        Store(command.home / "store").find("checkpoint", given[:12])
+        Store(command.home / "store").sealed.find("checkpoint", given[:12])
 
 
 def test_the_request_for_shipped_backbones_is_the_one_that_it_always_was(tmp_path):
