@@ -2,10 +2,12 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NoReturn
 
+from flows.statuses import MISTAKE
 from tinygptv_core.plain import nearest
 
 WRONG_CHOICE = re.compile(r"invalid choice: '(?P<typed>.*)' \(choose from (?P<choices>.*)\)")
@@ -25,13 +27,16 @@ class HintingParser(argparse.ArgumentParser):
         """As argparse does, but everything must be known.
 
         Raises:
-            SystemExit: something is not, or an argument is empty.
+            SystemExit: something is not, or an argument is empty; or no command is named: the help is printed.
         """
+        given: list[str] = sys.argv[1:] if args is None else list(args)
+        if not given and self._subparsers is not None:
+            self.print_help(sys.stderr)
+            self.exit(MISTAKE)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
-        words: list[str] = ["", *(args or [])]
-        for before, word in pairwise(words):
+        for before, word in pairwise(["", *given]):
             if not word:
                 self.error(f"argument {before}: it is empty" if before.startswith("--") else "an argument is empty")
             if EMPTY_OPTION.fullmatch(word):

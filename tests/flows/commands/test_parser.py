@@ -38,6 +38,16 @@ def test_what_is_mistyped_or_empty_is_refused(capsys, argv, said):
     assert ended.value.code == 2 and told.rstrip("\n").endswith(said)
 
 
+@pytest.mark.parametrize(
+    ("argv", "named"), [([], "rollback"), (["store"], "verify"), (["weights", "import"], "backbones")]
+)
+def test_who_names_no_command_gets_the_help_that_names_them(capsys, argv, named):
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "show this help" in told and f"\n    {named} " in told
+
+
 def test_a_setting_may_have_an_empty_value(tmp_path):
     """`--set NAME=` is no empty argument; whether the value is one is said of the setting itself."""
     assert main(["plan", "--home", str(tmp_path), "--set", "stage1.end_symbol="]) == 0
