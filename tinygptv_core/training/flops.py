@@ -5,8 +5,9 @@ only what its result depends on:
 
 - forward: everything, but the tower and the Q-Former only for pictures whose vision tokens are not kept; attention
   in the language model only to what a position sees, so half of the square; nothing behind the last position of a
-  sample that predicts a target; in its last layer queries and all that comes after them only where one is
-  predicted; logits only there;
+  sample that predicts a target, and nothing of a sample without any, which stands in where a batch has fewer samples
+  than there are processes; in its last layer queries and all that comes after them only where one is predicted; logits
+  only there;
 - backward: what carries gradients through the frozen language model to its norms and adapters and to the projections,
   and the gradients of the projections' and adapters' own weights. No weight of a frozen part has one, nothing goes
   back through Q-Former and tower, and nothing that is computed a second time counts (checkpointing, attention).
@@ -72,7 +73,7 @@ class Work:
 
     Attributes:
         pictures: that the tower and the Q-Former look at: none whose vision tokens are kept.
-        projected: pictures whose vision tokens are projected.
+        projected: pictures whose vision tokens are projected: of samples that have a target.
         positions: of the language model that a target comes of, the pictures' tokens among them.
         pairs: (a position, one that it sees): n (n + 1) / 2 of a sample of n positions.
         targets: tokens that are predicted.
@@ -123,13 +124,13 @@ def work_of(batch: "Batch", queries: int) -> Work:
     from tinygptv_core.batch import IGNORED
 
     tokens_BT = batch.mask_BT.long()
+    predicts_BT = functional.pad(batch.labels_BT[:, 1:] != IGNORED, (0, 1))
     pictures = 0
     if batch.slot_B is not None:
         # The slot of text alone among pictures is its last token, which no target sees.
-        is_last_B = batch.slot_B >= tokens_BT.cumsum(1).argmax(1)
-        pictures = int((~is_last_B).sum())
-        tokens_BT.scatter_(1, batch.slot_B[:, None], ((~is_last_B) * queries)[:, None])
-    predicts_BT = functional.pad(batch.labels_BT[:, 1:] != IGNORED, (0, 1))
+        is_seen_B = (batch.slot_B < tokens_BT.cumsum(1).argmax(1)) & predicts_BT.any(1)
+        pictures = int(is_seen_B.sum())
+        tokens_BT.scatter_(1, batch.slot_B[:, None], (is_seen_B * queries)[:, None])
     seen_BT = tokens_BT.cumsum(1)
     positions_B = (seen_BT * predicts_BT).amax(1)  # what the last one sees, itself among it
     return Work(

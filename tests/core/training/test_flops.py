@@ -134,6 +134,15 @@ def test_a_lone_token_is_no_work():
     assert work_of(batch, queries=3) == NO_WORK
 
 
+def test_a_sample_that_stands_in_for_none_is_no_work():
+    """What the loader gives a process for which a batch has no sample left: the first, without targets."""
+    batch = tiny.batch()
+    assert work_of(replace(batch, labels_BT=torch.full_like(batch.labels_BT, -100)), queries=3) == NO_WORK
+    labels_BT = batch.labels_BT.clone()
+    labels_BT[1] = -100
+    assert work_of(replace(batch, labels_BT=labels_BT), queries=3) == sample(tokens=7, targets=3, pictures=1)
+
+
 def test_a_batch_asks_for_what_its_samples_ask_for():
     batch = tiny.batch()
     samples = [sample(tokens=tokens, targets=targets, pictures=1) for tokens, targets in ((7, 3), (5, 1))]
