@@ -109,7 +109,7 @@ def _stage(prepared: Prepared, built: Mapping[str, BuildResult], name: str, told
         "notices": told.get("notices", []) if told else [UNTOLD],
         "scores": _scores(built, name),
         "expected": _expected(prepared.preset, stage, told.get("loss_last")),
-        "predicted": _predicted(prepared, name),
+        "predicted": _predicted(prepared, built, name),
         "warnings": _warnings(_metrics(prepared.environment, built, name)),
     }
 
@@ -121,10 +121,11 @@ def _expected(preset: Preset, stage: Stage, loss: float | None) -> BandReport | 
     return {"low": band.low, "high": band.high, "source": band.source, "verdict": band.verdict(loss)}
 
 
-def _predicted(prepared: Prepared, name: str) -> PredictionReport | None:
-    """What the plan said that this run began with, of a stage that it was to build."""
+def _predicted(prepared: Prepared, built: Mapping[str, BuildResult], name: str) -> PredictionReport | None:
+    """What the plan said that this run began with, of a stage that it has built: it may yet have been reused."""
+    step = f"{name}/train"
     for item in prepared.planned:
-        if item.step == f"{name}/train" and isinstance(taken := item.estimate, TrainingEstimate):
+        if item.step == step and built[step].action == "build" and isinstance(taken := item.estimate, TrainingEstimate):
             return {"seconds": taken.seconds, "memory_bytes": taken.memory_bytes, "by": taken.by}
     return None
 

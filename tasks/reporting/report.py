@@ -68,7 +68,7 @@ class PredictionReport(TypedDict):
 class StageReport(TypedDict):
     """One stage. Losses are means on one fixed held-out batch, in eval mode, before and after.
 
-    `expected` is None where no band is known, `predicted` where the stage was not to be built. `warnings` are those of
+    `expected` is None where no band is known, `predicted` where the stage was not built. `warnings` are those of
     its metrics.jsonl; `notices` what a person should know besides: a state that was damaged, say. A number is None
     where it is not known: losses where no sample was held out, and all where what training told is not in the store.
     """
