@@ -168,7 +168,9 @@ class Store:
         work = self._work(request.step, known.key)
         if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
             shutil.rmtree(work, ignore_errors=True)
-        folders = StepFolders(out=work / "out", scratch=work / "scratch", notes=self.notes(known.key), forced=force)
+        # What stands keeps its own notes until another takes its place.
+        own, notes = self.notes(known.key), work / "notes" if force else self.notes(known.key)
+        folders = StepFolders(out=work / "out", scratch=work / "scratch", notes=notes, forced=force)
         for folder in (folders.out, folders.scratch, folders.notes):
             folder.mkdir(parents=True, exist_ok=True)
         unseal(folders.out)
@@ -179,6 +181,10 @@ class Store:
         artifact = self.sealed.seal(folders.out, request.step.kind)
         aided = {"aids": digests(aids)} if aids else {}
         noted = {**noted, **aided, "seconds": time.monotonic() - before}
+        if force:
+            shutil.rmtree(own, ignore_errors=True)
+            own.parent.mkdir(parents=True, exist_ok=True)
+            notes.rename(own)
         artifact = self._note(request, inputs, known.key, artifact, noted, force)
         shutil.rmtree(work)
         return artifact

@@ -309,6 +309,28 @@ def test_a_forced_build_that_was_killed_goes_on_though_the_earlier_one_was_reuse
     assert found == ["half"]
 
 
+def test_what_a_forced_build_tells_takes_the_place_of_what_was_told_when_it_is_done(store):
+    def telling(words, error=None):
+        def work(inputs, folders):
+            (folders.notes / words).write_text(words)
+            if error:
+                raise error
+            request.work(inputs, folders)
+
+        return replace(request, work=work)
+
+    def told():
+        return {path.name for path in notes.iterdir()}
+
+    request = counting(3, [])
+    notes = store.notes(build(store, telling("first")).key)
+    with pytest.raises(KeyboardInterrupt):
+        build(store, telling("half", KeyboardInterrupt()), force=True)
+    assert told() == {"first"} and build(store, request).action == "reuse"
+    build(store, telling("rest"), force=True)
+    assert told() == {"half", "rest"}
+
+
 def test_the_next_writer_of_a_file_removes_what_killed_ones_left_of_it(store):
     """One is no more; one is at work, on this machine; of one on another machine nobody here can tell."""
     request = counting(3, [])
