@@ -19,7 +19,7 @@ from tinygptv_core.stage import Stage
 
 FLOAT32_BYTES = 4
 STATE_VALUES = 3
-"""Of each trained parameter a state has its value and two moments; memory has its gradient, too."""
+"""Of each trained parameter a state has its value and two moments."""
 NO_TIME = "no time is known: --probe measures it"
 FELT_IN_STAGE = ("mix", "max_tokens", "precision", "lora")
 """What of a stage bears on the time of a sample and on memory, apart from the size of pictures."""
@@ -93,21 +93,32 @@ def _value(value: object) -> str:
 
 def by_arithmetic(stage: Stage, sizes: ModelSizes, options: RunOptions, note: str) -> TrainingEstimate:
     """What is known without anything measured: weights, gradients and moments, but not what a step keeps."""
-    counts, trained = parameters(sizes), trained_parameters(sizes, stage.lora)
-    large = FLOAT32_BYTES if stage.precision == "float32" else FLOAT32_BYTES // 2
-    weights = large * (counts.vision + counts.llm) + FLOAT32_BYTES * counts.qformer
+    trained = trained_parameters(sizes, stage.lora)
+    frozen = parameters(sizes).total - trained_parameters(sizes, None)
+    narrow = FLOAT32_BYTES if stage.precision == "float32" else FLOAT32_BYTES // 2
     return TrainingEstimate(
         seconds=None,
-        memory_bytes=weights + (STATE_VALUES + 1) * FLOAT32_BYTES * trained,
+        memory_bytes=narrow * frozen + FLOAT32_BYTES * _values_held(options) * trained,
         disk_bytes=disk_bytes(stage, sizes, options),
         by="arithmetic",
         note=note,
     )
 
 
+def _values_held(options: RunOptions) -> float:
+    """How many numbers a process has at least for each trained parameter: its value, gradient and two moments.
+
+    ZeRO divides some of them (docs/engines.md). Under ZeRO 3 a process may hold the most as it starts, when it has all
+    weights and nothing else.
+    """
+    shared = 1 / options.processes
+    return {"ddp": 4, "zero1": 2 + 2 * shared, "zero2": 1 + 3 * shared, "zero3": 1}[options.engine]
+
+
 def disk_bytes(stage: Stage, sizes: ModelSizes, options: RunOptions) -> int:
     """Of the checkpoint and, while it trains, of the states that are kept and the one that is being written."""
-    return (1 + STATE_VALUES * (options.keep_states + 1)) * FLOAT32_BYTES * trained_parameters(sizes, stage.lora)
+    values = STATE_VALUES + (stage.published_accumulation > 1)  # and the gradient, which waits for its turn
+    return (1 + values * (options.keep_states + 1)) * FLOAT32_BYTES * trained_parameters(sizes, stage.lora)
 
 
 def samples_of(stage: Stage) -> float:
