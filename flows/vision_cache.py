@@ -6,6 +6,7 @@ changed, and the recipes alone: not from the disk, nor from what is in the store
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from flows.data import pictures_wanted
 from flows.evaluate import FRESH
@@ -13,6 +14,7 @@ from flows.inputs import pictures_name
 from flows.plan import Planned
 from flows.recipes import recipe
 from flows.train import sizes_of
+from tasks.segments import num_segments
 from tasks.tables import read_counts
 from tasks.training.vision_cache import CacheAdvice, picture_bytes
 from tinygptv_core import evals
@@ -170,15 +172,24 @@ def _count(
     known = [_pictures(names[0], scenes, there), None if None in rows else sum(row for row in rows if row)]
     if (count := min((bound for bound in known if bound), default=None)) is not None:
         return count, False
-    fetched = [pictures_wanted(name, preset) if recipe(name).how == "url" else None for name in names]
+    fetched = [_fetched(name, preset) for name in names]
     return None if None in fetched else sum(number for number in fetched if number), True
 
 
 def _samples(preset: Preset, name: str, there: Mapping[str, Artifact | None]) -> int | None:
     listed = preset.scenes.listed.get(name) if preset.scenes else None
     known, expected = _kept(there.get(f"{name}/screen")), listed or recipe(name).expected_rows
-    wanted = pictures_wanted(name, preset) if recipe(name).how == "url" else None
-    return known or (min(wanted, expected) if wanted and expected else expected)
+    fetched = _fetched(name, preset)
+    return known or (min(fetched, expected) if fetched and expected else expected)
+
+
+def _fetched(name: str, preset: Preset) -> int | None:
+    """How many pictures are fetched of a list of URLs, at most, if not all: the last segment is fetched whole."""
+    form, settings = recipe(name), preset.data[name].fetch
+    wanted, rows = pictures_wanted(name, preset) if form.how == "url" else None, form.expected_rows
+    if wanted is None:
+        return None
+    return wanted + (ceil(rows / num_segments(rows, settings)) if rows else settings.segment_rows)
 
 
 def _pictures(name: str, scenes: int | None, there: Mapping[str, Artifact | None]) -> int | None:

@@ -62,7 +62,10 @@ def add_parsers(commands: Any) -> None:
             "--from", metavar="STEP", dest="start_from", help="rebuild this step and the steps after it"
         )
         add_registering(command)
-    plan.add_argument("--json", action="store_true", help="print [{step, action, why, hours?, fetch?, train?}] as JSON")
+    plan.add_argument(
+        "--json", action="store_true",
+        help="print [{step, action, why, hours?, fetch?, train?, vision_cache?}] as JSON",
+    )  # fmt: skip
     plan.add_argument(
         "--probe", action="store_true",
         help="train each stage that would be built for 20 steps, if its data are there, to say how long it will take",

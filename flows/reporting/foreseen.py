@@ -85,7 +85,7 @@ def _fetch_in_words(taken: Estimate) -> str:
 
 
 def _train_in_words(taken: TrainingEstimate) -> str:
-    memory, disk = f"{size(taken.memory_bytes)} of memory", f"{size(taken.disk_bytes)} on disk"
+    memory, disk = f"{size(taken.memory_bytes)} of memory a process", f"{size(taken.disk_bytes)} on disk"
     if taken.seconds is None:
         return f"to train: at least {memory} for weights and optimizer, {disk}; {taken.note}"
     source = f"by a {taken.by}" if taken.by == "probe" else f"by the {taken.by} of such a stage"

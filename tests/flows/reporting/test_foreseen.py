@@ -46,8 +46,8 @@ def test_machines_are_told_in_hours_and_gigabytes():
 def test_people_are_told_in_words():
     words = [*what_it_takes(step(estimate=HOUR)), *what_it_takes(step(estimate=NO_HOUR))]
     assert words == [
-        "to train: 1 h 0 min, 2.0 GB of memory, 500.0 MB on disk (by the last run of such a stage)",
-        "to train: at least 2.0 GB of memory for weights and optimizer, 500.0 MB on disk; no time",
+        "to train: 1 h 0 min, 2.0 GB of memory a process, 500.0 MB on disk (by the last run of such a stage)",
+        "to train: at least 2.0 GB of memory a process for weights and optimizer, 500.0 MB on disk; no time",
     ]
 
 
@@ -170,6 +170,13 @@ def test_the_paper_does_not_keep_what_is_fetched_to_be_read_once():
     assert (laion.pictures, cc_sbu.pictures) == ("laion", "cc_sbu")
     assert laion.reads == pytest.approx(1.0, abs=0.01) and not laion.is_worth_it and not laion.is_kept
     assert laion.bytes is not None and 90e9 < laion.bytes < 120e9
+
+
+def test_the_last_segment_of_a_list_counts_whole():
+    """30,000 are wanted, of 2,048 segments of 6,133 rows: where one is missing, a whole segment is fetched."""
+    (told,) = advised(SMALL, "stage1/train")["stage1/train"]
+    assert (told.count, told.is_kept) == (30_000 + 6_133, True)
+    assert told.reads == pytest.approx(2 * 450 * 64 / 36_133) and told.bytes == 36_133 * (48 * 1024 + 32)
 
 
 def test_evaluations_of_two_sizes_have_tokens_of_two_sizes():
