@@ -131,9 +131,14 @@ class MetricsLogger:
         }
 
     def _split(self, data_seconds: float, seconds: float, steps: int) -> dict[str, float]:
-        """Where this process's time went, the mean of a step; what has no name of its own is `other`."""
-        parts = {"data": data_seconds, **self._engine.seconds()}
-        parts["other"] = max(0.0, seconds - sum(parts.values()))
+        """Where this process's time went, the mean of a step; what has no name of its own is `other`.
+
+        While the host waits for data a GPU may still compute the step before: what it computes takes no time twice.
+        """
+        engine = self._engine.seconds()
+        beside = max(0.0, seconds - sum(engine.values()))
+        data = min(data_seconds, beside)
+        parts = {"data": data, **engine, "other": beside - data}
         return {name: value / steps for name, value in parts.items()}
 
     def position(self, here: Position) -> Position:

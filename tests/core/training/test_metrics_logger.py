@@ -120,6 +120,24 @@ def test_waiting_for_the_loader_is_counted(tmp_path, monkeypatch):
     assert (line["step_seconds"]["data"], line["step_seconds"]["other"]) == (0.5, 0.5)
 
 
+def test_waiting_while_the_device_computes_takes_no_time_twice(tmp_path, monkeypatch):
+    """In 4 seconds a GPU computes for 3, and the host waits for 2: the step has waited for one at most."""
+    metrics_logger, now = logger_in(tmp_path, every=1), [0.0]
+    monkeypatch.setattr("tinygptv_core.training.metrics_logger.time.monotonic", lambda: now[0])
+
+    def loader():
+        now[0] += 2.0
+        yield batch_of([2])
+
+    for batch in metrics_logger.waited_for(loader()):
+        metrics_logger.add(1, "words", batch, result_of(1.0))
+        split = metrics_logger.line(position_at(1, 4.0), rate=0.0)["step_seconds"]
+    assert split == {
+        "data": 1.0, "forward": 2.0, "backward": 1.0, "optimizer": 0.0, "communication": 0.0, "other": 0.0
+    }  # fmt: skip
+    assert sum(split.values()) == 4.0
+
+
 def test_a_leap_between_two_lines_is_in_the_next_one_and_told(tmp_path, caplog):
     metrics_logger = logger_in(tmp_path, every=20)
     with caplog.at_level(logging.WARNING):
