@@ -25,6 +25,10 @@ SINGLE_CURVES = {
     "rate": "rate",
     "gradients' norm": "gradient_norm",
     "samples a second": "samples_per_second",
+    "tokens a second": "tokens_per_second",
+    "operations a second": "flops_per_second",
+    "share of the peak (MFU)": "mfu",
+    "memory in bytes": "memory_bytes",
 }
 """Title of a chart -> its name in a line of metrics.jsonl."""
 

@@ -267,6 +267,17 @@ def test_a_course_has_a_chart_of_each_thing_that_was_logged():
     assert len(alone.charts) == 3 and not alone.datasets  # the loss of one data set is in the large chart
 
 
+def test_all_that_a_line_measures_has_a_curve_and_the_share_of_a_peak_where_that_is_known():
+    told = {"tokens_per_second": 900.0, "flops_per_second": 2e12, "memory_bytes": 8e9}
+    titles = {
+        chart.split('aria-label="', 1)[1].split(",", 1)[0]
+        for chart in course_of([metrics_line(5, mfu=0.4, **told)]).charts
+    }
+    asked = {"tokens a second", "operations a second", "memory in bytes"}
+    assert titles >= asked | {"share of the peak (MFU)"}
+    assert len(course_of([metrics_line(5, mfu=None, **told)]).charts) == len(titles) - 1
+
+
 def test_the_time_of_a_step_is_the_mean_over_all_steps():
     """Five steps of 0.1 s and fifteen of 0.3 s of waiting: (0.5 + 4.5) / 20."""
     lines = [metrics_line(5), metrics_line(20, step_seconds={"data": 0.3, "forward": 0.2})]
