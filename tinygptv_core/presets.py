@@ -97,7 +97,7 @@ TWO_CORES = RunOptions(
     log_every_steps=5,
     save_every_steps=25,
 )
-# With this the paper's stages take at most 19 GiB: the longest answers of stage 4, two at once (docs/speed.md).
+# With this the paper's stages take at most 18 GiB: the longest answers of stage 4, two at once (docs/speed.md).
 ONE_GPU = RunOptions(
     processes=1,
     threads=4,
@@ -197,7 +197,7 @@ SMALL = Preset(
     },
     stages=SMALL_STAGES,
     model_name="tinygptv-small",
-    # Lengths differ: without padding the longest conversation does not decide what a micro-batch takes, 20 GiB at most.
+    # Lengths differ: without padding the longest conversation does not decide what a micro-batch takes, 19 GiB at most.
     options=replace(ONE_GPU, micro_batch=8, packed=True, save_every_steps=50),
 )
 
