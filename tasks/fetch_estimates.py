@@ -7,12 +7,13 @@ from math import ceil
 from tasks.build import Store
 from tasks.fetch import FetchOptions
 from tasks.request import Estimate
-from tasks.segments import SEGMENT, FetchTarget
+from tasks.segments import SEGMENT, FetchTarget, num_segments
 from tasks.storing.records import Record, Records
 from tasks.tables import read_counts
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.plain import plain
 from tinygptv_core.recipe import Recipe
+from tinygptv_core.settings import Fetch
 
 SUCCESS = 0.6
 """Of old lists of links so many still answer: 60 to 70 in a hundred of LAION's did in 2023, and fewer each month."""
@@ -52,7 +53,8 @@ def estimate_fetch(
     ever = _sum(records, store)
     rows = read_counts(table.path)["kept"] if table else form.expected_rows
     per_row = ever.kept / ever.rows if ever.kept else form.expected_success or SUCCESS
-    enough = None if wanted.pictures is None else there.rows + ceil(max(0, wanted.pictures - there.kept) / per_row)
+    lacking = None if wanted.pictures is None else max(0, wanted.pictures - there.kept) / per_row
+    enough = None if lacking is None else there.rows + _in_segments(lacking, rows, wanted.settings)
     known = [number for number in (listed if rows is None else rows, enough) if number is not None]
     if not known:
         return None
@@ -67,6 +69,14 @@ def estimate_fetch(
         seconds=left * row_seconds,
         is_measured=bool(ever.kept),
     )
+
+
+def _in_segments(lacking: float, rows: int | None, settings: Fetch) -> int:
+    """So many rows as they are fetched: by whole segments, which are equal on average."""
+    if rows is None:
+        return ceil(lacking)
+    each = max(rows, 1) / num_segments(rows, settings)
+    return ceil(ceil(lacking / each) * each)
 
 
 def _is_of(record: Record, wanted: FetchTarget, table: Artifact | None) -> bool:
