@@ -60,6 +60,7 @@ class MetricsLogger:
         self._before = start.unlogged
         self._read: dict[str, Any] = {}
         self._peak = _peak(spec)
+        engine.seconds()  # what processes waited for each other before the first step, for the loss on held-out samples
 
     def waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; how long each let the run wait is counted."""
