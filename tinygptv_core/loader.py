@@ -4,9 +4,13 @@ Which samples a step sees is a pure function of (seed, mix, step) (`draws.py`). 
 processes train or read ahead, nor on the micro-batch, so that the step number alone is the position to resume from.
 """
 
+import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,10 @@ from tinygptv_core.prompt import Encoded, Tokenizer, collate, encode_training, w
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import RunSpec
 from tinygptv_core.shards import Sample, ShardSet
+
+ASKING = (signal.SIGTERM, signal.SIGINT)
+SAME_SECONDS = 2.0
+"""Signals within so many are one request: a service manager sends it to every process, and torchrun passes it on."""
 
 
 def prompt_for(prompts: tuple[str, ...], seed: int, step: int, row: int) -> str:
@@ -172,19 +180,40 @@ def batches(steps: Steps, start: int, workers: int) -> Iterator[Batch]:
         pin_memory=steps.device == "cuda",
         # A fork of a process that has threads (torch's, a cluster's) may hang.
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_outlive_a_signal,
+        worker_init_fn=_outlive_what_asks,
     )
-    for batch in told:
+    with _asking_waits() if workers else nullcontext():
+        read = iter(told)
+    for batch in read:
         if not isinstance(batch, Batch):
             raise batch
         yield batch
 
 
-def _outlive_a_signal(worker: int) -> None:
+@contextmanager
+def _asking_waits() -> Iterator[None]:
+    """Meanwhile signals that ask to stop wait; in processes that are started here until they have come to hear them."""
+    resource_tracker.ensure_running()  # Python starts it with the first of them, and lets signals through after that
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outlive_what_asks(worker: int) -> None:
     """Signals that ask training to stop come to all its processes: one that reads must serve the step at hand."""
+    came: list[float] = []
+
+    def hear(number: int, frame: object) -> None:
+        came.append(time.monotonic())
+        if came[-1] - came[0] > SAME_SECONDS:  # training itself wants to be rid of this process
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The second one, if training itself wants to be rid of this process, ends it.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, hear)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
 
 
 def _as_it_is(batch: Any) -> Any:

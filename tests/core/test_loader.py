@@ -1,11 +1,15 @@
+import multiprocessing
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
+from threading import Thread
 
 import fsspec
 import numpy as np
@@ -25,7 +29,7 @@ from tests.core.tiny_run import (
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.draws import Order, Shuffled, drawn_places
 from tinygptv_core.engine import micro_batches
-from tinygptv_core.loader import Steps, batches, drawn_turns, prompt_for
+from tinygptv_core.loader import SAME_SECONDS, Steps, batches, drawn_turns, prompt_for
 from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.recipe import Turn
 from tinygptv_core.run import DataFolders
@@ -242,6 +246,38 @@ def test_the_loader_gives_the_same_batches_from_any_step_with_and_without_worker
             assert batch.keys == steps[step].keys
             assert torch.equal(batch.ids_BT, steps[step].ids_BT)
         assert step == 7
+
+
+def reading_process():
+    """The only one, as soon as it is there."""
+    while not (found := multiprocessing.active_children()):
+        time.sleep(0.001)
+    return found[0]
+
+
+def test_a_process_that_reads_ahead_outlives_a_request_to_stop_from_its_beginning_on(spec):
+    """When it comes, the process has not yet begun to be Python."""
+    asking = Thread(target=lambda: os.kill(reading_process().pid, signal.SIGTERM))
+    asking.start()
+    steps = steps_of(spec)
+    assert [batch.keys for batch in batches(steps, 0, 1)] == [steps[step].keys for step in range(8)]
+    asking.join()
+
+
+def test_requests_to_stop_at_once_are_one_and_a_later_one_ends_a_process_that_reads_ahead(spec):
+    """A service manager sends one to every process, and torchrun another one on."""
+    steps = steps_of(spec)
+    read = batches(steps, 0, 1)
+    next(read)
+    reader = reading_process()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(reader.pid, number)
+        time.sleep(0.05)
+    assert [next(read).keys for _ in range(3)] == [steps[step].keys for step in (1, 2, 3)]
+    time.sleep(SAME_SECONDS)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        os.kill(reader.pid, signal.SIGTERM)
+        time.sleep(60)  # until torch hears of it
 
 
 def test_steps_can_be_sent_to_another_process(spec):
