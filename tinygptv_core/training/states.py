@@ -15,6 +15,8 @@ from tinygptv_core.artifact import sha256_of_file
 from tinygptv_core.plain import ConfigError, from_plain, plain
 from tinygptv_core.training.monitor import MonitorState
 
+MARK = ".damaged"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
@@ -84,17 +86,19 @@ def save_state(folder: Path, state: State, keep: int) -> None:
         raise OSError(f"{step} could not be written to {folder}: {error}. Those before it stay.") from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)
-    for old in _states(folder)[keep:]:
+    for old in (*_states(folder)[keep:], *_marks(folder)):
         old.unlink()
 
 
 def load_state(folder: Path, run: str, notice: Callable[[str], None]) -> State | None:
-    """The newest undamaged state in `folder`; None when there is none. A damaged one is told to `notice`.
+    """The newest undamaged state in `folder`; None when there is none.
+
+    A damaged one is told to `notice`, again where a run was killed before it had saved one after it.
 
     Raises:
         ConfigError: the folder holds the states of another run.
     """
-    damaged: list[Path] = []
+    damaged = _marks(folder)
     for path in _states(folder):
         if sha256_of_file(path) != path.stem.split("-")[2]:
             damaged.append(path)
@@ -118,9 +122,13 @@ def _tell(damaged: list[Path], what: str, notice: Callable[[str], None]) -> None
 
 
 def drop_states_after(folder: Path, step: int) -> None:
-    """Remove the states that `load_state` passed over, so that they are not counted among those that are kept."""
+    """Remove the states that `load_state` passed over, so that they are not counted among those that are kept.
+
+    Their names stay until the next one is saved.
+    """
     for path in _states(folder):
         if _step_of(path) > step:
+            path.with_suffix(MARK).touch()
             path.unlink()
 
 
@@ -130,6 +138,11 @@ def _step_of(path: Path) -> int:
 
 def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*.safetensors"), reverse=True)
+
+
+def _marks(folder: Path) -> list[Path]:
+    """Of states that were damaged."""
+    return sorted(folder.glob(f"state-*{MARK}"), reverse=True)
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -76,6 +76,23 @@ def test_a_state_that_was_passed_over_is_not_counted_among_the_kept(tmp_path):
     assert names_in(tmp_path) == ["state-000000001", "state-000000003"]
 
 
+def test_what_was_damaged_is_told_again_until_a_state_is_saved(tmp_path):
+    """A run that is killed before has told it to nobody but its log."""
+    for step in (1, 2):
+        save_state(tmp_path, state(step), keep=2)
+    next(tmp_path.glob("state-000000002-*")).write_bytes(b"")
+    told: list[list[str]] = []
+    for _ in range(2):
+        told.append([])
+        read = load_state(tmp_path, "r" * 64, told[-1].append)
+        assert read is not None
+        drop_states_after(tmp_path, read.position.step)
+    assert told[0] == told[1] and len(told[0]) == 1
+    save_state(tmp_path, state(3), keep=2)
+    assert load_state(tmp_path, "r" * 64, untold) is not None
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_a_disk_without_room_is_told_and_leaves_the_states_before(tmp_path):
     save_state(tmp_path, state(1), keep=2)
     large = State(position=position(2), tensors={"parameter/a": torch.ones(300)})
