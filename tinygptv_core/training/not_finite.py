@@ -87,7 +87,10 @@ def first_gradient_not_finite(model: nn.Module, again: Repeatable, *, packed: bo
 
 @contextmanager
 def _each_output(model: nn.Module, look: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Meanwhile `look` is given the name and the output of every innermost layer, as they are computed."""
+    """Meanwhile `look` is given the name and the output of every innermost layer, as they are computed.
+
+    What is compiled is computed as it was written: a compiled layer does not know of those in it.
+    """
 
     def heard(name: str, output: object) -> None:
         if isinstance(output, Tensor) and output.is_floating_point():
@@ -99,7 +102,8 @@ def _each_output(model: nn.Module, look: Callable[[str, Tensor], object]) -> Ite
         for name, layer in layers
     ]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for hook in hooks:
             hook.remove()

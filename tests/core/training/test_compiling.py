@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.core import tiny
 from tests.core.test_packing import LENGTHS, by_starts, loss_and_gradients, ragged
+from tests.core.tiny_run import OPTIONS, STAGE
 from tinygptv_core.batch import Batch
 from tinygptv_core.engine import micro_batches
 from tinygptv_core.model import TinyGPTV
@@ -13,6 +14,8 @@ from tinygptv_core.packing import Packing
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.stage import Lora
 from tinygptv_core.training.compiling import compile_layers, require_compiler
+from tinygptv_core.training.ddp import DDPEngine
+from tinygptv_core.training.not_finite import NotFiniteError
 
 BACKEND = "aot_eager"
 """All of the compiler but the making of programs, which takes a minute on a slow core."""
@@ -45,6 +48,23 @@ def test_compiled_layers_give_the_loss_and_the_gradients_for_any_length_and_are_
             torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
         counts.append(counter.frame_count)
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_where_a_number_is_not_finite_is_looked_for_without_compiling_anew(recompute):
+    torch._dynamo.reset()
+    counter, model = CompileCounterWithBackend(BACKEND), new_model()
+    compile_layers(model, "cpu", backend=counter)
+    if recompute:
+        model.llm.recompute_layers()
+    engine = DDPEngine(model, STAGE, replace(OPTIONS, compile=True), rank=0, world_size=1)
+    engine.step(tiny.batch(), step=0, rate=1e-3, dataset="shapes")
+    compiled = counter.frame_count
+    with torch.no_grad():
+        engine.state()["parameter/llm.model.layers.1.input_layernorm.weight"][0] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"first layer .* is llm\.model\.layers\.1\.input_layernorm"):
+        engine.step(tiny.batch(), step=1, rate=1e-3, dataset="shapes")
+    assert counter.frame_count == compiled
 
 
 @torch.library.custom_op("tests::attend_by_starts", mutates_args=())
