@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from math import inf, isfinite
@@ -46,6 +46,7 @@ from tinygptv_core.train import train as train_with
 from tinygptv_core.trainable import parameter_groups, trainable_parameters
 from tinygptv_core.training.clock import Clock
 from tinygptv_core.training.not_finite import (
+    NotFiniteError,
     Repeatable,
     first_gradient_not_finite,
     first_not_finite,
@@ -169,6 +170,7 @@ class ZeroEngine:
         self._complete_gradients(used)
         used |= self._kept.keys()
         if not is_due(self._stage, step):
+            self._require_finite(used, again, where)
             self._keep_gradients(used)
             norm = None
         else:
@@ -204,11 +206,15 @@ class ZeroEngine:
         self._clock.mark("communication")
         loss = float(self._sum(loss_sum.clone())) / max(shared.num_targets, 1)
         if not isfinite(loss):
-            # ZeRO 3 fetches weights from all, so all look.
-            layer = first_not_finite(self._engine.module, again, packed=self._options.packed)
-            layer = None if layer is None or isfinite(float(loss_sum)) else layer.removeprefix("model.")
+            layer = self._layer_not_finite(again)  # ZeRO 3 fetches weights from all, so all look
+            layer = None if isfinite(float(loss_sum)) else layer
             raise loss_error(loss, where, first_told(with_samples(layer, again), self._world_size))
         return loss
+
+    def _layer_not_finite(self, again: Repeatable) -> str | None:
+        """The first layer whose output in this process is not finite."""
+        layer = first_not_finite(self._engine.module, again, packed=self._options.packed)
+        return None if layer is None else layer.removeprefix("model.")
 
     def _complete_gradients(self, used: set[str]) -> None:
         """Add what earlier steps have kept, and clear what ZeRO 3 still has of a group that this batch has not used."""
@@ -231,13 +237,27 @@ class ZeroEngine:
         if not self._zero.overflow:
             self._update_scale(1)
             return float(self._engine.get_global_grad_norm())
-        if self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE:
-            self._update_scale(0)
-            return inf
-        flags = self._sum(self._not_finite.int()).tolist()
-        names = list(self._parameters)
-        bad = [names[place] for place in dict.fromkeys([*self._came, *range(len(names))]) if flags[place]]
-        raise gradients_error(bad, len(used), where, first_told(self._first_layer(again), self._world_size))
+        if not self._may_skip():
+            raise self._gradients_error(self._bad(), used, again, where)
+        self._update_scale(0)
+        return inf
+
+    def _may_skip(self) -> bool:
+        """Whether gradients that are not finite are the scaler's affair, as long as there is a smaller scale."""
+        return self._scaler.is_enabled() and self._scaler.get_scale() > SMALLEST_SCALE
+
+    def _require_finite(self, used: set[str], again: Repeatable, where: str) -> None:
+        """Of gradients that are kept, which the optimizer would find in a later step."""
+        if not self._may_skip() and (bad := self._bad()):
+            raise self._gradients_error(bad, used, again, where)
+
+    def _bad(self) -> list[str]:
+        """Whose gradients of this step were not finite in some process, in the order in which they came here."""
+        flags, names = self._sum(self._not_finite.int()).tolist(), list(self._parameters)
+        return [names[place] for place in dict.fromkeys([*self._came, *range(len(names))]) if flags[place]]
+
+    def _gradients_error(self, bad: Sequence[str], used: set[str], again: Repeatable, where: str) -> NotFiniteError:
+        return gradients_error(bad, len(used), where, first_told(self._first_layer(again), self._world_size))
 
     def _first_layer(self, again: Repeatable) -> str | None:
         """Where this process's first gradient that is not finite came to; ZeRO 3 has no weights to look with."""
@@ -258,17 +278,26 @@ class ZeroEngine:
         load_scaler(self._scaler, torch.tensor([scale, grown], dtype=torch.float64))
 
     def mean_loss(self, batches: Sequence[Batch]) -> float | None:
-        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any."""
+        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any.
+
+        Raises:
+            NotFiniteError: it is not finite; on every process.
+        """
         totals = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._engine.eval()
         with torch.no_grad():
-            for batch in batches:
-                for part in self._shared(batch).parts:
-                    told = self._engine(part, packed=self._options.packed)
-                    totals += torch.stack([value.double() for value in told])
-        self._engine.train()
+            for part in self._parts_of(batches):
+                totals += torch.stack([value.double() for value in self._engine(part, packed=self._options.packed)])
         loss_sum, num_targets = self._sum(totals).tolist()
+        if not isfinite(loss_sum):
+            again = Repeatable(parts=[*self._parts_of(batches)], seed=self._stage.seed, weight=self._number(1))
+            layer = first_told(self._layer_not_finite(again), self._world_size)
+            raise loss_error(loss_sum, f"the held-out samples of {self._stage.name}", layer)
+        self._engine.train()
         return loss_sum / num_targets if num_targets else None
+
+    def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        return (part for batch in batches for part in self._shared(batch).parts)
 
     def state(self) -> dict[str, Tensor]:
         """As `DDPEngine.state`, put together from all processes, each of which must call it."""

@@ -57,7 +57,10 @@ class Engine(Protocol):
         ...
 
     def mean_loss(self, batches: Sequence[Batch]) -> float | None:
-        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any."""
+        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any.
+
+        Raises NotFiniteError.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:

@@ -137,9 +137,9 @@ def _train(
     start = _start(run)
     with Saver(spec, rank=rank, world_size=world_size, asked_to_stop=asked_to_stop) as saver:
         end = _loop(run, start, saver)
-    loss_last = engine.mean_loss(steps.held_out())
+    parameters = parameters_of(engine)  # of which the last step, too, is known to be finite then
+    loss_last, notices = _last_loss(run)
     memory = gathered(peak_memory_bytes(spec.options.device), world_size)
-    parameters = parameters_of(engine)
     if rank == 0:
         write_checkpoint(spec.out, parameters, spec.stage)
         samples = sum(spec.stage.mix[steps.order.dataset_at(step)].batch for step in range(end.step))
@@ -152,7 +152,7 @@ def _train(
             "peak_memory_bytes": max(memory),
             "world_size": world_size,
             "resumed_from_step": start.step,
-            "notices": list(end.notices),
+            "notices": [*end.notices, *notices],
         }
         write_whole(spec.notes / "summary.json", json.dumps(summary, indent=1) + "\n")
     if world_size > 1:
@@ -240,6 +240,15 @@ def _loop(run: _Run, start: Position, saver: Saver) -> Position:
     read = metrics_logger.waited_for(batches(run.steps, start.step, options.loader_workers))
     for step, batch in enumerate(read, start=start.step):
         dataset, now = run.steps.order.dataset_at(step), rate(spec.stage.schedule, step)
+def _last_loss(run: _Run) -> tuple[float | None, tuple[str, ...]]:
+    """On held-out samples, and what a person should know of it: all steps were finite, so that the run ends well."""
+    try:
+        return run.engine.mean_loss(run.steps.held_out()), ()
+    except NotFiniteError as error:
+        LOGGER.warning("after the last step %s", error)
+        return None, (f"after the last step {error}",)
+
+
         result = run.engine.step(batch, step=step, rate=now, dataset=dataset)
         metrics_logger.add(step + 1, dataset, batch, result)
         here = replace(start, step=step + 1, seconds=start.seconds + time.monotonic() - began)

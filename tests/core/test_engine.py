@@ -156,6 +156,29 @@ def test_where_the_first_infinite_gradient_arose_is_named_not_where_it_came_last
         engine.step(tiny.batch(), step=0, rate=1e-2, dataset="shapes")
 
 
+def test_an_infinite_gradient_that_waits_for_its_turn_is_named_in_the_step_that_gave_it():
+    """Of three steps, after the last of which the optimizer has its turn, the second gives it."""
+    model = two_layers()
+    engine = DDPEngine(model, replace(STAGE, published_accumulation=3), OPTIONS, rank=0, world_size=1)
+    engine.step(tiny.batch(), step=0, rate=1e-2, dataset="words")
+    model.get_submodule("llm.model.layers.1.mlp.fc2").register_forward_hook(tiny.infinite)
+    message = (
+        r"not finite at step 2 of tiny, on shapes; the first came to the output of llm\.model\.layers\.1\.mlp\.fc2"
+    )
+    with pytest.raises(NotFiniteError, match=message):
+        engine.step(tiny.batch(), step=1, rate=1e-2, dataset="shapes")
+
+
+def test_a_loss_on_held_out_samples_that_is_no_number_is_told_with_its_layer():
+    model = two_layers()
+    engine = DDPEngine(model, STAGE, OPTIONS, rank=0, world_size=1)
+    with torch.no_grad():
+        engine.state()["parameter/llm.model.layers.1.input_layernorm.weight"][0] = float("nan")
+    message = r"the loss is nan at the held-out samples of tiny; .* is llm\.model\.layers\.1\.input_layernorm"
+    with pytest.raises(NotFiniteError, match=message):
+        engine.mean_loss([tiny.batch()])
+
+
 def test_the_layer_is_looked_for_under_the_dropout_of_the_step():
     """A layer's output is infinite under one mask alone, that of the failing step."""
     model, masks = two_layers(dropout=0.5), []

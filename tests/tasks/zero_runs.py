@@ -42,22 +42,31 @@ def run(path: Path, begun: str | None, rank: int) -> None:
 def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
     """A step in which the first process alone finds one, where its layer begins; what it says is kept beside the run.
 
-    It comes to the norm there, and then to the four tensors of the projections.
+    It comes to the norm there, and then to the four tensors of the projections. The same of a held-out loss that is no
+    number.
     """
     spec = read_spec(path)
     model, tokenizer = starting_model(spec)
     make = DDPEngine if spec.options.engine == "ddp" else ZeroEngine
     engine = make(model, spec.stage, spec.options, rank=rank, world_size=WORLD_SIZE)
+    steps = Steps(spec, tokenizer, rank=rank, world_size=WORLD_SIZE)
     if rank == 0:
         model.get_submodule("llm.model.layers.0.input_layernorm").register_forward_hook(tiny.infinite)
     before = {name: tensor.clone() for name, tensor in engine.state().items()}
     try:
-        engine.step(Steps(spec, tokenizer, rank=rank, world_size=WORLD_SIZE)[0], step=0, rate=1e-2, dataset="shapes")
+        engine.step(steps[0], step=0, rate=1e-2, dataset="shapes")
     except NotFiniteError as error:
         after = engine.state()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
         (path.parent / f"infinite-{rank}.txt").write_text(str(error))
+    if rank == 0:
+        layer = model.get_submodule("llm.model.layers.0.input_layernorm")
+        layer.register_forward_hook(lambda _module, _inputs, output: output * float("nan"))
+    try:
+        engine.mean_loss(steps.held_out())
+    except NotFiniteError as error:
+        (path.parent / f"held-out-{rank}.txt").write_text(str(error))
     if isinstance(engine, ZeroEngine):
         engine.close()
 
@@ -67,7 +76,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     with joined(folder, rank, world_size):
         for path, begun in json.loads((folder / "runs.json").read_text()):
             run(Path(path), begun, rank)
-        for engine in ("ddp", "zero2", "zero3"):
+        for engine in ("ddp", "zero2", "zero3", "slow-zero3"):
             step_with_an_infinite_gradient(folder / engine / "RUN.json", rank)
 
 

@@ -8,7 +8,7 @@ next one is: a step that must not be taken is skipped by the GPU itself, and the
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -118,20 +118,18 @@ class DDPEngine:
         parts = self._parts(batch)
         own_sum, loss, weight = self._backward(parts)
         self._clock.mark("optimizer")
-        names, norms_N = self._norms() if is_due(self._stage, step) else ((), None)
-        norm = None if norms_N is None else torch.linalg.vector_norm(norms_N)
-        told = [
-            torch.stack([loss, own_sum, self._may_skip().double()]),
-            *(() if norm is None else (norm[None], norms_N)),
-        ]
+        due = is_due(self._stage, step)
+        names, norms_N = self._norms(due)
+        norm = torch.linalg.vector_norm(norms_N)
+        told = (torch.stack([loss, own_sum, self._may_skip().double()]), norm[None], norms_N)
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
         again = Repeatable(parts=parts, seed=seed, weight=weight)
         self._unseen.append(self._on_the_way(told, names, again, where))
         self._look(self._steps_unseen)
-        if norm is not None:
+        if due:
             self._optimize(rate, norm, loss.isfinite() & norm.isfinite())
         self._clock.mark(None)
-        return StepResult(loss=loss, gradient_norm=norm)
+        return StepResult(loss=loss, gradient_norm=norm if due else None)
 
     def seconds(self) -> dict[str, float]:
         """Of each of `clock.PARTS` since this was last asked, summed over the steps. Waits for the device.
@@ -189,9 +187,10 @@ class DDPEngine:
         if isinstance(self._wrapped, DistributedDataParallel):
             self._wrapped.require_backward_grad_sync = last
 
-    def _norms(self) -> tuple[tuple[str, ...], Tensor]:
-        """What has a gradient, and the norm of each, after the scaler."""
-        self._scaler.unscale_(self._optimizer)
+    def _norms(self, due: bool) -> tuple[tuple[str, ...], Tensor]:
+        """What has a gradient, and the norm of each; after the scaler if it is `due` to be stepped with."""
+        if due:
+            self._scaler.unscale_(self._optimizer)
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         norms = torch._foreach_norm([*gradients.values()])  # pyright: ignore[reportPrivateImportUsage]
         return tuple(gradients), torch.stack(norms)
@@ -218,13 +217,13 @@ class DDPEngine:
 
     def _require_finite(self, seen: _Numbers) -> None:
         """Raises NotFiniteError, which names in every process what the first that found something has found."""
-        loss, own_sum, may_skip, *norms = seen.told_M.tolist()
+        loss, own_sum, may_skip, norm, *norms = seen.told_M.tolist()
         if not isfinite(loss):
             layer = None if isfinite(own_sum) else self._search(first_not_finite, seen.again)
             raise loss_error(loss, seen.where, first_told(with_samples(layer, seen.again), self._world_size))
-        if not norms or isfinite(norms[0]) or may_skip:
+        if isfinite(norm) or may_skip:
             return
-        bad = [name for name, norm in zip(seen.names, norms[1:], strict=True) if not isfinite(norm)]
+        bad = [name for name, norm in zip(seen.names, norms, strict=True) if not isfinite(norm)]
         layer = first_told(self._search(first_gradient_not_finite, seen.again), self._world_size)
         raise gradients_error(self._on_the_way_back(bad), len(seen.names), seen.where, layer)
 
@@ -252,18 +251,28 @@ class DDPEngine:
         self._optimizer.zero_grad()
 
     def mean_loss(self, batches: Sequence[Batch]) -> float | None:
-        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any."""
+        """The mean loss of all target tokens of all processes' batches, in eval mode; None without any.
+
+        Raises:
+            NotFiniteError: it is not finite; on every process.
+        """
         self._look(0)
         totals = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._model.eval()
         with torch.no_grad(), self._autocast():
-            for batch in batches:
-                for part in self._parts(batch):
-                    totals += torch.stack([value.double() for value in self._model(part, packed=self._options.packed)])
-        self._model.train()
+            for part in self._parts_of(batches):
+                totals += torch.stack([value.double() for value in self._model(part, packed=self._options.packed)])
         loss_sum, num_targets = self._sum(totals).tolist()
         self._clock.mark(None)
+        if not isfinite(loss_sum):
+            again = Repeatable(parts=[*self._parts_of(batches)], seed=self._stage.seed, weight=self._number(1))
+            layer = first_told(self._search(first_not_finite, again), self._world_size)
+            raise loss_error(loss_sum, f"the held-out samples of {self._stage.name}", layer)
+        self._model.train()
         return loss_sum / num_targets if num_targets else None
+
+    def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        return (part for batch in batches for part in self._parts(batch))
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, AdamW's moments and gradients not yet stepped with by name, and the scaler's two numbers.
