@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,9 +112,10 @@ def train(
 
     Raises:
         StoppedError: the run was asked to stop, and is saved.
-        ConfigError: a file that `spec` names is missing or damaged, a data set is empty, or `spec.work`
-            holds another run, or is held by one.
-        NotFiniteError: the loss or a gradient is not finite; the states saved before it stay.
+        ConfigError: a file that `spec` names is missing or damaged, or of another model, a data set is empty, or
+            `spec.work` holds another run, or is held by one.
+        NotFiniteError: the loss or a gradient is not finite, or before the first step the loss on held-out samples; the
+            states saved before it stay.
     """
     torch.set_num_threads(spec.options.threads)
     be_deterministic()
@@ -177,13 +178,20 @@ def starting_model(spec: RunSpec) -> tuple[TinyGPTV, Tokenizer]:
         check_norms(spec.init, checkpoint.form, stage)
         check_adapters(checkpoint.form.name, checkpoint.form.lora, stage)
         new_lora = stage.lora is not None and checkpoint.form.lora is None
-        load_trainable(model, checkpoint.tensors, new_lora=new_lora)
+        _load(spec, model, checkpoint.tensors, new_lora)
     if spec.options.compile:
         require_compiler(spec.options.device)
         compile_layers(model, spec.options.device)
     if spec.options.gradient_checkpointing:
         model.llm.recompute_layers()
     return model, backbones.tokenizer
+
+
+def _load(spec: RunSpec, model: TinyGPTV, tensors: Mapping[str, torch.Tensor], new_lora: bool) -> None:
+    try:
+        load_trainable(model, tensors, new_lora=new_lora)
+    except ValueError as error:
+        raise ConfigError(f"{spec.init} is of another model than {spec.backbones}: {error}") from error
 
 
 def parameters_of(engine: Engine) -> dict[str, torch.Tensor]:
@@ -232,14 +240,6 @@ def _start(run: _Run) -> Position:
     return replace(state.position, notices=(*state.position.notices, *notices))
 
 
-def _loop(run: _Run, start: Position, saver: Saver) -> Position:
-    """All steps from `start` on. The first process writes metrics, reports and saves states."""
-    spec, options, total = run.spec, run.spec.options, run.spec.stage.schedule.steps
-    metrics_logger = MetricsLogger(spec, run.engine, run.sizes, rank=run.rank, world_size=run.world_size, start=start)
-    began, here = time.monotonic(), start
-    read = metrics_logger.waited_for(batches(run.steps, start.step, options.loader_workers))
-    for step, batch in enumerate(read, start=start.step):
-        dataset, now = run.steps.order.dataset_at(step), rate(spec.stage.schedule, step)
 def _last_loss(run: _Run) -> tuple[float | None, tuple[str, ...]]:
     """On held-out samples, and what a person should know of it: all steps were finite, so that the run ends well."""
     try:
@@ -249,6 +249,14 @@ def _last_loss(run: _Run) -> tuple[float | None, tuple[str, ...]]:
         return None, (f"after the last step {error}",)
 
 
+def _loop(run: _Run, start: Position, saver: Saver) -> Position:
+    """All steps from `start` on. The first process writes metrics, reports and saves states."""
+    spec, options, total = run.spec, run.spec.options, run.spec.stage.schedule.steps
+    metrics_logger = MetricsLogger(spec, run.engine, run.sizes, rank=run.rank, world_size=run.world_size, start=start)
+    began, here = time.monotonic(), start
+    read = metrics_logger.waited_for(batches(run.steps, start.step, options.loader_workers))
+    for step, batch in enumerate(read, start=start.step):
+        dataset, now = run.steps.order.dataset_at(step), rate(spec.stage.schedule, step)
         result = run.engine.step(batch, step=step, rate=now, dataset=dataset)
         metrics_logger.add(step + 1, dataset, batch, result)
         here = replace(start, step=step + 1, seconds=start.seconds + time.monotonic() - began)
@@ -291,6 +299,16 @@ def _status(error: Exception) -> int | None:
             return None
 
 
+def _take_gpu(number: int) -> None:
+    """Raises ConfigError where there is no such GPU."""
+    if number >= (there := torch.cuda.device_count()):
+        raise ConfigError(
+            f"device is cuda, and a process here wants GPU {number} (of 0, 1, ...); torch finds {there} of them. "
+            'What helps: fewer processes (torchrun --nproc-per-node), or the option "device": "cpu" in RUN.json'
+        )
+    torch.cuda.set_device(number)
+
+
 def main(arguments: Sequence[str], training: Train = train) -> int:
     """Run `RUN.json` in this process, or as one of torchrun's.
 
@@ -307,7 +325,7 @@ def main(arguments: Sequence[str], training: Train = train) -> int:
     try:
         spec = read_spec(Path(arguments[0]))
         if spec.options.device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
         if world_size > 1:
             distributed.init_process_group("nccl" if spec.options.device == "cuda" else "gloo")
         with asked_by_signals() as asked_to_stop:

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.measure import saved_bytes
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
@@ -21,9 +22,10 @@ from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Steps
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
-from tinygptv_core.train import STOPPED, be_deterministic, main, starting_model, train
+from tinygptv_core.train import STOPPED, be_deterministic, ddp_engine, main, starting_model, train
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.training.metrics import Tail
+from tinygptv_core.training.not_finite import NotFiniteError
 from tinygptv_core.training.saving import StoppedError
 
 
@@ -262,6 +264,22 @@ def test_a_mistake_on_the_command_line_is_one_message(whole, tmp_path, caplog):
     assert "holds no checkpoint" in caplog.text
 
 
+def test_a_checkpoint_of_another_model_is_one_message(whole, tmp_path, caplog):
+    shutil.copytree(whole.out, tmp_path / "other")
+    wide = {name: torch.cat([tensor, tensor]) for name, tensor in weights_of(whole).items()}
+    save_file(wide, tmp_path / "other" / "trainable.safetensors")
+    write_spec(replace(elsewhere(whole, tmp_path), init=tmp_path / "other"), tmp_path / "RUN.json")
+    assert main([str(tmp_path / "RUN.json")]) == 2
+    assert f"{tmp_path / 'other'} is of another model than {whole.backbones}: " in caplog.text
+
+
+def test_a_gpu_that_is_not_there_is_one_message(whole, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    write_spec(replace(elsewhere(whole, tmp_path), options=replace(OPTIONS, device="cuda")), tmp_path / "RUN.json")
+    assert main([str(tmp_path / "RUN.json")]) == 2
+    assert "device is cuda, and a process here wants GPU 99" in caplog.text
+
+
 def test_a_file_that_is_no_json_is_one_message(tmp_path, caplog):
     (tmp_path / "RUN.json").write_text("{")
     assert main([str(tmp_path / "RUN.json")]) == 2
@@ -318,6 +336,37 @@ def raising(error):
         raise error
 
     return training
+
+
+def engine_whose_held_out_loss_is_no_number(steps: int):
+    """It begins after so many passes of training."""
+
+    def new_engine(model, stage, options, *, rank, world_size):
+        passes = []
+
+        def spoil(module, _inputs, output):
+            passes.extend([1] * module.training)
+            return output if module.training or len(passes) < steps else output * float("nan")
+
+        model.get_submodule("llm.model.final_layernorm").register_forward_hook(spoil)
+        return ddp_engine(model, stage, options, rank=rank, world_size=world_size)
+
+    return new_engine
+
+
+def test_a_held_out_loss_that_is_no_number_stops_before_the_first_step(whole, tmp_path):
+    with pytest.raises(NotFiniteError, match=r"the loss is nan at the held-out samples of tiny; .*\.final_layernorm"):
+        train(elsewhere(whole, tmp_path), 0, 1, quiet, new_engine=engine_whose_held_out_loss_is_no_number(0))
+    assert not (tmp_path / "notes").exists()
+
+
+def test_after_the_last_step_it_is_a_notice_beside_the_checkpoint(whole, tmp_path):
+    spec = elsewhere(whole, tmp_path)
+    train(spec, 0, 1, quiet, new_engine=engine_whose_held_out_loss_is_no_number(8))
+    assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
+    assert summary_of(spec)["loss_last"] is None
+    (notice,) = summary_of(spec)["notices"]
+    assert notice.startswith("after the last step the loss is nan at the held-out samples of tiny; the first layer")
 
 
 def test_an_operation_that_would_give_other_bits_each_time_is_told_of(whole, tmp_path, caplog):
