@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.tiny_run import STAGE
 from tinygptv_core.draws import Order, Shuffled
-from tinygptv_core.stage import Schedule
+from tinygptv_core.stage import Schedule, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,12 @@ def test_what_is_held_out_is_seen_by_no_step(order):
     held_out = {draw.dataset: draw.positions for draw in order.held_out()}
     assert [order.is_held_out("shapes", at) for at in held_out["shapes"]] == [True, True]
     assert order.steps_of("shapes", held_out["shapes"]) == {at: [] for at in held_out["shapes"]}
+
+
+def test_no_more_is_measured_of_a_data_set_than_a_batch_of_it():
+    order = Order(replace(STAGE, mix={"shapes": Share(weight=1, batch=1)}), DATA, {})
+    assert sum(order.is_held_out("shapes", at) for at in range(23)) == 2
+    assert [len(draw.positions) for draw in order.held_out()] == [1]
 
 
 def test_places_are_found_across_windows_and_epochs(monkeypatch):

@@ -12,7 +12,7 @@ from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stage import Lora
 from tinygptv_core.train import parameters_of, starting_model
 from tinygptv_core.training.ddp import DDPEngine
-from tinygptv_core.training.not_finite import NotFiniteError
+from tinygptv_core.training.not_finite import NotFiniteError, Repeatable, first_gradient_not_finite
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
 
@@ -93,6 +93,16 @@ def test_the_first_step_of_adamw_is_the_rate_and_the_decay(spec, batch_of):
     name = "projections.llama_proj2.weight"
     moved = (after[name] - before[name] * (1 - 1e-2 * 0.05)).abs()
     assert moved.median().item() == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_adamw_remembers_a_tenth_of_a_gradient_and_a_thousandth_of_its_square(spec, batch_of):
+    engine = engine_for(spec)
+    norm = engine.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes").read()["gradient_norm"]
+    state = engine.state()
+    first = torch.cat([state[f"exp_avg/{name}"].flatten() for name in parameters_of(engine)])
+    second = torch.cat([state[f"exp_avg_sq/{name}"].flatten() for name in parameters_of(engine)])
+    assert first.norm().item() == pytest.approx(0.1 * min(norm, STAGE.clip_norm), rel=1e-4)
+    torch.testing.assert_close(second, 0.001 * (first / 0.1) ** 2, rtol=1e-3, atol=1e-12)
 
 
 def test_gradients_are_clipped_to_the_stages_norm(spec, batch_of):
@@ -196,6 +206,29 @@ def test_the_layer_is_looked_for_under_the_dropout_of_the_step():
     assert not torch.equal(masks[0], masks[1])
 
 
+def test_an_infinite_gradient_is_looked_for_under_the_dropout_of_the_step():
+    """As above, that of a layer's output."""
+    model, masks = two_layers(dropout=0.5), []
+    engine = DDPEngine(model, STAGE, OPTIONS, rank=0, world_size=1)
+
+    def infinite(module, inputs, output):
+        masks.append(output == 0)
+        if torch.equal(masks[-1], masks[0]):
+            tiny.infinite(module, inputs, output)
+
+    model.get_submodule("llm.model.layers.1.resid_dropout").register_forward_hook(infinite)
+    with pytest.raises(NotFiniteError, match=r"the first came to the output of llm\.model\.layers\.1\.resid_dropout"):
+        engine.step(tiny.batch(), step=0, rate=1e-2, dataset="shapes")
+
+
+def test_gradients_are_looked_for_as_they_were_weighted():
+    """Which a float16 scaler's scale may have made infinite."""
+    model = two_layers()
+    for weight, found in ((1.0, False), (float("inf"), True)):
+        again = Repeatable(parts=[tiny.batch()], seed=1, weight=torch.tensor(weight))
+        assert (first_gradient_not_finite(model, again, packed=False) is not None) == found
+
+
 def test_a_state_restores_the_next_step_to_the_last_bit(spec, batch_of):
     ran = engine_for(spec)
     ran.step(batch_of["shapes"], step=0, rate=1e-2, dataset="shapes")
@@ -212,15 +245,22 @@ def test_the_state_of_other_parameters_is_refused(spec):
     del state["parameter/projections.llama_proj.bias"]
     with pytest.raises(ValueError, match=r"other parameters: \['projections\.llama_proj\.bias'\]"):
         engine_for(spec).load_state(state)
+    more = engine_for(spec).state() | {"parameter/more": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"other parameters: \['more'\]"):
+        engine_for(spec).load_state(more)
 
 
-def test_dropout_is_drawn_from_the_step_and_nothing_else(tmp_path):
+def test_dropout_is_drawn_from_seed_step_and_process_and_nothing_else(tmp_path):
     spec = tiny_spec(tmp_path, dropout=0.5)
-    steps = Steps(spec, starting_model(spec)[1], rank=0, world_size=1)
-    engine = engine_for(spec)
-    losses = [engine.step(steps[0], step=step, rate=0.0, dataset="shapes").loss for step in (3, 4, 3)]
-    assert losses[0] == losses[2]
-    assert losses[0] != losses[1]
+    model, tokenizer = starting_model(spec)
+    batch = Steps(spec, tokenizer, rank=0, world_size=1)[0]
+
+    def loss(*, seed: int = 11, step: int = 3, rank: int = 0) -> float:
+        engine = DDPEngine(model, replace(spec.stage, seed=seed), OPTIONS, rank=rank, world_size=1)
+        return float(engine.step(batch, step=step, rate=0.0, dataset="shapes").loss)
+
+    losses = loss(), loss(step=4), loss(seed=12), loss(rank=1)
+    assert len(set(losses)) == 4 and loss() == losses[0]
 
 
 def test_bfloat16_is_near_float32(spec, batch_of):
@@ -246,6 +286,10 @@ def test_float16_skips_steps_until_its_scale_fits_then_goes_on_and_is_restored(s
     exact = engine_for(spec).step(batch_of["shapes"], step=1, rate=0.0, dataset="shapes")
     assert stepped.read()["gradient_norm"] == pytest.approx(exact.read()["gradient_norm"], rel=5e-2)
     assert engine.state()["scaler"].tolist() == [256, 1]
+    resumed = engine_for(spec, stage=stage)
+    resumed.load_state({name: tensor.clone() for name, tensor in engine.state().items()})
+    resumed.step(batch_of["shapes"], step=2, rate=1e-2, dataset="shapes")
+    assert resumed.state()["scaler"].tolist() == [256, 2]
 
 
 def test_the_mean_loss_is_weighted_by_tokens_and_changes_nothing(spec, batch_of):

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.core.test_loader import mixed_spec
 from tests.core.test_train import losses_of, quiet, weights_of
-from tests.core.tiny_run import STAGE, elsewhere, picture, shape_samples, tiny_spec, write_dataset
+from tests.core.tiny_run import STAGE, elsewhere, picture, shape_samples, tiny_spec, tiny_tokenizer, write_dataset
 from tinygptv_core.compute import Compute
 from tinygptv_core.features import EncodingSettings, Features, encode_pictures, write_features
+from tinygptv_core.loader import Steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.shards import ShardSet
@@ -75,6 +77,17 @@ def test_training_on_them_ends_at_the_same_weights_without_the_tower(tmp_path, m
     assert [loss for _, loss in losses_of(aided)] == pytest.approx([loss for _, loss in losses_of(spec)], abs=1e-5)
     for name, value in weights_of(spec).items():
         torch.testing.assert_close(weights_of(aided)[name], value, rtol=0, atol=1e-5)
+
+
+def test_texts_among_pictures_have_tokens_of_0_and_every_picture_its_own(tmp_path):
+    mixed = mixed_spec(tiny_spec(tmp_path), "mixed", tmp_path)
+    features = written_features(mixed, tmp_path / "features")
+    steps = Steps(replace(mixed, features=tmp_path / "features"), tiny_tokenizer(), rank=0, world_size=1)
+    samples = ShardSet(mixed.data["shapes"]).read(steps.order.batch_at(0).positions)
+    wanted = [features.of([sample.picture])[0] if sample.picture else torch.zeros(2, 16) for sample in samples]
+    assert torch.equal(steps[0].queries_BQE, torch.stack(wanted))
+    pictured = [sample.picture is not None for sample in samples]
+    assert pictured != sorted(pictured, reverse=True)  # a text stands before a picture
 
 
 def test_a_data_set_that_they_do_not_cover_goes_through_the_tower(tmp_path):

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.measure import saved_bytes
-from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
+from tests.core.tiny_run import OPTIONS, PROMPTS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.alone import alone
 from tinygptv_core.batch import IGNORED
 from tinygptv_core.loader import Steps
+from tinygptv_core.memory import peak_memory_bytes
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import write_spec
+from tinygptv_core.schedule import rate
 from tinygptv_core.train import STOPPED, be_deterministic, ddp_engine, main, starting_model, train
 from tinygptv_core.trainable import trainable_parameters
 from tinygptv_core.training.metrics import Tail
@@ -64,6 +67,11 @@ def metrics_of(spec):
     return [json.loads(line) for line in (spec.notes / "metrics.jsonl").read_text().splitlines()]
 
 
+def samples_of(spec):
+    """How many samples all steps had together; a line a step, of one data set."""
+    return sum(spec.stage.mix[name].batch for line in metrics_of(spec) for name in line["losses"])
+
+
 def losses_of(spec):
     return [(line["step"], line["loss"]) for line in metrics_of(spec)]
 
@@ -100,7 +108,7 @@ def test_a_run_leaves_a_checkpoint_a_summary_and_a_line_a_step(whole):
         "step", "loss", "loss_mean", "losses", "rate", "gradient_norm", "samples_per_second", "tokens_per_second",
         "targets_per_second", "flops_per_second", "mfu", "memory_bytes", "seconds", "step_seconds", "warnings",
     }  # fmt: skip
-    assert metrics_of(whole)[0]["rate"] == STAGE.schedule.start
+    assert [line["rate"] for line in metrics_of(whole)] == [rate(STAGE.schedule, step) for step in range(8)]
 
 
 def test_every_step_says_where_its_time_went(whole):
@@ -131,7 +139,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, killed_after):
     assert summary["resumed_from_step"] == {1: 0, 4: 3, 8: 6}[killed_after]
     assert summary["loss_first"] == summary_of(whole)["loss_first"]
     assert summary["loss_last"] == summary_of(whole)["loss_last"]
-    assert summary["seconds"] == metrics_of(spec)[-1]["seconds"] > metrics_of(spec)[0]["seconds"]
+    seconds = [line["seconds"] for line in metrics_of(spec)]  # of all processes that trained, one after another
+    assert summary["seconds"] == seconds[-1] and seconds == sorted(seconds)
+    assert summary["samples_per_second"] == pytest.approx(samples_of(spec) / summary["seconds"])
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3, 7])
@@ -181,7 +191,7 @@ def test_a_notice_outlives_further_kills(whole, tmp_path):
     assert [notice[:39] for notice in summary_of(spec)["notices"]] == ["the state after step 1 was damaged (its"]
 
 
-def test_a_damaged_newest_state_costs_its_steps_and_not_the_result(whole, tmp_path):
+def test_a_damaged_newest_state_costs_its_steps_and_not_the_result(whole, tmp_path, caplog):
     spec = elsewhere(whole, tmp_path)
     with pytest.raises(KilledError):
         train(spec, 0, 1, kill_at(7))
@@ -193,6 +203,8 @@ def test_a_damaged_newest_state_costs_its_steps_and_not_the_result(whole, tmp_pa
     assert summary["notices"] == [
         "the state after step 6 was damaged (its bytes are not those its name says): went on from step 3"
     ]
+    assert summary["notices"][0] in caplog.text
+    assert sorted(path.name[:15] for path in spec.work.glob("state-*")) == ["state-000000003", "state-000000006"]
     assert (spec.out / "trainable.safetensors").read_bytes() == (whole.out / "trainable.safetensors").read_bytes()
 
 
@@ -244,12 +256,43 @@ def test_a_stage_starts_from_the_one_before_and_adapters_are_new_once(whole, tmp
     assert weights_of(third).keys() == weights_of(second).keys() > weights_of(first).keys()
 
 
-def test_the_work_folder_of_another_run_is_refused(whole, tmp_path):
+def test_the_work_folder_of_another_run_is_refused(whole, tmp_path, monkeypatch):
     spec = elsewhere(whole, tmp_path)
     with pytest.raises(KilledError):
         train(spec, 0, 1, kill_at(4))
+    prompts = {**PROMPTS, "words": ("say {}",)}
+    for other in ({"stage": replace(spec.stage, seed=12)}, {"prompts": prompts}, {"seen": {"words": 3}}):
+        with pytest.raises(ConfigError, match="holds the state of another run"):
+            train(replace(spec, **other), 0, 1, quiet)
+    monkeypatch.setattr("tinygptv_core.train.ORDER_VERSION", 0)  # samples in another order
     with pytest.raises(ConfigError, match="holds the state of another run"):
-        train(replace(spec, stage=replace(spec.stage, seed=12)), 0, 1, quiet)
+        train(spec, 0, 1, quiet)
+
+
+def test_a_run_takes_its_threads_refuses_other_bits_and_tells_its_own_peak_of_memory(whole, tmp_path):
+    """Whatever the process had been told, and had held, before."""
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(2)
+    held = b"1" * (400 << 20)
+    peak = peak_memory_bytes("cpu")
+    del held
+    spec = elsewhere(whole, tmp_path)
+    train(spec, 0, 1, quiet)
+    assert (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()) == (True, 1)
+    assert summary_of(spec)["peak_memory_bytes"] < peak - (200 << 20)
+
+
+def test_what_is_told_of_a_step_says_how_long_the_rest_takes(whole, tmp_path):
+    told = []
+    train(elsewhere(whole, tmp_path), 0, 1, lambda done, total, text: told.append((done, total, text)))
+    assert [(done, total) for done, total, _ in told] == [(step, 8) for step in range(1, 9)]
+    assert re.fullmatch(r"loss \d\.\d{3}, \d+ samples/s, \d+:\d\d left", told[0][2])
+
+
+def test_without_a_compiler_a_run_that_wants_one_is_refused(whole, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="no-such-compiler"):
+        starting_model(replace(whole, options=replace(OPTIONS, compile=True)))
 
 
 def test_a_data_set_without_folders_is_named(whole):
@@ -278,6 +321,20 @@ def test_a_gpu_that_is_not_there_is_one_message(whole, tmp_path, caplog, monkeyp
     write_spec(replace(elsewhere(whole, tmp_path), options=replace(OPTIONS, device="cuda")), tmp_path / "RUN.json")
     assert main([str(tmp_path / "RUN.json")]) == 2
     assert "device is cuda, and a process here wants GPU 99" in caplog.text
+
+
+@pytest.mark.parametrize("arguments", [[], ["RUN.json", "RUN.json"]])
+def test_one_argument_is_wanted(caplog, arguments):
+    assert main(arguments) == 2
+    assert "one argument is wanted, the path of RUN.json" in caplog.text
+
+
+def test_a_file_that_is_not_there_is_a_mistake_and_one_that_cannot_be_written_is_none(whole, tmp_path, caplog):
+    assert main([str(tmp_path / "RUN.json")]) == 2
+    write_spec(elsewhere(whole, tmp_path), tmp_path / "RUN.json")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert main([str(tmp_path / "RUN.json")], raising(full)) == 1
+    assert "RUN.json" in caplog.text and "No space left on device" in caplog.text
 
 
 def test_a_file_that_is_no_json_is_one_message(tmp_path, caplog):

@@ -53,8 +53,8 @@ def position_at(step, seconds):
     return Position(run="r", step=step, seconds=seconds, loss_first=None)
 
 
-def logger_in(folder, *, every, start=0, steps=100, position=None):
-    spec = RunSpec(
+def spec_in(folder, *, every, steps=100):
+    return RunSpec(
         stage=replace(STAGE, schedule=replace(STAGE.schedule, steps=steps)),
         prompts=PROMPTS,
         data={},
@@ -66,9 +66,12 @@ def logger_in(folder, *, every, start=0, steps=100, position=None):
         notes=folder,
         seen={},
     )
-    return MetricsLogger(
-        spec, EngineOfFixedSeconds(), SIZES, rank=0, world_size=1, start=position or position_at(start, 10.0 * start)
-    )
+
+
+def logger_in(folder, *, every, start=0, steps=100, position=None):
+    start = position or position_at(start, 10.0 * start)
+    spec = spec_in(folder, every=every, steps=steps)
+    return MetricsLogger(spec, EngineOfFixedSeconds(), SIZES, rank=0, world_size=1, start=start)
 
 
 def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
@@ -101,6 +104,25 @@ def test_a_line_is_about_all_steps_since_the_one_before(tmp_path):
         ),
         "warnings": [],
     }
+
+
+@pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.25), ("float32", None)])
+def test_in_16_bits_the_share_is_told_of_what_all_gpus_can_do(tmp_path, monkeypatch, precision, share):
+    """Of two that can do 121e12 operations a second each; in float32 nobody knows."""
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA L4")
+    spec = spec_in(tmp_path, every=1)
+    stage, options = replace(spec.stage, precision=precision), replace(spec.options, device="cuda")
+    metrics_logger = MetricsLogger(
+        replace(spec, stage=stage, options=options),
+        EngineOfFixedSeconds(),
+        SIZES,
+        rank=0,
+        world_size=2,
+        start=position_at(0, 0.0),
+    )
+    work = work_of(batch_of([4]), 9)
+    seconds = needed_flops(SIZES, work, image_size=8, lora_rank=2).total / 60.5e12
+    assert metrics_logger._speed(1, work, seconds)["mfu"] == (share and pytest.approx(share))
 
 
 def test_the_last_step_is_logged_and_a_resumed_run_counts_from_where_it_began(tmp_path):
@@ -152,6 +174,15 @@ def test_a_leap_between_two_lines_is_in_the_next_one_and_told(tmp_path, caplog):
             metrics_logger.add(finished, "words", batch_of([2]), result_of(9.0 if finished == 14 else 2.0))
             line = metrics_logger.line(position_at(finished, 1.0 * finished), rate=0.0)
     assert line["warnings"] == ["the loss leapt to 9.000 at step 14, on words, from a median of 2.000"]
+    assert [record.message for record in caplog.records] == [f"tiny: {line['warnings'][0]}"]
+
+
+def test_gradients_that_died_are_in_the_line_and_told(tmp_path, caplog):
+    metrics_logger = logger_in(tmp_path, every=2)
+    for finished in range(1, 7):
+        metrics_logger.add(finished, "words", batch_of([2]), result_of(2.0, 0.0))
+        line = metrics_logger.line(position_at(finished, 1.0 * finished), rate=0.0)
+    assert line["warnings"] == ["the gradients are dead at step 6: their norm is 0"]
     assert [record.message for record in caplog.records] == [f"tiny: {line['warnings'][0]}"]
 
 

@@ -40,6 +40,14 @@ def test_a_leap_is_told_once_until_it_is_over():
     ]
 
 
+def test_a_loss_that_stays_where_it_leapt_to_becomes_usual():
+    curve = [("a", 2.0, 1.0)] * 10 + [("a", 9.0, 1.0)] * WINDOW + [("a", 30.0, 1.0)]
+    assert warnings(curve) == [
+        "the loss leapt to 9.000 at step 11, on a, from a median of 2.000",
+        "the loss leapt to 30.000 at step 61, on a, from a median of 9.000",
+    ]
+
+
 def test_what_is_usual_for_one_data_set_may_be_a_leap_for_another():
     usual = [("a", 2.0, 1.0), ("b", 9.0, 1.0)] * 10
     assert warnings([*usual, ("b", 9.0, 1.0)]) == []
@@ -75,8 +83,8 @@ def test_a_resumed_run_knows_what_is_usual_and_what_it_has_told():
 
 
 def test_no_more_is_kept_than_says_what_is_usual():
-    monitor = TrainingMonitor(MonitorState(losses={"a": (1.0,) * 2 * WINDOW}))
-    assert monitor.state() == MonitorState(losses={"a": (1.0,) * WINDOW})
+    monitor = TrainingMonitor(MonitorState(losses={"a": (1.0,) * 2 * WINDOW}, norms=(1.0,) * 2 * WINDOW))
+    assert monitor.state() == MonitorState(losses={"a": (1.0,) * WINDOW}, norms=(1.0,) * WINDOW)
 
 
 @pytest.mark.parametrize("stage", CURVES)

@@ -98,6 +98,12 @@ def test_who_is_asked_to_stop_saves_first(tmp_path):
     assert steps_in(tmp_path) == [4]
 
 
+def test_who_stops_does_not_say_that_it_is_saved_when_that_failed(tmp_path):
+    with no_room(), pytest.raises(OSError, match="state after step 4 could not be written"):
+        with saver(tmp_path, lambda: True) as one:
+            one.after(4, state(4))
+
+
 def test_after_the_last_step_a_run_ends_instead(tmp_path):
     with saver(tmp_path, lambda: True) as one:
         one.after(STAGE.schedule.steps, state(STAGE.schedule.steps))

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -42,6 +45,20 @@ def test_the_last_states_are_kept_and_nothing_else(tmp_path):
     assert names_in(tmp_path) == ["state-000000002", "state-000000003"]
     save_state(tmp_path, state(4), keep=1)
     assert names_in(tmp_path) == ["state-000000004"]
+
+
+def test_a_state_is_on_the_disk_before_it_has_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+    """Or a loss of power could leave the name of a state without its bytes, or none of those that were to be kept."""
+    synced, fsync = [], os.fsync
+
+    def watched(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.relative_to(tmp_path), names_in(tmp_path)))
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", watched)
+    save_state(tmp_path, state(7), keep=2)
+    assert synced == [(Path("writing/state"), ["writing"]), (Path(), ["state-000000007", "writing"])]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"\xff", lambda data: b""])
@@ -96,7 +113,7 @@ def test_what_was_damaged_is_told_again_until_a_state_is_saved(tmp_path):
 def test_a_disk_without_room_is_told_and_leaves_the_states_before(tmp_path):
     save_state(tmp_path, state(1), keep=2)
     large = State(position=position(2), tensors={"parameter/a": torch.ones(300)})
-    with no_room(), pytest.raises(OSError, match=r"state after step 2 could not be written to .*File too large"):
+    with no_room(), pytest.raises(OSError, match=r"state after step 2 could not be written to .*too large.* stay\.$"):
         save_state(tmp_path, large, keep=2)
     assert names_in(tmp_path) == ["state-000000001"]
 
