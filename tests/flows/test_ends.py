@@ -51,6 +51,11 @@ def test_a_loss_that_is_not_finite_says_what_may_help():
 
 
 def test_a_training_that_is_refused_is_a_mistake_and_an_accident_is_tried_again():
+    """What no user made and would come again is neither; and a full disk may have room the next time."""
+    others = _fails_again(ValueError("the state has other parameters"), STAGE)
+    assert others == {"failure": "the state has other parameters", "kind": "certain"}
+    full = _fails_again(OSError(errno.ENOSPC, "No space left on device"), STAGE)
+    assert full == {"failure": f"[Errno {errno.ENOSPC}] No space left on device", "kind": "shortage"}
     assert _fails_again(ConfigError("no such file"), STAGE) == {"failure": "no such file", "kind": "mistake"}
     assert _fails_again(RuntimeError("the connection was lost"), STAGE) is None
 

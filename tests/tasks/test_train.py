@@ -5,18 +5,20 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from safetensors.torch import load_file
 
 from tasks.tars import Sharing, over_tars
-from tasks.train import TrainingError, Workers, ray_workers
+from tasks.train import TrainingError, Workers, _following, ray_workers
 from tasks.training.cluster import ray_cluster
 from tests.core.test_train import losses_of, quiet, summary_of, torchrun
 from tests.core.tiny_run import OPTIONS, STAGE, elsewhere, tiny_spec
 from tinygptv_core.plain import ConfigError
 from tinygptv_core.train import train
+from tinygptv_core.training.metrics import MetricsFile
 
 STEPS = 300
 LONG = replace(STAGE, schedule=replace(STAGE.schedule, steps=STEPS))
@@ -204,6 +206,18 @@ def test_after_a_mistake_they_train_on_and_those_that_keep_dying_are_given_up(wo
     with pytest.raises(TrainingError, match=r"(?s)tiny failed: .*memory.*--option micro_batch=1.*messages are in"):
         workers.train(spec, kill)
     assert not (spec.out / "trainable.safetensors").exists()
+
+
+def test_what_workers_do_and_warn_of_is_told_while_they_do_it_and_not_what_a_killed_run_did(tmp_path, caplog):
+    def line(step, *warnings):
+        return {"step": step, "loss": 2.0, "samples_per_second": 64.0, "warnings": warnings}
+
+    told, metrics = [], MetricsFile(tmp_path / "metrics.jsonl", after_step=0)
+    metrics.write(line(1, "of the killed run"))
+    with _following(SimpleNamespace(notes=tmp_path, stage=LONG), lambda *one: told.append(one)):
+        metrics.write(line(2, "the loss leapt"))
+    assert told == [(2, STEPS, "loss 2.000, 64 samples/s")]
+    assert [record.message for record in caplog.records] == ["tiny: the loss leapt"]
 
 
 def test_more_gpus_than_there_are_is_told(home, tmp_path):

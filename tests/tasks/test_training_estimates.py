@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tasks.build import Store
 from tasks.training_estimates import NO_TIME, by_arithmetic, disk_bytes, estimate_training, samples_of
 from tasks.training_probe import probe, samples_per_second, shortened
-from tests.core.tiny_run import OPTIONS, tiny_spec
+from tests.core.tiny_run import OPTIONS, STAGE, tiny_spec
 from tinygptv_core.artifact import Artifact
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.parameters import sizes_in
@@ -146,6 +146,8 @@ def test_a_run_that_says_nothing_about_it_is_passed_over(tmp_path, other):
         ({"compile": True, "stop_seconds": 5}, "compile true, now false"),
         ({"features": "features"}, "kept vision tokens true, now false"),
         ({"stage": replace(NANO_STAGE1, precision="bfloat16")}, "precision bfloat16, now float32"),
+        ({"stage": replace(NANO_STAGE1, max_tokens=7)}, f"max_tokens 7, now {NANO_STAGE1.max_tokens}"),
+        ({"keep_states": 9, "micro_batch": 8}, "micro_batch 8, now null"),
     ],
 )
 def test_a_run_under_other_conditions_says_so(tmp_path, had, note):
@@ -204,7 +206,8 @@ def tiny_stage(steps):
 
 
 def test_a_probe_trains_on_the_real_data_and_leaves_nothing(tmp_path):
-    tiny, used = tiny_spec(tmp_path), []
+    many = replace(STAGE, schedule=replace(STAGE.schedule, steps=10**7))
+    tiny, used = tiny_spec(tmp_path, stage=many), []
 
     def spec_of(folders):
         used.append(folders)
@@ -212,7 +215,8 @@ def test_a_probe_trains_on_the_real_data_and_leaves_nothing(tmp_path):
 
     taken = probe(spec_of, aided=True)
     assert (taken.by, taken.note) == ("probe", "at most, for no vision tokens are kept yet")
-    assert taken.seconds is not None and taken.seconds > 0 and taken.memory_bytes > 10_000_000
+    # Of all steps, at no more than a thousand a second; the probe's own are over in one.
+    assert taken.seconds is not None and taken.seconds > 10_000 and taken.memory_bytes > 10_000_000
     assert not used[0].out.parent.exists() and not (tmp_path / "notes").exists()
 
 
@@ -236,6 +240,19 @@ def test_a_probe_of_several_processes_that_is_refused_says_why_and_not_how_torch
     nothing = tmp_path / "nothing"
     found = fails_of(replace(tiny_spec(tmp_path), init=nothing), processes=2)
     assert found == f"{nothing} holds no checkpoint: there is no stage.json"
+
+
+def test_a_probe_that_takes_too_long_is_ended_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.training_probe.LONGEST_SECONDS", 0.1)
+    assert fails_of(tiny_spec(tmp_path)) == "it had not ended after 0 s"
+
+
+def test_a_probe_of_deepspeeds_engines_takes_its_command(tmp_path, monkeypatch):
+    """Here without the package, whose import takes seconds."""
+    (tmp_path / "deepspeed.py").write_text("raise ModuleNotFoundError('gone', name='deepspeed')\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    found = fails_of(tiny_spec(tmp_path / "tiny"), engine="zero2")
+    assert found.startswith("the ZeRO engines are DeepSpeed's, which is not installed")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

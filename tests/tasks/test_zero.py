@@ -3,15 +3,20 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.engines import together
-from tasks.zero import train
+from tasks.training.zero_pieces import Pieces
+from tasks.zero import ZeroEngine, train
+from tests.core.test_features import written_features
 from tests.core.test_train import losses_of, metrics_of, quiet, summary_of, weights_of
 from tests.core.tiny_run import STAGE, elsewhere, shape_samples, tiny_spec, word_samples, write_dataset
 from tests.tasks.test_train import Watch
 from tests.tasks.zero_runs import WORLD_SIZE
+from tinygptv_core.engine import load_scaler, scaler_tensor
 from tinygptv_core.run import write_spec
 
 LEVELS = ("zero1", "zero2", "zero3")
@@ -94,6 +99,8 @@ def runs(one, mixed, tmp_path_factory):
         runs.add(f"slow-{begun}-to-{engine}", slow, begun=runs.work(f"slow-{begun}"), engine=engine)
     for engine in ("zero1", "zero3"):
         runs.add(f"mixed-{engine}", mixed, engine=engine)
+    written_features(mixed, runs.folder / "features", names=("words",))
+    runs.add("mixed-kept", replace(mixed, features=runs.folder / "features"), engine="zero2")
     wild = replace(STAGE.schedule, start=1e30, peak=1e30, end=1e30)
     runs.add("wild", replace(one, stage=replace(one.stage, schedule=wild)), engine="zero3")
     runs.train()
@@ -130,9 +137,10 @@ def test_every_engine_trains_to_the_weights_of_one_process(runs, one, name):
     assert summary_of(runs.specs[name])["world_size"] == WORLD_SIZE
 
 
-@pytest.mark.parametrize("engine", ["zero1", "zero3"])
-def test_one_process_may_be_without_pictures_where_the_other_has_some(runs, mixed, engine):
-    assert_near(runs.specs[f"mixed-{engine}"], mixed)
+@pytest.mark.parametrize(("name", "tolerance"), [("zero1", TOLERANCE), ("zero3", TOLERANCE), ("kept", 1e-5)])
+def test_one_process_may_be_without_pictures_where_the_other_has_some(runs, mixed, name, tolerance):
+    """Or without vision tokens where these are kept."""
+    assert_near(runs.specs[f"mixed-{name}"], mixed, tolerance)
 
 
 @pytest.mark.parametrize("engine", LEVELS)
@@ -205,6 +213,32 @@ def test_a_gradient_that_is_no_number_stops_before_the_optimizer_and_is_named(ru
         assert "on the way back first: llm.model.layers.0.input_layernorm.weight, projections.llama_proj2." in text
         named = "the first came to the output of llm.model.layers.0.input_layernorm;"
         assert (named in text) == (not engine.endswith("zero3"))
+
+
+def test_processes_that_see_different_folders_of_states_are_refused(runs):
+    """The first found the one after step 6, the other none."""
+    for rank in range(WORLD_SIZE):
+        text = (runs.folder / "ddp" / f"apart-{rank}.txt").read_text()
+        assert text.startswith("the processes found states of different steps in ")
+        assert text.endswith(": 6, 0. It must be one folder that all machines see.")
+
+
+def test_the_scale_of_the_loss_grows_and_shrinks_as_torchs_own():
+    """It doubles after 2,000 steps that did not overflow, and halves after one that did."""
+    scaler, told = torch.amp.GradScaler("cpu"), []
+    load_scaler(scaler, torch.tensor([256.0, 1998.0]))
+    for good_steps in (1, 1, 1, 0):
+        ZeroEngine._update_scale(SimpleNamespace(_scaler=scaler), good_steps)
+        told.append(scaler_tensor(scaler).tolist())
+    assert told == [[256, 1999], [512, 0], [512, 1], [256, 0]]
+
+
+def test_the_state_of_parameters_of_one_kind_that_were_not_stepped_together_is_refused():
+    kinds = SimpleNamespace(_groups=[["a"], ["b", "c"]])
+    stepped = {"step/a": torch.tensor(2.0), "step/b": torch.tensor(3.0), "step/c": torch.tensor(3.0)}
+    assert Pieces._steps_in(kinds, stepped) == [2, 3]
+    with pytest.raises(ValueError, match=r"of one kind that were stepped .*\{0\.0, 3\.0\}|\{3\.0, 0\.0\}"):
+        Pieces._steps_in(kinds, {"step/a": torch.tensor(2.0), "step/b": torch.tensor(3.0)})
 
 
 def test_nothing_left_loopback_nor_was_written_to_the_users_home(runs):

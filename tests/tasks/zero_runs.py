@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from tasks.zero import ZeroEngine, train
 from tests.core import tiny
 from tests.core.test_train import quiet
 from tinygptv_core.loader import Steps
+from tinygptv_core.plain import ConfigError
 from tinygptv_core.run import read_spec
 from tinygptv_core.train import starting_model
 from tinygptv_core.training.ddp import DDPEngine
@@ -71,6 +73,15 @@ def step_with_an_infinite_gradient(path: Path, rank: int) -> None:
         engine.close()
 
 
+def begin_apart(path: Path, rank: int) -> None:
+    """Train in a folder of states of one's own, as on machines that do not see the same; only the first has some."""
+    spec = read_spec(path)
+    try:
+        train(replace(spec, work=spec.work if rank == 0 else path.parent / "apart"), rank, WORLD_SIZE, quiet)
+    except ConfigError as error:
+        (path.parent / f"apart-{rank}.txt").write_text(str(error))
+
+
 def main(folder: Path, rank: int, world_size: int) -> None:
     logging.disable()
     with joined(folder, rank, world_size):
@@ -78,6 +89,7 @@ def main(folder: Path, rank: int, world_size: int) -> None:
             run(Path(path), begun, rank)
         for engine in ("ddp", "zero2", "zero3", "slow-zero3"):
             step_with_an_infinite_gradient(folder / engine / "RUN.json", rank)
+        begin_apart(folder / "ddp" / "RUN.json", rank)
 
 
 if __name__ == "__main__":
