@@ -57,6 +57,7 @@ def test_the_digest_is_the_sha256_of_the_manifest_and_names_the_folder(store):
     manifest = (artifact.path / "manifest.json").read_bytes()
     assert hashlib.sha256(manifest).hexdigest() == artifact.digest
     assert artifact.path == store.root / "number" / artifact.digest[:12]
+    assert (artifact.path / "deep" / "number.txt").stat().st_mode & 0o777 == 0o444
     sha256_of_3 = hashlib.sha256(b"3").hexdigest()
     assert json.loads(manifest) == [{"path": "deep/number.txt", "bytes": 1, "sha256": sha256_of_3}]
 

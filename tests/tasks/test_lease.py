@@ -81,6 +81,12 @@ def test_a_lease_of_which_nobody_here_can_tell_is_taken_over_once_it_was_silent(
         assert is_ours() and held(path) == myself()
 
 
+def test_a_lease_whose_process_has_its_number_from_another_is_free_at_once(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(json.dumps(asdict(replace(myself(), started=1))))
+    assert held(path) is None
+
+
 def test_a_holder_is_alive_until_its_process_ends_or_its_machine_starts_anew():
     """Ended is also one whose parent has not asked yet how; and another process with its number is another."""
     assert is_alive(Holder(host="elsewhere", boot="b", pid=1, started=1))
