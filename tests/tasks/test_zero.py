@@ -86,6 +86,7 @@ def runs(one, mixed, tmp_path_factory):
         runs.add(f"{engine}-resumed", begun=runs.work(engine), engine=engine)
     small = {"micro_batch": 1, "packed": True, "gradient_checkpointing": True}
     runs.add("one-to-small-zero3", begun=one.work, engine="zero3", **small)
+    runs.add("small-zero2", engine="zero2", micro_batch=1)
     runs.add("ddp-to-zero2", begun=runs.work("ddp"), engine="zero2")
     runs.add("zero2-to-ddp", begun=runs.work("zero2"), engine="ddp")
     for precision, engine in (("bfloat16", "zero3"), ("float16", "zero2")):
@@ -130,7 +131,7 @@ def assert_near(spec, other, tolerance=TOLERANCE):
     assert summary_of(spec)["loss_last"] == pytest.approx(summary_of(other)["loss_last"], abs=tolerance)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [*ENGINES, "small-zero2"])
 def test_every_engine_trains_to_the_weights_of_one_process(runs, one, name):
     """Batches of 5 and 3 fall unevenly on two; of text alone the projections are left as they are, moments too."""
     assert_near(runs.specs[name], one)
