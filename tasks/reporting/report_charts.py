@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tasks.quantities import percent
 from tasks.reporting.report import IntervalReport, ScoreReport
@@ -87,15 +87,24 @@ def loss_chart(name: str, curve: Curve) -> str:
         return _svg(figure, f"{name}: held-out loss {curve.before:.3f} before, {curve.after:.3f} after")
 
 
-def small_chart(title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    """Curves over the steps of a stage: name -> (steps, values). Which is which says the page, by `mark_of`."""
+def small_chart(
+    title: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str | None = None
+) -> str:
+    """Curves over the steps of a stage: name -> (steps, values). Which is which says the page, by `mark_of`.
+
+    Args:
+        unit: of values that are large: they have its prefix (k, M, G).
+    """
     with rc_context(_settings(f"{title} {sorted(curves)}")):
         figure, axes = _panel(title, SMALL_INCHES)
         for number, (steps, values) in enumerate(curves.values()):
             color, dashes = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
             axes.plot(*thinned(steps, values), color=color, linestyle=dashes, linewidth=1.2)
         axes.set_ylim(bottom=0)
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+        if unit is None:
+            axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+        else:
+            axes.yaxis.set_major_formatter(EngFormatter(unit))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         return _svg(figure, f"{title}, over the steps")
 

@@ -22,15 +22,15 @@ RIGHT = 0.5
 PARTS = ("data", "forward", "backward", "communication", "optimizer", "other")
 """Where the time of a step goes, in the order of a step."""
 SINGLE_CURVES = {
-    "rate": "rate",
-    "gradients' norm": "gradient_norm",
-    "samples a second": "samples_per_second",
-    "tokens a second": "tokens_per_second",
-    "operations a second": "flops_per_second",
-    "share of the peak (MFU)": "mfu",
-    "memory in bytes": "memory_bytes",
+    "rate": ("rate", None),
+    "gradients' norm": ("gradient_norm", None),
+    "samples a second": ("samples_per_second", ""),
+    "tokens a second": ("tokens_per_second", ""),
+    "operations a second": ("flops_per_second", ""),
+    "share of the peak (MFU)": ("mfu", None),
+    "memory": ("memory_bytes", "B"),
 }
-"""Title of a chart -> its name in a line of metrics.jsonl."""
+"""Title of a chart -> its name in a line of metrics.jsonl, and the unit of what is large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +210,9 @@ def course_of(lines: Sequence[Line]) -> Course:
     datasets = sorted({name for line in lines for name in line.get("losses", {})})
     losses = {name: _curve(lines, lambda line, name=name: line.get("losses", {}).get(name)) for name in datasets}
     charts = [small_chart("loss by data set", losses)] if len(datasets) > 1 else []
-    for title, name in SINGLE_CURVES.items():
+    for title, (name, unit) in SINGLE_CURVES.items():
         steps, values = _curve(lines, lambda line, name=name: line.get(name))
-        charts += [small_chart(title, {title: (steps, values)})] if values else []
+        charts += [small_chart(title, {title: (steps, values)}, unit)] if values else []
     return Course(charts=charts, datasets=datasets if len(datasets) > 1 else [], step_seconds=_split(lines))
 
 
