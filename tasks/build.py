@@ -24,9 +24,12 @@ from tasks.request import Inputs, Request, Step, StepFolders, difference, digest
 from tasks.sealed import SealedFolders, unseal
 from tasks.whole_files import read_whole, write_json
 from tinygptv_core.artifact import Artifact
+from tinygptv_core.drafts import write_whole
 from tinygptv_core.plain import sha256_of
 
 FORCED = "asked for with --from"
+MARK = "forced"
+"""In the work of a forced build: a file with the digest that it gave, empty until it is sealed."""
 RECORD_NAMES = frozenset({"name", "step", "version", "config", "inputs", "digest", "others", "noted"})
 """What a file of `keys/` has."""
 RecordsOf = Callable[[str], Mapping[str, Mapping[str, Any]]]
@@ -148,7 +151,7 @@ class Store:
         before = time.monotonic()
         first = self.lookup(request, inputs)
         if first.artifact and not force:
-            self._tidy(request.step, first.key)
+            self._tidy(request.step, first)
             return _built(request, first, "reuse", before)
         with self.in_use(waiting), lease(self._lease(first.key), waiting) as is_ours:
             now = self.lookup(request, inputs)
@@ -165,37 +168,29 @@ class Store:
         self, request: Request, inputs: Inputs, aids: Inputs, known: StoreLookup, noted: Mapping[str, Any], force: bool
     ) -> Artifact:
         before = time.monotonic()
-        work = self._work(request.step, known.key)
-        if force and not (work / "forced").exists():  # a forced build that was killed is gone on with
-            shutil.rmtree(work, ignore_errors=True)
-        # What stands keeps its own notes until another takes its place.
-        own, notes = self.notes(known.key), work / "notes" if force else self.notes(known.key)
-        folders = StepFolders(out=work / "out", scratch=work / "scratch", notes=notes, forced=force)
-        for folder in (folders.out, folders.scratch, folders.notes):
-            folder.mkdir(parents=True, exist_ok=True)
-        unseal(folders.out)
-        if force:
-            (work / "forced").touch()
+        work, own = self._work(request.step, known.key), self.notes(known.key)
+        if force and not _goes_on(work, known.artifact):
+            _close(work, own)
+        folders = _begun(work, own, force)
         read = {name: artifact for name, artifact in (*inputs.items(), *aids.items()) if artifact is not None}
         request.work(read, folders)
         artifact = self.sealed.seal(folders.out, request.step.kind)
         aided = {"aids": digests(aids)} if aids else {}
         noted = {**noted, **aided, "seconds": time.monotonic() - before}
-        if force:
-            shutil.rmtree(own, ignore_errors=True)
-            own.parent.mkdir(parents=True, exist_ok=True)
-            notes.rename(own)
+        if folders.notes != own:
+            write_whole(work / MARK, artifact.digest)
         artifact = self._note(request, inputs, known.key, artifact, noted, force)
-        shutil.rmtree(work)
+        _close(work, own)
         return artifact
 
-    def _tidy(self, step: Step, key: str) -> None:
-        """Remove the work of a build that was killed after it was noted; a forced one that was not goes on with its."""
-        work, path = self._work(step, key), self._lease(key)
-        is_forced = (work / "forced").exists() and (work / "out").exists()  # sealed, `out` is renamed into its place
-        if work.exists() and not is_forced and held(path) is None:
-            with lease(path, lambda text: None):
-                shutil.rmtree(work, ignore_errors=True)
+    def _tidy(self, step: Step, known: StoreLookup) -> None:
+        """Close the work of a build that was killed after it was noted; a forced one that was not goes on with its."""
+        work, path = self._work(step, known.key), self._lease(known.key)
+        if not work.exists() or _goes_on(work, known.artifact) or held(path) is not None:
+            return
+        with lease(path, lambda text: None):
+            if not _goes_on(work, known.artifact):  # nobody has begun it anew meanwhile
+                _close(work, self.notes(known.key))
 
     def _note(
         self, request: Request, inputs: Inputs, key: str, artifact: Artifact, noted: Mapping[str, Any], force: bool
@@ -223,6 +218,43 @@ class Store:
 
     def _record_path(self, step: Step, key: str) -> Path:
         return self.root / "keys" / step.name / f"{key}.json"
+
+
+def _begun(work: Path, own: Path, force: bool) -> StepFolders:
+    """What a step writes to. While a forced build is at work what stands keeps its `own` notes."""
+    is_beside = force or _given(work) is not None
+    if is_beside:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / MARK).write_text("")
+    notes = work / "notes" if is_beside else own
+    folders = StepFolders(out=work / "out", scratch=work / "scratch", notes=notes, forced=force)
+    for folder in (folders.out, folders.scratch, folders.notes):
+        folder.mkdir(parents=True, exist_ok=True)
+    unseal(folders.out)
+    return folders
+
+
+def _given(work: Path) -> str | None:
+    """The digest that a forced build there gave, empty before it is sealed; None where none was begun."""
+    try:
+        return (work / MARK).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _goes_on(work: Path, known: Artifact | None) -> bool:
+    """Whether a forced build was killed there before what it gave was noted."""
+    given = _given(work)
+    return given is not None and (known is None or given != known.digest)
+
+
+def _close(work: Path, own: Path) -> None:
+    """Let the notes of a forced build that is done take the place of `own`, and remove the work."""
+    if _given(work) and (work / "notes").exists():
+        shutil.rmtree(own, ignore_errors=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        (work / "notes").rename(own)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _differs_from(request: Request, inputs: Inputs, records: Mapping[str, Mapping[str, Any]]) -> str:

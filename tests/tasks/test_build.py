@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, replace
+from itertools import count
 
 import pytest
 
+import tasks.build as build_module
 from tasks.build import Store, TakenOverError
 from tasks.lease import lease
 from tasks.request import Request, Step
@@ -330,6 +332,76 @@ def test_what_a_forced_build_tells_takes_the_place_of_what_was_told_when_it_is_d
     assert told() == {"first"} and build(store, request).action == "reuse"
     build(store, telling("rest"), force=True)
     assert told() == {"half", "rest"}
+
+
+def in_two_parts(text):
+    """What a step that goes on where it was killed tells: each of its parts once."""
+
+    def work(inputs, folders):
+        if not (folders.scratch / "state").exists():
+            (folders.notes / f"{text}-1").touch()
+            (folders.scratch / "state").touch()
+        (folders.notes / f"{text}-2").touch()
+        (folders.out / "number.txt").write_text(text)
+
+    return replace(counting(3, []), work=work)
+
+
+def told(store, built):
+    return (built.artifact.path / "number.txt").read_text(), sorted(os.listdir(store.notes(built.key)))
+
+
+def killed_at(line, work):
+    """`work`, if it has not ended before, is killed before the line of that number that the store comes to."""
+    come = count()
+
+    def at_line(frame, event, _argument):
+        if event == "line" and next(come) == line:
+            raise KeyboardInterrupt
+        return at_line
+
+    def at_call(frame, _event, _argument):
+        return at_line if frame.f_code.co_filename == build_module.__file__ and frame.f_code.co_name != "work" else None
+
+    before = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_wherever_a_forced_build_is_killed_notes_are_those_of_what_they_lie_beside(tmp_path):
+    first, anew = in_two_parts("first"), in_two_parts("anew")
+    whole, texts, lines = ["anew-1", "anew-2"], set(), count()
+    while True:
+        line = next(lines)
+        store = Store(tmp_path / str(line))
+        build(store, first)
+        if not killed_at(line, lambda store=store: build(store, anew, force=True)):
+            break
+        text, notes = told(store, build(store, first))
+        assert notes == [f"{text}-1", f"{text}-2"]
+        texts.add(text)
+        assert told(store, build(store, anew, force=True)) == ("anew", whole)
+        assert not list(store.root.glob("work/*/*"))
+    assert texts == {"first", "anew"} and line > 50
+    assert told(store, build(store, first)) == ("anew", whole)
+
+
+def test_a_forced_build_of_what_is_not_there_yet_goes_on_with_what_it_told_though_it_is_no_longer_forced(store):
+    request = in_two_parts("first")
+
+    def killed(inputs, folders):
+        request.work(inputs, folders)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(store, replace(request, work=killed), force=True)
+    assert told(store, build(store, request)) == ("first", ["first-1", "first-2"])
 
 
 def test_the_next_writer_of_a_file_removes_what_killed_ones_left_of_it(store):
