@@ -128,8 +128,8 @@ def drop_states_after(folder: Path, step: int) -> None:
     """
     for path in _states(folder):
         if _step_of(path) > step:
-            path.with_suffix(MARK).touch()
-            path.unlink()
+            mark = path.rename(path.with_suffix(MARK))  # at once, so that a kill leaves it told of once
+            os.truncate(mark, 0)
 
 
 def _step_of(path: Path) -> int:

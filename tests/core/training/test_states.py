@@ -110,6 +110,22 @@ def test_what_was_damaged_is_told_again_until_a_state_is_saved(tmp_path):
     assert len([*tmp_path.iterdir()]) == 2
 
 
+def test_what_was_damaged_is_told_once_by_who_goes_on_after_a_kill_while_it_was_dropped(tmp_path, monkeypatch):
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in (1, 2):
+        save_state(tmp_path, state(step), keep=2)
+    next(tmp_path.glob("state-000000002-*")).write_bytes(b"")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("os.truncate", killed)
+        patched.setattr("pathlib.Path.unlink", killed)
+        drop_states_after(tmp_path, 1)
+    told: list[str] = []
+    assert load_state(tmp_path, "r" * 64, told.append) is not None
+    assert len(told) == 1
+
+
 def test_a_disk_without_room_is_told_and_leaves_the_states_before(tmp_path):
     save_state(tmp_path, state(1), keep=2)
     large = State(position=position(2), tensors={"parameter/a": torch.ones(300)})
