@@ -293,7 +293,10 @@ def _fails_again(error: Exception, stage: Stage) -> dict[str, str] | None:
     if has_no_room(error):
         return {"failure": str(error), "kind": "shortage"}
     if isinstance(error, FloatingPointError):
-        return {"failure": f"{error}\n  {_calmer(stage)}", "kind": "certain"}
+        from tinygptv_core.training.not_finite import HeldOutNotFiniteError
+
+        cure = _sounder(stage) if isinstance(error, HeldOutNotFiniteError) else _calmer(stage)
+        return {"failure": f"{error}\n  {cure}", "kind": "certain"}
     if isinstance(error, ValueError):
         return {"failure": str(error), "kind": "mistake" if isinstance(error, ConfigError) else "certain"}
     return None
@@ -307,6 +310,12 @@ def _calmer(stage: Stage) -> str:
         f"  (--set {name}.schedule.warmup_steps=N; it is {schedule.warmup_steps:,}), tighter clipping of gradients "
         f"(--set {name}.clip_norm=X; it is {clip})"
     )
+
+
+def _sounder(stage: Stage) -> str:
+    """What may be wrong where numbers are not finite before the first step, which no schedule bears on."""
+    wider = f", or in {stage.precision} (--set {stage.name}.precision=float32)" if stage.precision != "float32" else ""
+    return f"no step was taken yet: look in the weights that it starts from{wider}"
 
 
 def _train_one(run: Path, answer: Path, stop: Path) -> None:

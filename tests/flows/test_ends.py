@@ -15,7 +15,7 @@ from tasks.train import FailsAgainError, TrainingError, _fails_again
 from tests.core.tiny_run import STAGE
 from tests.flows.choices import CHOICE
 from tinygptv_core.plain import ConfigError
-from tinygptv_core.training.not_finite import loss_error
+from tinygptv_core.training.not_finite import held_out_error, loss_error
 
 GOES_ON = "the same command goes on from here"
 
@@ -48,6 +48,19 @@ def test_a_loss_that_is_not_finite_says_what_may_help():
     assert told["failure"].startswith("the loss is nan at step 3 of tiny")
     assert f"--set tiny.schedule.peak=RATE; it is {STAGE.schedule.peak:g}" in told["failure"]
     assert "--set tiny.schedule.warmup_steps=N" in told["failure"] and "--set tiny.clip_norm=X" in told["failure"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"),
+    [
+        ("float32", "look in the weights that it starts from"),
+        ("float16", "look in the weights that it starts from, or in float16 (--set tiny.precision=float32)"),
+    ],
+)
+def test_a_loss_that_is_not_finite_before_the_first_step_is_not_put_down_to_the_schedule(precision, told):
+    error = held_out_error(float("nan"), "tiny", None)
+    failure = f"the loss is nan at the held-out samples of tiny.\n  no step was taken yet: {told}"
+    assert _fails_again(error, replace(STAGE, precision=precision)) == {"failure": failure, "kind": "certain"}
 
 
 def test_a_training_that_is_refused_is_a_mistake_and_an_accident_is_tried_again():

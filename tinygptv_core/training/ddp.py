@@ -46,6 +46,7 @@ from tinygptv_core.training.not_finite import (
     first_gradient_not_finite,
     first_not_finite,
     gradients_error,
+    held_out_error,
     loss_error,
     with_samples,
 )
@@ -267,7 +268,7 @@ class DDPEngine:
         if not isfinite(loss_sum):
             again = Repeatable(parts=[*self._parts_of(batches)], seed=self._stage.seed, weight=self._number(1))
             layer = first_told(self._search(first_not_finite, again), self._world_size)
-            raise loss_error(loss_sum, f"the held-out samples of {self._stage.name}", layer)
+            raise held_out_error(loss_sum, self._stage.name, layer)
         self._model.train()
         return loss_sum / num_targets if num_targets else None
 

@@ -21,6 +21,10 @@ class NotFiniteError(FloatingPointError):
     """A loss or a gradient is infinite or not a number. The optimizer has not been stepped with it."""
 
 
+class HeldOutNotFiniteError(NotFiniteError):
+    """It is the loss on held-out samples, of the weights as they are."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repeatable:
     """What a process needs to compute its losses of a step again, to the same bits while its weights stay.
@@ -119,6 +123,12 @@ def loss_error(loss: float, where: str, found: str | None) -> NotFiniteError:
     """The error for a mean loss that is not finite; `found` is the first layer that gave such a number, in words."""
     first = f"; the first layer to give such a number is {found}" if found else ""
     return NotFiniteError(f"the loss is {loss} at {where}{first}. Nothing was stepped with it.")
+
+
+def held_out_error(loss: float, stage: str, layer: str | None) -> HeldOutNotFiniteError:
+    """The error for a loss on held-out samples that is not finite; `layer` is the first that gave such a number."""
+    first = f"; the first layer to give such a number is {layer}" if layer else ""
+    return HeldOutNotFiniteError(f"the loss is {loss} at the held-out samples of {stage}{first}.")
 
 
 def gradients_error(bad: Sequence[str], total: int, where: str, layer: str | None = None) -> NotFiniteError:
