@@ -1,4 +1,5 @@
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # As in the Makefile, for whoever starts pytest by hand: no library sends home that it is used.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# What a shell starts in the background ignores Ctrl-C, and so would all that is started here and sent it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WHOLE_RUN = tuple(f"tests/pipeline/test_{name}.py" for name in ("list", "pipeline", "chaos"))
 """They share a run (`tests/pipeline/conftest.py`), which takes longest."""
