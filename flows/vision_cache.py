@@ -14,7 +14,7 @@ from flows.inputs import pictures_name
 from flows.plan import Planned
 from flows.recipes import recipe
 from flows.train import sizes_of
-from tasks.segments import num_segments
+from tasks.segments import rows_of_a_segment
 from tasks.tables import read_counts
 from tasks.training.vision_cache import CacheAdvice, picture_bytes
 from tinygptv_core import evals
@@ -189,7 +189,7 @@ def _fetched(name: str, preset: Preset) -> int | None:
     wanted, rows = pictures_wanted(name, preset) if form.how == "url" else None, form.expected_rows
     if wanted is None:
         return None
-    return wanted + (ceil(rows / num_segments(rows, settings)) if rows else settings.segment_rows)
+    return wanted + (ceil(rows_of_a_segment(rows, settings)) if rows else settings.segment_rows)
 
 
 def _pictures(name: str, scenes: int | None, there: Mapping[str, Artifact | None]) -> int | None:

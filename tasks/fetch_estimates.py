@@ -7,7 +7,7 @@ from math import ceil
 from tasks.build import Store
 from tasks.fetch import FetchOptions
 from tasks.request import Estimate
-from tasks.segments import SEGMENT, FetchTarget, num_segments
+from tasks.segments import SEGMENT, FetchTarget, rows_of_a_segment
 from tasks.storing.records import Record, Records
 from tasks.tables import read_counts
 from tinygptv_core.artifact import Artifact
@@ -75,7 +75,7 @@ def _in_segments(lacking: float, rows: int | None, settings: Fetch) -> int:
     """So many rows as they are fetched: by whole segments, which are equal on average."""
     if rows is None:
         return ceil(lacking)
-    each = max(rows, 1) / num_segments(rows, settings)
+    each = rows_of_a_segment(max(rows, 1), settings)
     return ceil(ceil(lacking / each) * each)
 
 

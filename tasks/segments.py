@@ -96,6 +96,11 @@ def num_segments(rows: int, settings: Fetch) -> int:
     return count
 
 
+def rows_of_a_segment(rows: int, settings: Fetch) -> float:
+    """On average, of a table that has so many."""
+    return rows / num_segments(rows, settings)
+
+
 def fetch_urls(
     wanted: FetchTarget, table: Artifact, options: FetchOptions, folders: StepFolders, segment_store: SegmentStore
 ) -> None:

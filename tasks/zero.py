@@ -33,6 +33,7 @@ from tinygptv_core.engine import (
     is_due,
     load_scaler,
     scaler_tensor,
+    step_scaler,
 )
 from tinygptv_core.model import TinyGPTV, unseen
 from tinygptv_core.plain import ConfigError
@@ -236,11 +237,11 @@ class ZeroEngine:
             group["lr"], group[USED] = rate, not used.isdisjoint(names)
         self._engine.step()  # which leaves everything as it is if the norm is not finite
         if not self._zero.overflow:
-            self._update_scale(1)
+            step_scaler(self._scaler, overflowed=False)
             return float(self._engine.get_global_grad_norm())
         if not self._may_skip():
             raise self._gradients_error(self._bad(), used, again, where)
-        self._update_scale(0)
+        step_scaler(self._scaler, overflowed=True)
         return inf
 
     def _may_skip(self) -> bool:
@@ -266,17 +267,6 @@ class ZeroEngine:
             return None
         with autocast(self._stage.precision, self._device):
             return first_gradient_not_finite(self._model, again, packed=self._options.packed)
-
-    def _update_scale(self, good_steps: int) -> None:
-        """As torch's scaler: halved after a step that overflowed, doubled after many that did not."""
-        if not self._scaler.is_enabled():
-            return
-        scale, grown = scaler_tensor(self._scaler).tolist()
-        grown = (grown + 1) * good_steps
-        scale *= 1.0 if good_steps else self._scaler.get_backoff_factor()
-        if grown == self._scaler.get_growth_interval():
-            scale, grown = scale * self._scaler.get_growth_factor(), 0
-        load_scaler(self._scaler, torch.tensor([scale, grown], dtype=torch.float64))
 
     def mean_loss(self, batches: Sequence[Batch]) -> float | None:
         """The mean loss of all target tokens of all processes' batches, in eval mode; None without any.

@@ -102,6 +102,17 @@ def load_scaler(scaler: torch.amp.GradScaler, tensor: Tensor) -> None:
     scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)})
 
 
+def step_scaler(scaler: torch.amp.GradScaler, *, overflowed: bool) -> None:
+    """As the scaler's own update after a step: halved where it overflowed, doubled after many that did not."""
+    if not scaler.is_enabled():
+        return
+    scale, grown = scaler_tensor(scaler).tolist()
+    scale, grown = (scale * scaler.get_backoff_factor(), 0) if overflowed else (scale, grown + 1)
+    if grown == scaler.get_growth_interval():
+        scale, grown = scale * scaler.get_growth_factor(), 0
+    load_scaler(scaler, torch.tensor([scale, grown], dtype=torch.float64))
+
+
 def micro_batches(batch: Batch, most: int | None) -> list[Batch]:
     """`batch` in parts of at most `most` samples, without its layout; None leaves it whole."""
     if most is None or len(batch.keys) <= most:

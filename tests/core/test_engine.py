@@ -6,7 +6,7 @@ import torch
 from tests.core import tiny
 from tests.core.tiny_run import OPTIONS, STAGE, tiny_spec
 from tinygptv_core.batch import IGNORED
-from tinygptv_core.engine import micro_batches
+from tinygptv_core.engine import load_scaler, micro_batches, scaler_tensor, step_scaler
 from tinygptv_core.loader import Steps
 from tinygptv_core.model import TinyGPTV
 from tinygptv_core.stage import Lora
@@ -327,3 +327,13 @@ def test_gradients_not_yet_stepped_with_are_part_of_the_state(spec, batch_of):
         engine.step(batch_of["shapes"], step=1, rate=1e-3, dataset="shapes")
     state = whole.state()
     assert all(torch.equal(state[name], tensor) for name, tensor in resumed.state().items())
+
+
+def test_the_scale_of_the_loss_grows_and_shrinks_as_torchs_own():
+    """It doubles after 2,000 steps that did not overflow, and halves after one that did."""
+    scaler, told = torch.amp.GradScaler("cpu"), []
+    load_scaler(scaler, torch.tensor([256.0, 1998.0]))
+    for overflowed in (False, False, False, True):
+        step_scaler(scaler, overflowed=overflowed)
+        told.append(scaler_tensor(scaler).tolist())
+    assert told == [[256, 1999], [512, 0], [512, 1], [256, 0]]

@@ -162,12 +162,15 @@ def test_a_signal_while_a_command_ends_cuts_that_short_and_changes_nothing(tmp_p
     assert done.stderr.startswith(said) and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize(
+BEFORE_IT_BEGINS = pytest.mark.parametrize(
     "code",
     [INTERRUPTED_IMPORT, LOST_EXCEPTION, SIGNAL_WHILE_A_THREAD_IMPORTS],
     ids=["while it imports", "where none is raised", "while a thread imports"],
 )
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@BEFORE_IT_BEGINS
 def test_a_command_that_is_stopped_before_it_has_begun_says_so_in_one_line(tmp_path, code, number):
     """Where Python calls back, an exception would be told with its trace, and lost: the command would go on."""
     code = code.format(signal=number, home=str(tmp_path))
@@ -245,11 +248,7 @@ def test_so_does_a_run_whose_streams_were_closed_before_it_began(tmp_path, does,
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize(
-    "code",
-    [INTERRUPTED_IMPORT, LOST_EXCEPTION, SIGNAL_WHILE_A_THREAD_IMPORTS],
-    ids=["while it imports", "where none is raised", "while a thread imports"],
-)
+@BEFORE_IT_BEGINS
 def test_a_command_that_is_stopped_before_it_has_begun_ends_also_where_nobody_reads_that(tmp_path, code, number):
     assert status_of(code.format(signal=number, home=str(tmp_path)), ["stderr"]) == 1
 

@@ -10,13 +10,12 @@ import torch
 
 from benchmarks.engines import together
 from tasks.training.zero_pieces import Pieces
-from tasks.zero import ZeroEngine, train
+from tasks.zero import train
 from tests.core.test_features import written_features
 from tests.core.test_train import losses_of, metrics_of, quiet, summary_of, weights_of
 from tests.core.tiny_run import STAGE, elsewhere, shape_samples, tiny_spec, word_samples, write_dataset
 from tests.tasks.test_train import Watch
 from tests.tasks.zero_runs import WORLD_SIZE
-from tinygptv_core.engine import load_scaler, scaler_tensor
 from tinygptv_core.run import write_spec
 
 LEVELS = ("zero1", "zero2", "zero3")
@@ -222,16 +221,6 @@ def test_processes_that_see_different_folders_of_states_are_refused(runs):
         text = (runs.folder / "ddp" / f"apart-{rank}.txt").read_text()
         assert text.startswith("the processes found states of different steps in ")
         assert text.endswith(": 6, 0. It must be one folder that all machines see.")
-
-
-def test_the_scale_of_the_loss_grows_and_shrinks_as_torchs_own():
-    """It doubles after 2,000 steps that did not overflow, and halves after one that did."""
-    scaler, told = torch.amp.GradScaler("cpu"), []
-    load_scaler(scaler, torch.tensor([256.0, 1998.0]))
-    for good_steps in (1, 1, 1, 0):
-        ZeroEngine._update_scale(SimpleNamespace(_scaler=scaler), good_steps)
-        told.append(scaler_tensor(scaler).tolist())
-    assert told == [[256, 1999], [512, 0], [512, 1], [256, 0]]
 
 
 def test_the_state_of_parameters_of_one_kind_that_were_not_stepped_together_is_refused():

@@ -120,7 +120,9 @@ class DDPEngine:
         own_sum, loss, weight = self._backward(parts)
         self._clock.mark("optimizer")
         due = is_due(self._stage, step)
-        names, norms_N = self._norms(due)
+        if due:
+            self._scaler.unscale_(self._optimizer)
+        names, norms_N = self._norms()
         norm = torch.linalg.vector_norm(norms_N)
         told = (torch.stack([loss, own_sum, self._may_skip().double()]), norm[None], norms_N)
         where = f"step {step + 1} of {self._stage.name}, on {dataset}"
@@ -188,10 +190,8 @@ class DDPEngine:
         if isinstance(self._wrapped, DistributedDataParallel):
             self._wrapped.require_backward_grad_sync = last
 
-    def _norms(self, due: bool) -> tuple[tuple[str, ...], Tensor]:
-        """What has a gradient, and the norm of each; after the scaler if it is `due` to be stepped with."""
-        if due:
-            self._scaler.unscale_(self._optimizer)
+    def _norms(self) -> tuple[tuple[str, ...], Tensor]:
+        """What has a gradient, and the norm of each."""
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         norms = torch._foreach_norm([*gradients.values()])  # pyright: ignore[reportPrivateImportUsage]
         return tuple(gradients), torch.stack(norms)
